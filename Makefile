@@ -1,0 +1,53 @@
+# `make demo` and `make test` need only Python 3.11 or newer and make; both use the environment in .venv.
+
+# The first Python that is new enough; `make PYTHON=/some/python3.12` decides otherwise.
+NEW_ENOUGH = -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python $(NEW_ENOUGH) 2>/dev/null && echo $$python && break; done)
+
+BIN = .venv/bin
+READY = .venv/ready
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test lint constraints clean
+
+help: ## print the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: $(READY) ## restore the bundled photographs; pictures and figures go to demo/
+	$(BIN)/python examples/demo.py --output_dir demo
+
+test: $(READY) ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Written last, so that an interrupted installation is taken up again.
+$(READY): pyproject.toml constraints.txt
+	@$(if $(PYTHON),$(PYTHON),false) $(NEW_ENOUGH) || { \
+		echo "Python 3.11 or newer is needed; $(or $(PYTHON),what PATH has) is not. Name one: make PYTHON=<path> <target>" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# Resolved anew, except for torch: change its version in constraints.txt, then run this. A local suffix (+cpu) is dropped.
+constraints: ## resolve the dependencies again and pin them in constraints.txt
+	@mkdir -p build
+	$(PYTHON) -m venv --clear build/venv
+	build/venv/bin/python -m pip install --disable-pip-version-check --quiet --dry-run --ignore-installed --report build/resolved.json \
+		"$$(grep '^torch==' constraints.txt)" ".[dev]"
+	grep '^#' constraints.txt > build/constraints.txt
+	build/venv/bin/python -c 'import json; \
+		found = [item["metadata"] for item in json.load(open("build/resolved.json"))["install"]]; \
+		pins = sorted((one["name"].lower() + "==" + one["version"].split("+")[0]) for one in found); \
+		print(*(pin for pin in pins if not pin.startswith("diffusers-restore=")), sep="\n")' >> build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove the environment and everything that was built
+	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +

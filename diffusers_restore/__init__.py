@@ -1,0 +1,47 @@
+"""Image restoration as a plug-in of Hugging Face diffusers.
+
+    pipe = diffusers_restore.DDRMPipeline.from_pretrained(diffusers_restore.DEFAULT_PRIOR)
+    restored = pipe(image, operator="sr4", sigma_y=0.05).images
+
+Names are imported when they are first used, so that importing the package (and `--help`) costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import images, operators
+    from .operators import Measurement, measure
+    from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .schedulers.scheduling_ddrm import DDRMScheduler
+
+__version__ = "0.1.0.dev0"
+
+DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
+"""The folder of the bundled prior, for `from_pretrained`."""
+
+_HOMES = {
+    "DDRMPipeline": ".pipelines.pipeline_ddrm",
+    "DDRMScheduler": ".schedulers.scheduling_ddrm",
+    "Measurement": ".operators",
+    "images": "",
+    "measure": ".operators",
+    "operators": "",
+}
+
+__all__ = ["DEFAULT_PRIOR", "DDRMPipeline", "DDRMScheduler", "Measurement", "images", "measure", "operators"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if not _HOMES[name]:
+        return import_module(f".{name}", __name__)
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,64 @@
+"""Errors that say what came, what was expected and what exists, and the checks that raise them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+
+
+class InvalidInputError(ValueError):
+    """An argument that cannot be used: the message names it, the value that came and the accepted form."""
+
+
+class UnknownNameError(InvalidInputError, KeyError):
+    """A name that nothing is registered under: the message lists the names that exist."""
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0])
+
+
+class OperatorError(InvalidInputError):
+    """An operator that a size can't carry, or that a method can't use."""
+
+
+class ImageError(InvalidInputError):
+    """A picture that can't be read or written, or an array that isn't a picture."""
+
+
+def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """`no operator named 'blurr'; did you mean 'blur'? There are: blur, ...`"""
+    names = sorted(known)
+    close = get_close_matches(str(name), names, n=1)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return UnknownNameError(f"no {what} named {name!r};{hint} there are: {', '.join(names)}")
+
+
+def check_real(
+    name: str, value: object, minimum: float = -math.inf, maximum: float = math.inf, *, above: float = -math.inf
+) -> float:
+    """`value` as a float, finite, in [minimum, maximum] and > above.
+
+    Raises:
+        InvalidInputError: not a number, not finite, or out of range.
+    """
+    limits = [f">= {minimum:g}"] * (minimum > -math.inf)
+    limits += [f"> {above:g}"] * (above > -math.inf) + [f"<= {maximum:g}"] * (maximum < math.inf)
+    accepted = " and ".join(limits) or "finite"
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and minimum <= number <= maximum and number > above):
+        raise InvalidInputError(f"{name} must be a number {accepted}, got {value!r}")
+    return number
+
+
+def check_int(name: str, value: object, minimum: int, maximum: float = math.inf) -> int:
+    """`value` as an int in [minimum, maximum]; a float, a bool or a string is refused.
+
+    Raises:
+        InvalidInputError: not a whole number, or out of range.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not minimum <= int(value) <= maximum:
+        upper = f" and <= {maximum:g}" if maximum < math.inf else ""
+        raise InvalidInputError(f"{name} must be a whole number >= {minimum}{upper}, got {value!r}")
+    return int(value)

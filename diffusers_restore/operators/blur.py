@@ -1,0 +1,206 @@
+"""Blur of pictures by any 2-D kernel, through fast transforms."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import OperatorError
+from .base import Constant, Shape, SVDOperator, check_shape
+from .resize import check_factor
+from .separable import RELATIVE_THRESHOLD, check_kernel
+from .transforms import dct, idct
+
+
+class PerChannel(SVDOperator):
+    """An operator that does the same to each channel, so that it commutes with mixing channels."""
+
+    @abstractmethod
+    def with_channels(self, channels: int) -> PerChannel:
+        """The same operator on images of another number of channels."""
+
+
+def _spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
+    """The transfer function (height, width) of a circular convolution whose kernel is centred on pixel 0."""
+    rows, columns = kernel.shape
+    if rows > height or columns > width:
+        raise OperatorError(f"kernel {rows} x {columns} is larger than the picture {height} x {width}")
+    padded = torch.zeros(height, width, dtype=torch.float64)
+    padded[:rows, :columns] = kernel
+    return torch.fft.fft2(padded.roll((-(rows // 2), -(columns // 2)), (0, 1)))
+
+
+def _polar(spectrum: Tensor) -> tuple[Constant, Constant]:
+    """|lambda|, with tiny values set to zero, and the phase lambda / |lambda| (1 where the value is zero)."""
+    s = spectrum.abs()
+    s = torch.where(s > RELATIVE_THRESHOLD * s.max(), s, 0.0)
+    phase = torch.where(s > 0, spectrum / torch.where(s > 0, s, 1.0), 1.0)
+    return Constant(s[None]), Constant(phase[None])
+
+
+class CircularBlur(PerChannel):
+    """Convolution with any 2-D kernel, where pixels beyond a border are those of the opposite border.
+
+    A = F^H diag(lambda) F: V = F^H, s = |lambda|, and the phase of lambda goes into U. Coefficients are the half
+    spectrum of a real transform. Values of |lambda| below 1e-4 of the largest are set to zero, in `forward` too.
+
+    Args:
+        input_shape: (C, H, W).
+        kernel: (odd, odd) numbers that sum to 1, no larger than the image; convolved, not correlated.
+    """
+
+    kind: ClassVar[str] = "circular_blur"
+
+    def __init__(self, input_shape: Shape, kernel: Any) -> None:
+        self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+        self.kernel = check_kernel(kernel, 2)
+        self.gain = float(self.kernel.abs().sum())
+        _, height, width = self.input_shape
+        self._size = (height, width)
+        spectrum = _spectrum(self.kernel, height, width)[:, : width // 2 + 1]
+        self._values, self._phase = _polar(spectrum)
+
+    @property
+    def singular_values(self) -> Constant:
+        return self._values
+
+    def vt(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft2(x, norm="ortho")
+
+    def v(self, c: Tensor) -> Tensor:
+        return torch.fft.irfft2(c, s=self._size, norm="ortho")
+
+    def ut(self, y: Tensor) -> Tensor:
+        return self._phase.like(y).conj() * self.vt(y)
+
+    def u(self, c: Tensor) -> Tensor:
+        return self.v(self._phase.like(c) * c)
+
+    def with_channels(self, channels: int) -> CircularBlur:
+        return CircularBlur((channels, *self._size), self.kernel)
+
+    def after(self, inner: CircularBlur) -> CircularBlur:
+        """The product of two circular blurs: the blur by the convolution of their kernels."""
+        size = [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]
+        product = torch.fft.rfft2(self.kernel, s=size) * torch.fft.rfft2(inner.kernel, s=size)
+        return CircularBlur(self.input_shape, torch.fft.irfft2(product, s=size))
+
+    def _params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist()}
+
+
+class SymmetricBlur(PerChannel):
+    """Convolution with a kernel that is its own mirror image in both axes, on a picture reflected at its borders.
+
+    With the border pixel repeated, the DCT-II diagonalises it: V = DCT^T, s = |lambda|, the sign goes into U.
+
+    Args:
+        input_shape: (C, H, W).
+        kernel: (odd, odd) numbers that sum to 1, symmetric in both axes, no larger than the image.
+
+    Raises:
+        OperatorError: a kernel that is not symmetric (use CircularBlur), or larger than the image.
+    """
+
+    kind: ClassVar[str] = "symmetric_blur"
+
+    def __init__(self, input_shape: Shape, kernel: Any) -> None:
+        self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+        self.kernel = check_kernel(kernel, 2)
+        self.gain = float(self.kernel.abs().sum())
+        _, height, width = self.input_shape
+        rows, columns = self.kernel.shape
+        if rows > height or columns > width:
+            raise OperatorError(f"kernel {rows} x {columns} is larger than the picture {height} x {width}")
+        if any(not torch.allclose(self.kernel, self.kernel.flip(axis), rtol=0, atol=1e-9) for axis in (0, 1)):
+            raise OperatorError(
+                "kernel must be symmetric in both axes for a reflected border; use CircularBlur for any other"
+            )
+        cosines = [
+            torch.cos(torch.pi / size * torch.outer(torch.arange(size), torch.arange(taps) - taps // 2).double())
+            for size, taps in ((height, rows), (width, columns))
+        ]
+        values, sign = _polar(cosines[0] @ self.kernel @ cosines[1].mT)
+        self._values, self._sign = values, Constant(sign.values.real)
+
+    @property
+    def singular_values(self) -> Constant:
+        return self._values
+
+    def vt(self, x: Tensor) -> Tensor:
+        return dct(dct(x).mT).mT
+
+    def v(self, c: Tensor) -> Tensor:
+        return idct(idct(c).mT).mT
+
+    def ut(self, y: Tensor) -> Tensor:
+        return self._sign.like(y) * self.vt(y)
+
+    def u(self, c: Tensor) -> Tensor:
+        return self.v(self._sign.like(c) * c)
+
+    def with_channels(self, channels: int) -> SymmetricBlur:
+        return SymmetricBlur((channels, *self.input_shape[1:]), self.kernel)
+
+    def _params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist()}
+
+
+class BlurDecimate(PerChannel):
+    """Circular convolution, then every `factor`-th pixel from the first: y = D B x.
+
+    The spectrum of y is the mean over the factor^2 frequencies that alias, (1 / factor) sum lambda X in orthonormal
+    transforms, so each group has one singular value |lambda_group| / factor with v = conj(lambda) / |lambda_group|.
+
+    Args:
+        input_shape: (C, H, W), divisible by `factor`.
+        kernel: (odd, odd) numbers that sum to 1, no larger than the image.
+        factor: at least 2.
+    """
+
+    kind: ClassVar[str] = "blur_decimate"
+
+    def __init__(self, input_shape: Shape, kernel: Any, factor: int) -> None:
+        self.input_shape = check_shape("input_shape", input_shape)
+        channels, height, width = self.input_shape
+        self.factor = check_factor(factor, height=height, width=width)
+        self.output_shape = (channels, height // self.factor, width // self.factor)
+        self.kernel = check_kernel(kernel, 2)
+        self.gain = float(self.kernel.abs().sum())
+        spectrum = _spectrum(self.kernel, height, width)
+        norms = self._fold(spectrum.abs().square()[None, None])[0, 0].sqrt()
+        norms = torch.where(norms > RELATIVE_THRESHOLD * norms.max(), norms, 0.0)
+        self._values = Constant(norms[None] / self.factor)
+        inverse = torch.where(norms > 0, 1 / norms, 0.0).repeat(self.factor, self.factor)
+        self._direction = Constant((spectrum * inverse)[None])
+
+    @property
+    def singular_values(self) -> Constant:
+        return self._values
+
+    def _fold(self, spectrum: Tensor) -> Tensor:
+        """The sum over the frequencies that alias: (B, C, H, W) -> (B, C, H / factor, W / factor)."""
+        _, height, width = self.output_shape
+        return spectrum.unflatten(3, (self.factor, width)).unflatten(2, (self.factor, height)).sum(dim=(2, 4))
+
+    def vt(self, x: Tensor) -> Tensor:
+        return self._fold(self._direction.like(x) * torch.fft.fft2(x, norm="ortho"))
+
+    def v(self, c: Tensor) -> Tensor:
+        spectrum = self._direction.like(c).conj() * c.repeat(1, 1, self.factor, self.factor)
+        return torch.fft.ifft2(spectrum, norm="ortho").real
+
+    def ut(self, y: Tensor) -> Tensor:
+        return torch.fft.fft2(y, norm="ortho")
+
+    def u(self, c: Tensor) -> Tensor:
+        return torch.fft.ifft2(c, norm="ortho").real
+
+    def with_channels(self, channels: int) -> BlurDecimate:
+        return BlurDecimate((channels, *self.input_shape[1:]), self.kernel, self.factor)
+
+    def _params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist(), "factor": self.factor}

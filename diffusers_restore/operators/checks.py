@@ -1,0 +1,137 @@
+"""Is an operator what it says? Its dense matrix, its SVD, its inverse and its manners, checked one by one."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError, OperatorError
+from .base import LinearOperator, SVDOperator
+
+
+class OperatorCheckError(AssertionError):
+    """What an operator got wrong: the message lists every failed check with its largest error."""
+
+
+def dense_matrix(operator: LinearOperator) -> Tensor:
+    """The matrix of an operator of one image, float64 (outputs, inputs), by applying it to every unit vector."""
+    size = prod(operator.input_shape)
+    units = torch.eye(size, dtype=torch.float64).reshape(size, *operator.input_shape)
+    return operator.forward(units).reshape(size, -1).mT
+
+
+def check_operator(operator: LinearOperator, *, tolerance: float = 1e-9, seed: int = 0) -> None:
+    """Check an operator against its own dense matrix; use small shapes, such as (3, 8, 12), 2000 numbers at most.
+
+    Checked for every image that the operator holds data for: linearity; `adjoint` = A^T; `pinv` = A^+; `prox`; for an
+    SVD, that functions of the singular values act as functions of A^T A and A A^T do and that `vt`, `ut` fit `v`,
+    `u`; `gain`; float32 results; a batch equals single images; JSON; inputs left as they were; wrong shapes refused.
+    Errors are the largest absolute difference over the largest absolute value.
+
+    Raises:
+        OperatorCheckError: one or more of these do not hold.
+    """
+    if prod(operator.input_shape) > 4000:
+        raise InvalidInputError(f"check_operator builds dense matrices; {operator!r} is too large for that")
+    checks = _Checks(tolerance)
+    generator = torch.Generator().manual_seed(seed)
+    batch = operator.batch_size or 3
+    x = torch.randn(batch, *operator.input_shape, generator=generator, dtype=torch.float64)
+    y = torch.randn(batch, *operator.output_shape, generator=generator, dtype=torch.float64)
+    for i in range(operator.batch_size or 1):
+        _check_against_matrix(checks, operator.select(i), x[:1], y[:1])
+    _check_manners(checks, operator, x, y)
+    if checks.failed:
+        raise OperatorCheckError(f"{operator!r}: " + "; ".join(checks.failed))
+
+
+class _Checks:
+    def __init__(self, tolerance: float) -> None:
+        self.tolerance = tolerance
+        self.failed: list[str] = []
+
+    def close(self, what: str, got: Tensor, wanted: Tensor, tolerance: float | None = None) -> None:
+        if got.shape != wanted.shape:
+            self.failed.append(f"{what}: shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
+            return
+        scale = float(wanted.abs().max()) or 1.0
+        error = float((got - wanted).abs().max()) / scale
+        if not error <= (self.tolerance if tolerance is None else tolerance):
+            self.failed.append(f"{what} is off by {error:.1e}")
+
+    def true(self, what: str, holds: bool) -> None:
+        if not holds:
+            self.failed.append(what)
+
+
+def _check_against_matrix(checks: _Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
+    matrix = dense_matrix(operator)
+    column, measured = x.reshape(-1), y.reshape(-1)
+
+    def image(values: Tensor) -> Tensor:
+        return values.reshape(1, *operator.input_shape)
+
+    checks.close("forward", operator.forward(x).reshape(-1), matrix @ column)
+    checks.close("adjoint", image(operator.adjoint(y).reshape(-1)), image(matrix.mT @ measured))
+    checks.true("gain is smaller than |A|", float(matrix.abs().sum(dim=1).max()) <= 1.01 * operator.gain)
+    # An iterative inverse stops at the rounding of the normal equations.
+    loose = checks.tolerance if isinstance(operator, SVDOperator) else max(checks.tolerance, 1e-6)
+    u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+    kept = s > 1e-7 * s[0]
+    u, s, vt = u[:, kept], s[kept], vt[kept]
+    checks.close("pinv", operator.pinv(y), image(vt.mT @ ((u.mT @ measured) / s)), loose)
+    weight = 0.3
+    normal = matrix.mT @ matrix + weight * torch.eye(len(column), dtype=torch.float64)
+    wanted = torch.linalg.solve(normal, matrix.mT @ measured + weight * column)
+    checks.close("prox", operator.prox(x, y, weight), image(wanted), loose)
+    if not isinstance(operator, SVDOperator):
+        return
+    values = operator.singular_values.like(x)
+    checks.true("a singular value is negative or complex", not values.is_complex() and bool((values >= 0).all()))
+    observed = values > 0
+
+    def function(s: Tensor) -> Tensor:  # any function that tells the singular values apart
+        return torch.cos(3 * s / s.max()) + 2
+
+    rows = operator.v(torch.where(observed, function(values), 0.0) * operator.vt(x))
+    checks.close("v f(s) vt", rows, image(vt.mT @ (function(s) * (vt @ column))))
+    columns = operator.u(torch.where(observed, function(values), 0.0) * operator.ut(y))
+    checks.close("u f(s) ut", columns.reshape(-1), u @ (function(s) * (u.mT @ measured)))
+    checks.close("ut A = s vt", operator.ut(operator.forward(x)), values * operator.vt(x))
+    c = torch.where(observed, operator.vt(x), 0.0)
+    checks.close("vt v", torch.where(observed, operator.vt(operator.v(c)), 0.0), c)
+
+
+def _check_manners(checks: _Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
+    before = x.clone(), y.clone()
+    methods = {"forward": x, "adjoint": y, "pinv": y}
+    for name, argument in methods.items():
+        method = getattr(operator, name)
+        wanted = method(argument)
+        iterative = name == "pinv" and not isinstance(operator, SVDOperator)
+        single = method(argument.float())
+        checks.true(f"{name} does not keep float32", single.dtype == torch.float32)
+        if name != "pinv":  # a small singular value multiplies the rounding of float32
+            checks.close(f"{name} in float32", single.double(), wanted, 1e-4)
+        alone = [getattr(operator.select(i), name)(argument[i : i + 1]) for i in range(len(argument))]
+        checks.close(f"{name} of a batch is not that of its images", torch.cat(alone), wanted, 1e-6 if iterative else 0)
+        again = from_json(operator)
+        checks.close(f"{name} after a JSON round trip", getattr(again, name)(argument), wanted, 0)
+    checks.true("inputs were modified", torch.equal(x, before[0]) and torch.equal(y, before[1]))
+    for name, argument in (("forward", x[..., :-1]), ("adjoint", y[..., :-1])):
+        try:
+            getattr(operator, name)(argument)
+        except OperatorError:
+            continue
+        checks.failed.append(f"{name} takes the wrong shape {tuple(argument.shape)}")
+
+
+def from_json(operator: LinearOperator) -> LinearOperator:
+    """The operator after `json.dumps` and `json.loads` of its configuration."""
+    from . import from_config  # this module is part of the package
+
+    return from_config(json.loads(json.dumps(operator.to_config())))
+

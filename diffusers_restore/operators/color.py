@@ -1,0 +1,56 @@
+"""Colour to grey."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import hypot
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import OperatorError, check_real
+from .base import Constant, Shape, check_shape
+from .products import DisjointRows
+
+EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
+
+
+class Grayscale(DisjointRows):
+    """Each pixel of y is the weighted sum of the colours of x (colourisation undoes it): V^T x = w^T x / |w|, s = |w|.
+
+    Args:
+        input_shape: (C, H, W).
+        weights: C numbers, not all zero; the default gives the mean of three colours.
+
+    Raises:
+        OperatorError: as many weights as channels are wanted, and one that is not zero.
+    """
+
+    kind: ClassVar[str] = "grayscale"
+
+    def __init__(self, input_shape: Shape, weights: Sequence[float] = EQUAL_WEIGHTS) -> None:
+        self.input_shape = check_shape("input_shape", input_shape)
+        channels, height, width = self.input_shape
+        if len(weights) != channels:
+            raise OperatorError(f"weights must hold one number per channel ({channels}), got {list(weights)}")
+        self.weights = tuple(check_real("weights", weight) for weight in weights)
+        self.row_norm = hypot(*self.weights)
+        if self.row_norm == 0:
+            raise OperatorError("weights must not all be zero: nothing would be measured")
+        self.gain = sum(abs(weight) for weight in self.weights)
+        self.output_shape = (1, height, width)
+        direction = torch.tensor(self.weights, dtype=torch.float64) / self.row_norm
+        self._direction = Constant(direction.reshape(-1, 1, 1))
+
+    def rows(self, x: Tensor) -> Tensor:
+        return (self._direction.like(x) * x).sum(dim=1, keepdim=True)
+
+    def rows_transposed(self, y: Tensor) -> Tensor:
+        return self._direction.like(y) * y
+
+    def forward_squared(self, x: Tensor) -> Tensor:
+        return ((self._direction.like(x) * self.row_norm).square() * x).sum(dim=1, keepdim=True)
+
+    def _params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape), "weights": list(self.weights)}

@@ -1,0 +1,123 @@
+"""Pixels that were measured as they are: denoising (all of them), inpainting (a mask), a cropped canvas."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import OperatorError
+from .base import Constant, Shape, SVDOperator, check_shape
+
+ONE = Constant(torch.ones(1, 1, 1, dtype=torch.float64))
+
+
+class Identity(SVDOperator):
+    """y = x: every pixel was measured, as in denoising. U = S = V = I."""
+
+    kind: ClassVar[str] = "identity"
+
+    def __init__(self, input_shape: Shape) -> None:
+        self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+
+    @property
+    def singular_values(self) -> Constant:
+        return ONE
+
+    def vt(self, x: Tensor) -> Tensor:
+        return x
+
+    def v(self, c: Tensor) -> Tensor:
+        return c
+
+    def ut(self, y: Tensor) -> Tensor:
+        return y
+
+    def u(self, c: Tensor) -> Tensor:
+        return c
+
+    def _params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape)}
+
+
+class Mask(SVDOperator):
+    """y = m x with m = 1 on measured pixels and 0 on missing ones (inpainting). U = V = I, S = m.
+
+    Measurements have the shape of the image; what they hold on missing pixels is ignored.
+
+    Args:
+        input_shape: (C, H, W).
+        mask: values 0 and 1 only; (H, W), (1 or C, H, W), or (B, 1 or C, H, W) with one mask per image.
+
+    Raises:
+        OperatorError: a size other than the image's, a value other than 0 and 1, or a mask that keeps no pixel.
+    """
+
+    kind: ClassVar[str] = "mask"
+
+    def __init__(self, input_shape: Shape, mask: Tensor) -> None:
+        self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+        channels, height, width = self.input_shape
+        given = tuple(mask.shape)
+        if 2 <= mask.ndim <= 4:
+            mask = mask.reshape((1,) * (4 - mask.ndim) + given)
+        if mask.ndim != 4 or tuple(mask.shape[2:]) != (height, width) or mask.shape[1] not in (1, channels):
+            accepted = f"({height}, {width}), (1 or {channels}, {height}, {width}) or a batch of the latter"
+            raise OperatorError(f"mask must have the shape {accepted}, got {given}")
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise OperatorError(
+                f"mask must hold 0 (missing) and 1 (measured) only, got values from {float(mask.min()):g} "
+                f"to {float(mask.max()):g}; divide a 0..255 mask by 255 and threshold a soft one"
+            )
+        empty = [i for i, one in enumerate(mask) if not bool(one.any())]
+        if empty:
+            raise OperatorError(f"mask keeps no pixel (image {empty[0]} of the batch): nothing would be measured")
+        self.batch_size = mask.shape[0] if mask.shape[0] > 1 else None
+        self.mask = Constant(mask.to("cpu", torch.float64, copy=True))
+
+    @property
+    def singular_values(self) -> Constant:
+        return self.mask
+
+    def vt(self, x: Tensor) -> Tensor:
+        return x
+
+    def v(self, c: Tensor) -> Tensor:
+        return c
+
+    def ut(self, y: Tensor) -> Tensor:
+        return self.measured(y)
+
+    def u(self, c: Tensor) -> Tensor:
+        return self.measured(c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.measured(self.check_input(x))
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.mask.like(y) * y
+
+    def repeat_interleave(self, count: int) -> Mask:
+        return self if self.batch_size is None else self._with(self.mask.values.repeat_interleave(count, dim=0))
+
+    def select(self, index: int) -> Mask:
+        return self if self.batch_size is None else self._with(self.mask.values[index : index + 1])
+
+    def _with(self, mask: Tensor) -> Mask:
+        return Mask(self.input_shape, mask)
+
+    def _params(self) -> dict[str, Any]:
+        bits = np.packbits(self.mask.values.numpy().astype(bool))
+        packed = {"shape": list(self.mask.values.shape), "bits": base64.b64encode(bits.tobytes()).decode("ascii")}
+        return {"input_shape": list(self.input_shape), "mask": packed}
+
+    @classmethod
+    def _from_params(cls, params: dict[str, Any]) -> Mask:
+        packed = params["mask"]
+        bits = np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8)
+        count = int(np.prod(packed["shape"]))
+        mask = np.unpackbits(bits, count=count).reshape(packed["shape"])
+        return cls(params["input_shape"], torch.from_numpy(mask.astype(np.float64)))

@@ -1,0 +1,63 @@
+"""What was measured: y = A x + sigma_y z, z ~ N(0, 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError, OperatorError, check_real
+from .base import LinearOperator, SVDOperator
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement y (B, *operator.output_shape) of images in [-1, 1] by `operator`, with noise of sd `sigma_y`.
+
+    `sigma_y` is in the unit of y and is never rescaled on the way: a noise of 25/255 grey levels is sigma_y = 50/255.
+
+    Raises:
+        OperatorError: shape or batch of y do not fit the operator.
+        InvalidInputError: y or sigma_y is not finite, or sigma_y is negative.
+    """
+
+    y: Tensor
+    operator: LinearOperator
+    sigma_y: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.operator.check_output(self.y)
+        check_real("sigma_y", self.sigma_y, 0)
+        if not bool(torch.isfinite(self.y).all()):
+            raise InvalidInputError("the measurement y holds NaN or infinite values; every value must be finite")
+
+    @property
+    def svd(self) -> SVDOperator:
+        """The operator, if it has an SVD."""
+        if not isinstance(self.operator, SVDOperator):
+            raise OperatorError(f"{self.operator!r} has no fast SVD, which this method needs")
+        return self.operator
+
+    @cached_property
+    def y_bar(self) -> Tensor:
+        """S^+ U^T y, made once and used at every step."""
+        return self.svd.y_bar(self.y)
+
+
+def measure(
+    operator: LinearOperator, x: Tensor, sigma_y: float = 0.0, generator: torch.Generator | None = None
+) -> Measurement:
+    """Measure clean images x (B, *operator.input_shape) in [-1, 1]: y = A x + sigma_y z with Gaussian noise z.
+
+    Noise is drawn on the generator's device in float32, so that a seed gives the same measurement everywhere. A mask
+    measures nothing where it is zero, noise included.
+    """
+    sigma_y = check_real("sigma_y", sigma_y, 0)
+    y = operator.forward(x)
+    if sigma_y > 0:
+        device = generator.device if generator is not None else "cpu"
+        noise = torch.randn(y.shape, generator=generator, device=device).to(y)
+        y = y + sigma_y * operator.measured(noise)
+    return Measurement(y, operator, sigma_y)

@@ -1,0 +1,188 @@
+"""Matrices on the rows, columns and channels of a picture: blur with any border, bicubic reduction, and products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..errors import OperatorError, check_real, unknown_name
+from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape
+from .color import Grayscale
+from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
+
+BORDERS = ("zero", "reflect", "replicate", "circular", "valid")
+
+# Singular values below this share of the largest are set to zero: dividing by them would raise the rounding of a
+# float32 measurement above the grey levels of a picture.
+RELATIVE_THRESHOLD = 1e-4
+
+Stage = dict[str, Any]
+
+
+def check_kernel(kernel: Any, dimensions: int) -> Tensor:
+    """A blur kernel as a float64 tensor: finite, of odd sizes, with a sum of 1 (to 1e-3).
+
+    Raises:
+        OperatorError: any of these does not hold.
+    """
+    try:
+        values = torch.as_tensor(kernel, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OperatorError(f"kernel must be {dimensions}-dimensional numbers, got {kernel!r}") from error
+    if values.ndim != dimensions or any(size % 2 == 0 for size in values.shape):
+        raise OperatorError(
+            f"kernel must have {dimensions} odd size(s), so that it has a centre, got shape {tuple(values.shape)}"
+        )
+    if not bool(torch.isfinite(values).all()):
+        raise OperatorError("kernel holds NaN or infinite values")
+    total = float(values.sum())
+    if abs(total - 1) > 1e-3:
+        raise OperatorError(f"kernel must sum to 1, got {total:g}; divide it by its sum")
+    return values
+
+
+def blur_matrix(size: int, kernel: Sequence[float], border: str = "reflect") -> Tensor:
+    """The matrix of a 1-D blur, float64: (size, size), or (size - taps + 1, size) for border="valid".
+
+    Outside the picture are zeros ("zero"), the picture mirrored with its border pixel repeated ("reflect"), its border
+    pixel ("replicate") or its other end ("circular"); "valid" keeps the outputs that need nothing from outside.
+
+    Raises:
+        OperatorError: a kernel that is larger than the picture, even-sized or does not sum to 1; an unknown border.
+    """
+    values = check_kernel(kernel, 1)
+    taps = len(values)
+    if border not in BORDERS:
+        raise unknown_name("border", border, BORDERS)
+    if taps > size:
+        raise OperatorError(f"kernel of {taps} taps is larger than the picture's side {size}")
+    offset = 0 if border == "valid" else taps // 2
+    outputs = size - taps + 1 if border == "valid" else size
+    # A convolution: tap j of the kernel weighs the pixel at i + centre - j.
+    source = torch.arange(outputs)[:, None] + (taps - 1 - torch.arange(taps)) - offset
+    weights = values.repeat(outputs, 1)
+    if border == "zero":
+        weights = torch.where((source >= 0) & (source < size), weights, 0.0)
+    index = {"reflect": reflect(source, size), "circular": source.remainder(size)}.get(border, source.clamp(0, size - 1))
+    return torch.zeros(outputs, size, dtype=torch.float64).scatter_add_(1, index, weights)
+
+
+def stage_matrix(size: int, stage: Stage) -> Tensor:
+    """The matrix of one stage: blur (kernel, border), bicubic (factor), mean (factor) or weights (weights)."""
+    arguments = dict(stage)
+    name = arguments.pop("stage", None)
+    if name == "blur":
+        return blur_matrix(size, **arguments)
+    if name == "bicubic":
+        return bicubic_matrix(size, **arguments)
+    if name == "mean":
+        return mean_matrix(size, **arguments)
+    if name == "weights":
+        weights = [check_real("weights", weight) for weight in arguments["weights"]]
+        if len(weights) != size:
+            raise OperatorError(f"weights must hold {size} numbers, got {len(weights)}")
+        return torch.tensor([weights], dtype=torch.float64)
+    raise unknown_name("stage", name, ("blur", "bicubic", "mean", "weights"))
+
+
+class Separable(SVDOperator):
+    """A matrix on each axis: A = K_c (x) K_h (x) K_w, so that U, S, V are products of three small SVDs.
+
+    Each axis is a list of stages that are applied in order, e.g. `[{"stage": "blur", "kernel": [.25, .5, .25],
+    "border": "reflect"}, {"stage": "mean", "factor": 2}]`; an empty list is the identity. Singular values below
+    1e-4 of the largest are set to zero, in `forward` too. Memory: H^2 + W^2 numbers.
+
+    Args:
+        input_shape: (C, H, W).
+        channels, height, width: the stages of the three axes.
+    """
+
+    kind: ClassVar[str] = "separable"
+
+    def __init__(
+        self,
+        input_shape: Shape,
+        channels: Sequence[Stage] = (),
+        height: Sequence[Stage] = (),
+        width: Sequence[Stage] = (),
+    ) -> None:
+        self.input_shape = check_shape("input_shape", input_shape)
+        self.stages = (list(channels), list(height), list(width))
+        self._u: list[Constant | None] = []
+        self._v: list[Constant | None] = []
+        values, sizes = [], []
+        for size, stages in zip(self.input_shape, self.stages, strict=True):
+            if not stages:
+                self._u.append(None)
+                self._v.append(None)
+                values.append(torch.ones(size, dtype=torch.float64))
+                sizes.append(size)
+                continue
+            matrix = torch.eye(size, dtype=torch.float64)
+            for stage in stages:
+                matrix = stage_matrix(matrix.shape[0], stage) @ matrix
+            u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+            self._u.append(Constant(u))
+            self._v.append(Constant(vt.mT.contiguous()))
+            values.append(s)
+            sizes.append(matrix.shape[0])
+            self.gain *= float(matrix.abs().sum(dim=1).max())
+        self.output_shape = (sizes[0], sizes[1], sizes[2])
+        s = values[0][:, None, None] * values[1][:, None] * values[2]
+        self._values = Constant(torch.where(s > RELATIVE_THRESHOLD * s.max(), s, 0.0))
+
+    @property
+    def singular_values(self) -> Constant:
+        return self._values
+
+    def vt(self, x: Tensor) -> Tensor:
+        return _apply(self._v, x, transpose=True)
+
+    def v(self, c: Tensor) -> Tensor:
+        return _apply(self._v, c, transpose=False)
+
+    def ut(self, y: Tensor) -> Tensor:
+        return _apply(self._u, y, transpose=True)
+
+    def u(self, c: Tensor) -> Tensor:
+        return _apply(self._u, c, transpose=False)
+
+    def after(self, inner: Separable) -> Separable:
+        """The product with `inner` first: the stages of each axis one after the other."""
+        stages = [first + then for first, then in zip(inner.stages, self.stages, strict=True)]
+        return Separable(inner.input_shape, *stages)
+
+    def _params(self) -> dict[str, Any]:
+        channels, height, width = self.stages
+        return {"input_shape": list(self.input_shape), "channels": channels, "height": height, "width": width}
+
+
+def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Tensor:
+    """One matrix (or none) on each of the axes C, H, W of x (B, C, H, W).
+
+    `expand` keeps the products of different pictures apart, so that a batch gives what single pictures give.
+    """
+    channels, height, width = (
+        None if constant is None else (constant.like(x).mT if transpose else constant.like(x)) for constant in matrices
+    )
+    if height is not None:
+        x = torch.matmul(height.expand(*x.shape[:2], *height.shape), x)
+    if width is not None:
+        x = torch.matmul(x, width.mT.expand(*x.shape[:2], *width.mT.shape))
+    if channels is not None:
+        flat = x.flatten(2)
+        x = torch.matmul(channels.expand(x.shape[0], *channels.shape), flat).unflatten(2, x.shape[2:])
+    return x
+
+
+def as_separable(operator: LinearOperator) -> LinearOperator:
+    """The same map as matrices on separate axes where the operator is one; any other comes back as it is."""
+    if isinstance(operator, BlockMean):
+        mean = [{"stage": "mean", "factor": operator.factor}]
+        return Separable(operator.input_shape, height=mean, width=mean)
+    if isinstance(operator, Grayscale):
+        return Separable(operator.input_shape, channels=[{"stage": "weights", "weights": list(operator.weights)}])
+    return operator

@@ -1,0 +1,261 @@
+"""Restoration tasks by name: what an operator is called on the command line and in `pipe(image, operator="sr4")`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..errors import OperatorError, check_int, check_real
+from .base import LinearOperator, Shape
+from .blur import BlurDecimate, CircularBlur, SymmetricBlur
+from .color import EQUAL_WEIGHTS, Grayscale
+from .masks import Identity, Mask
+from .resize import BlockMean
+from .separable import BORDERS, Separable, check_kernel
+from .transforms import CompressedSensing
+
+
+def _same_shape(measurement_shape: Shape) -> Shape:
+    return measurement_shape
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named way to build an operator for an image shape.
+
+    Attributes:
+        summary: one line for people.
+        build: (image_shape, *, arguments...) -> operator; its keyword arguments are what the task accepts.
+        image_shape: (measurement_shape, *, arguments...) -> image shape; it may take fewer of the arguments.
+    """
+
+    summary: str
+    build: Callable[..., LinearOperator]
+    image_shape: Callable[..., Shape] = _same_shape
+
+    @property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """The keyword arguments that `build` accepts."""
+        parameters = inspect.signature(self.build).parameters
+        return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+    def image_shape_for(self, measurement_shape: Shape, arguments: dict[str, Any]) -> Shape:
+        wanted = inspect.signature(self.image_shape).parameters
+        return self.image_shape(measurement_shape, **{k: v for k, v in arguments.items() if k in wanted})
+
+
+def gaussian_kernel(sigma: float, taps: int) -> Tensor:
+    """`taps` samples of a Gaussian of sd `sigma` pixels, normalised; taps is odd."""
+    sigma, taps = check_real("sigma", sigma, above=0), check_int("taps", taps, 1)
+    offsets = torch.arange(taps, dtype=torch.float64) - taps // 2
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def motion_kernel(length: int, angle: float) -> Tensor:
+    """The path of a straight camera shake: (size, size) with the smallest odd size that holds it.
+
+    `length` pixels at `angle` degrees, counterclockwise from the right, spread over the four nearest pixels.
+    """
+    length, angle = check_int("length", length, 1), check_real("angle", angle)
+    centre = length // 2 + 1
+    along = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * length, dtype=torch.float64)
+    radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
+    rows, columns = centre - along * torch.sin(radians), centre + along * torch.cos(radians)
+    pixels = torch.arange(2 * centre + 1, dtype=torch.float64)
+    near_row = (1 - (rows[:, None] - pixels).abs()).clamp_min(0)
+    near_column = (1 - (columns[:, None] - pixels).abs()).clamp_min(0)
+    return near_row.mT @ near_column / len(along)
+
+
+def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
+    """A separable symmetric blur, by the fastest operator that the border allows."""
+    kernel = torch.outer(check_kernel(vertical, 1), check_kernel(horizontal, 1))
+    if border == "reflect":
+        return SymmetricBlur(image_shape, kernel)
+    if border == "circular":
+        return CircularBlur(image_shape, kernel)
+    stages = [[{"stage": "blur", "kernel": k.tolist(), "border": border}] for k in (vertical, horizontal)]
+    return Separable(image_shape, height=stages[0], width=stages[1])
+
+
+def _blurred_shape(measurement_shape: Shape, taps: int, border: str) -> Shape:
+    grow = taps - 1 if border == "valid" else 0
+    channels, height, width = measurement_shape
+    return channels, height + grow, width + grow
+
+
+def _deblur_uniform(image_shape: Shape, *, taps: int = 9, border: str = "reflect") -> LinearOperator:
+    kernel = torch.full((check_int("taps", taps, 1),), 1 / taps, dtype=torch.float64)
+    return _blur(image_shape, kernel, kernel, border)
+
+
+def _deblur_gauss(
+    image_shape: Shape, *, sigma: float = 10.0, taps: int = 5, border: str = "reflect"
+) -> LinearOperator:
+    kernel = gaussian_kernel(sigma, taps)
+    return _blur(image_shape, kernel, kernel, border)
+
+
+def _deblur_aniso(
+    image_shape: Shape,
+    *,
+    sigma_vertical: float = 20.0,
+    sigma_horizontal: float = 1.0,
+    taps: int = 9,
+    border: str = "reflect",
+) -> LinearOperator:
+    return _blur(image_shape, gaussian_kernel(sigma_vertical, taps), gaussian_kernel(sigma_horizontal, taps), border)
+
+
+def _uniform_shape(measurement_shape: Shape, taps: int = 9, border: str = "reflect") -> Shape:
+    return _blurred_shape(measurement_shape, taps, border)
+
+
+def _gauss_shape(measurement_shape: Shape, taps: int = 5, border: str = "reflect") -> Shape:
+    return _blurred_shape(measurement_shape, taps, border)
+
+
+def _deblur_motion(image_shape: Shape, *, length: int = 15, angle: float = 30.0) -> LinearOperator:
+    return CircularBlur(image_shape, motion_kernel(length, angle))
+
+
+def _deblur(image_shape: Shape, *, kernel: Any) -> LinearOperator:
+    return CircularBlur(image_shape, kernel)
+
+
+def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
+    return Mask(image_shape, torch.as_tensor(mask))
+
+
+def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
+    """(H, W) with the share `missing` of the pixels, drawn without replacement, set to 0."""
+    missing = check_real("missing", missing, 0, 1)
+    order = np.random.default_rng(check_int("seed", seed, 0)).permutation(height * width)
+    return torch.from_numpy(order >= round(missing * height * width)).double().reshape(height, width)
+
+
+def _inpaint_random(image_shape: Shape, *, missing: float = 0.5, seed: int = 0) -> LinearOperator:
+    return Mask(image_shape, random_mask(*image_shape[1:], missing=missing, seed=seed))
+
+
+def _inpaint_box(image_shape: Shape, *, share: float = 0.5) -> LinearOperator:
+    share = check_real("share", share, 0, 1)
+    mask = torch.ones(image_shape[1:])
+    top, left = (round(size * (1 - share) / 2) for size in image_shape[1:])
+    mask[top : image_shape[1] - top, left : image_shape[2] - left] = 0
+    return Mask(image_shape, mask)
+
+
+def text_mask(height: int, width: int) -> Tensor:
+    """(H, W) with lines of printed text set to 0, scaled with the picture."""
+    canvas = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(canvas)
+    size = max(8, height // 12)
+    font = ImageFont.load_default(size)
+    line = "the quick brown fox jumps over the lazy dog and runs on " * (1 + width // (20 * size))
+    for number, top in enumerate(range(size // 2, height, 2 * size)):
+        draw.text((-size * (number % 3), top), line, fill=0, font=font)
+    return torch.from_numpy(np.array(canvas) > 127).double()
+
+
+def scratch_mask(height: int, width: int, seed: int = 0) -> Tensor:
+    """(H, W) with thin crooked scratches and a few spots set to 0, as on an old print."""
+    rng = np.random.default_rng(check_int("seed", seed, 0))
+    canvas = Image.new("L", (width, height), 255)
+    draw = ImageDraw.Draw(canvas)
+    side = max(height, width)
+    for _ in range(12):
+        start, direction = rng.uniform(0, 1, 2) * (width, height), rng.uniform(0, 2 * np.pi)
+        path = [start]
+        for _ in range(8):
+            direction += rng.normal(0, 0.25)
+            path.append(path[-1] + side / 14 * np.array([np.cos(direction), np.sin(direction)]))
+        draw.line([tuple(point) for point in path], fill=0, width=max(1, side // int(rng.integers(64, 128))))
+    for _ in range(10):
+        (x, y), radius = rng.uniform(0, 1, 2) * (width, height), side * rng.uniform(0.004, 0.015)
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=0)
+    return torch.from_numpy(np.array(canvas) > 127).double()
+
+
+def _inpaint_text(image_shape: Shape) -> LinearOperator:
+    return Mask(image_shape, text_mask(*image_shape[1:]))
+
+
+def _inpaint_scratches(image_shape: Shape, *, seed: int = 0) -> LinearOperator:
+    return Mask(image_shape, scratch_mask(*image_shape[1:], seed=seed))
+
+
+def _colorize(image_shape: Shape, *, weights: Sequence[float] = EQUAL_WEIGHTS) -> LinearOperator:
+    return Grayscale(image_shape, weights)
+
+
+def _coloured_shape(measurement_shape: Shape, weights: Sequence[float] = EQUAL_WEIGHTS) -> Shape:
+    if measurement_shape[0] != 1:
+        raise OperatorError(f"a grey measurement (1, H, W) is wanted, got {measurement_shape}")
+    return len(weights), *measurement_shape[1:]
+
+
+def _enlarged(factor: int) -> Callable[[Shape], Shape]:
+    return lambda shape: (shape[0], shape[1] * factor, shape[2] * factor)
+
+
+def _super_resolution(factor: int) -> Task:
+    return Task(
+        f"super-resolution x{factor} of block means",
+        lambda image_shape: BlockMean(image_shape, factor),
+        _enlarged(factor),
+    )
+
+
+def _bicubic_super_resolution(factor: int) -> Task:
+    stages = [{"stage": "bicubic", "factor": factor}]
+    return Task(
+        f"super-resolution x{factor} of a bicubic reduction",
+        lambda image_shape: Separable(image_shape, height=stages, width=stages),
+        _enlarged(factor),
+    )
+
+
+def _blurred_super_resolution(factor: int) -> Task:
+    def build(image_shape: Shape, *, sigma: float = 0.4 * factor, taps: int = 2 * factor + 1) -> LinearOperator:
+        kernel = gaussian_kernel(sigma, taps)
+        return BlurDecimate(image_shape, torch.outer(kernel, kernel), factor)
+
+    return Task(f"super-resolution x{factor} of a Gaussian blur, every {factor}-th pixel kept", build, _enlarged(factor))
+
+
+def _compressed_sensing(ratio: int) -> Task:
+    def build(image_shape: Shape, *, seed: int = 0, transform: str | None = None) -> LinearOperator:
+        return CompressedSensing(image_shape, ratio, transform, seed)  # type: ignore[arg-type]  # checked there
+
+    return Task(
+        f"compressed sensing: one {ratio}th of the numbers, rows of a Hadamard transform or DCT (.npy files)",
+        build,
+        lambda shape: (shape[0], shape[1], shape[2] * ratio),
+    )
+
+
+denoise = Task("noise only", Identity)
+inpaint = Task("missing pixels, by a mask (white = measured)", _inpaint)
+inpaint_random = Task("missing pixels at random", _inpaint_random)
+inpaint_box = Task("a missing box in the middle", _inpaint_box)
+inpaint_text = Task("printed text over the picture", _inpaint_text)
+inpaint_scratches = Task("scratches and spots", _inpaint_scratches)
+sr2, sr4, sr8, sr16 = (_super_resolution(factor) for factor in (2, 4, 8, 16))
+sr_bicubic4, sr_bicubic8, sr_bicubic16 = (_bicubic_super_resolution(factor) for factor in (4, 8, 16))
+sr_blur4 = _blurred_super_resolution(4)
+colorize = Task("colours of a grey picture", _colorize, _coloured_shape)
+cs2, cs4 = _compressed_sensing(2), _compressed_sensing(4)
+deblur_uniform = Task(f"blur by a box; border: {', '.join(BORDERS)}", _deblur_uniform, _uniform_shape)
+deblur_gauss = Task(f"blur by a Gaussian; border: {', '.join(BORDERS)}", _deblur_gauss, _gauss_shape)
+deblur_aniso = Task(f"blur by an anisotropic Gaussian; border: {', '.join(BORDERS)}", _deblur_aniso, _uniform_shape)
+deblur_motion = Task("straight camera shake; opposite borders meet", _deblur_motion)
+deblur = Task("blur by any kernel (a picture or .npy file); opposite borders meet", _deblur)

@@ -1,0 +1,1 @@
+"""Pipelines: what a user calls, on top of a scheduler and a network."""

@@ -1,0 +1,284 @@
+"""Restoration with a pretrained unconditional network by DDRM (arXiv:2201.11793)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any, Literal
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .. import images
+from ..errors import InvalidInputError, OperatorError, check_int, check_real, unknown_name
+from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
+from ..schedulers.prediction import shift_epsilon
+from ..schedulers.scheduling_ddrm import DDRMScheduler
+
+Classifier = Callable[[Tensor, Tensor], Tensor]
+Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+OutputType = Literal["pil", "np", "pt"]
+
+
+class DDRMPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
+
+    Any unconditional or class-conditional `UNet2DModel` of a DDPM is a prior; a repository with a DDPM, DDIM or PNDM
+    scheduler loads as it is, and its scheduler is converted without being changed. Pictures may have any size.
+
+    Args:
+        unet: predicts epsilon, x0 or v; a learned variance is ignored.
+        scheduler: a `DDRMScheduler`, or any scheduler of a variance-preserving process.
+
+    Raises:
+        InvalidInputError: a scheduler or a network of another kind of process, such as score-based VE models.
+
+    Example:
+        >>> from PIL import Image
+        >>> from diffusers_restore import DEFAULT_PRIOR, DDRMPipeline
+        >>> pipe = DDRMPipeline.from_pretrained(DEFAULT_PRIOR)
+        >>> restored = pipe(Image.new("RGB", (16, 16), "green"), operator="sr4", sigma_y=0.01).images[0]
+        >>> restored.size
+        (64, 64)
+    """
+
+    model_cpu_offload_seq = "unet"
+    _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+        super().__init__()
+        if getattr(unet.config, "time_embedding_type", "positional") == "fourier":
+            raise InvalidInputError(
+                "unet is a score network of a VE process (time_embedding_type='fourier'); a network of a DDPM is needed"
+            )
+        if not isinstance(scheduler, DDRMScheduler):
+            scheduler = DDRMScheduler.from_config(scheduler.config)
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self._num_timesteps = 0
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many network evaluations the last call made for each picture."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: images.ImageInput,
+        operator: LinearOperator | str,
+        sigma_y: float = 0.0,
+        num_inference_steps: int = 20,
+        timesteps: Sequence[int] | None = None,
+        eta: float = 0.85,
+        eta_b: float = 1.0,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        classifier: Classifier | None = None,
+        classifier_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_images_per_input: int = 1,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Restore degraded pictures.
+
+        A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
+        pictures on a colour network come back grey: the network's picture is measured through its mean colour.
+
+        Args:
+            image: the degraded pictures, as they were measured: PIL, arrays in [0, 1] (or integers), tensors
+                (B, C, H, W) in [-1, 1], or a list of one size. Noisy values may exceed the range.
+            operator: what was done to them, by the name of a task ("sr4") or as an operator for clean pictures.
+            sigma_y: sd of their noise in the unit of [-1, 1]. Grey levels rounded to 8 bits have 0.0023.
+            num_inference_steps: network evaluations. More do not converge to the posterior; about 20 is best.
+            timesteps: a decreasing list instead, which may start below T.
+            eta: share of new noise in each step, [0, 1].
+            eta_b: how far measured coefficients follow y, [0, 1].
+            class_labels: for a class-conditional network, one or one per picture.
+            classifier: (x_t, t) -> log p(class | x_t) of each picture, (B,), differentiable; guides the chain.
+            classifier_scale: strength of the classifier.
+            generator: one, or one for each restored picture.
+            num_images_per_input: restored samples of each picture, next to each other in the result.
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
+            return_dict: False returns a tuple.
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace, after each step.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
+
+        Returns:
+            `ImagePipelineOutput` with `images`.
+
+        Raises:
+            InvalidInputError: an argument that cannot be used; the message says what is accepted.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise unknown_name("output_type", output_type, ("pil", "np", "pt"))
+        for name in callback_on_step_end_tensor_inputs:
+            if name not in self._callback_tensor_inputs:
+                raise unknown_name("callback tensor", name, self._callback_tensor_inputs)
+        check_real("eta", eta, 0, 1)
+        check_real("eta_b", eta_b, 0, 1)
+        check_real("classifier_scale", classifier_scale)
+        samples = check_int("num_images_per_input", num_images_per_input, 1)
+        self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+
+        plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, self._size_multiple)
+        device = self._execution_device
+        measurement = Measurement(
+            plan.y.repeat_interleave(samples, dim=0).to(device), plan.operator.repeat_interleave(samples), plan.sigma_y
+        )
+        measurement.svd  # noqa: B018  # refuses an operator without an SVD before any work is done
+        batch = len(measurement.y)
+        if isinstance(generator, list) and len(generator) != batch:
+            raise InvalidInputError(f"generator must be one, or a list of {batch} for this batch; got {len(generator)}")
+        labels = self._check_class_labels(class_labels, batch, samples)
+
+        shape = (batch, *plan.operator.input_shape)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        sample = self.scheduler.start(measurement, noise)
+        steps = self.scheduler.timesteps.tolist()
+        self._num_timesteps = len(steps)
+        with self.progress_bar(total=len(steps)) as progress:
+            for i, t in enumerate(steps):
+                output = self._predict(sample, t, labels)
+                if classifier is not None:
+                    output = self._guide(output, sample, t, classifier, classifier_scale)
+                sample, pred_original_sample = self.scheduler.step(
+                    output, t, sample, measurement, eta=eta, eta_b=eta_b, generator=generator, return_dict=False
+                )
+                if callback_on_step_end is not None:
+                    state = {"sample": sample, "pred_original_sample": pred_original_sample}
+                    kept = {name: state[name] for name in callback_on_step_end_tensor_inputs}
+                    sample = (callback_on_step_end(self, i, t, kept) or {}).get("sample", sample)
+                progress.update()
+
+        restored = plan.finish(sample)
+        self.maybe_free_model_hooks()
+        result: Any = restored
+        if output_type == "pil":
+            result = images.to_pil(restored)
+        elif output_type == "np":
+            result = images.to_numpy(restored)
+        return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    @property
+    def _size_multiple(self) -> int:
+        return int(2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None) -> Tensor:
+        """The network's output in float32, its first channels if it predicts a variance too."""
+        x = self.scheduler.scale_model_input(sample, timestep).to(self.unet.dtype)
+        # On a CPU, the size of a batch changes how sums are rounded; one by one costs the same and stays exact.
+        size = 1 if x.device.type == "cpu" else len(x)
+        parts = []
+        for start in range(0, len(x), size):
+            part = None if labels is None else labels[start : start + size]
+            t = torch.full((min(size, len(x) - start),), timestep, device=x.device)
+            parts.append(self.unet(x[start : start + size], t, class_labels=part, return_dict=False)[0])
+        return torch.cat(parts)[:, : sample.shape[1]].to(sample.dtype)
+
+    def _guide(self, output: Tensor, sample: Tensor, timestep: int, classifier: Classifier, scale: float) -> Tensor:
+        """Move the noise estimate by -sqrt(1 - alpha_bar) scale grad log p(class | x_t), at the current x_t."""
+        with torch.enable_grad():
+            x = sample.detach().requires_grad_()
+            log_probability = classifier(x, torch.full((len(x),), timestep, device=x.device))
+            if log_probability.shape != (len(x),) or not log_probability.requires_grad:
+                raise InvalidInputError(
+                    f"classifier must return one differentiable log probability per picture, ({len(x)},), "
+                    f"got {tuple(log_probability.shape)}"
+                )
+            gradient = torch.autograd.grad(log_probability.sum(), x)[0]
+        alpha_bar = self.scheduler.alpha_bar(timestep)
+        shift = gradient * (-sqrt(1 - alpha_bar) * scale)
+        return shift_epsilon(output, shift, alpha_bar, self.scheduler.config.prediction_type)
+
+    def _check_class_labels(
+        self, class_labels: int | Sequence[int] | Tensor | None, batch: int, samples: int
+    ) -> Tensor | None:
+        classes = self.unet.config.num_class_embeds
+        if classes is None:
+            if class_labels is not None:
+                raise InvalidInputError("class_labels were given, but the network is not class-conditional")
+            return None
+        if class_labels is None:
+            raise InvalidInputError(f"the network is class-conditional: class_labels in 0..{classes - 1} are needed")
+        labels = torch.as_tensor(class_labels).reshape(-1)
+        if len(labels) == 1:
+            labels = labels.expand(batch)
+        elif len(labels) * samples == batch:
+            labels = labels.repeat_interleave(samples)
+        if labels.is_floating_point() or len(labels) != batch or not bool(((labels >= 0) & (labels < classes)).all()):
+            raise InvalidInputError(
+                f"class_labels must be one whole number in 0..{classes - 1}, or one per picture, got {class_labels!r}"
+            )
+        return labels.to(self._execution_device)
+
+
+class _Plan:
+    """How a call's pictures meet the network: the measurement of the canvas that it works on, and the way back.
+
+    The canvas is the picture, extended below and to the right to a multiple that the network can halve. What is added
+    counts as not measured, so the data term stays exact. A grey picture on a colour network is measured through the
+    mean colour; a colour picture on a grey network goes through it channel by channel.
+    """
+
+    def __init__(
+        self,
+        image: images.ImageInput,
+        operator: LinearOperator | str,
+        sigma_y: float,
+        channels: int,
+        multiple: int,
+    ) -> None:
+        self.sigma_y = check_real("sigma_y", sigma_y, 0)
+        self.grey: Grayscale | None = None
+        self.split = 1
+        if isinstance(operator, str):
+            y = images.to_tensor(image, limit=None)
+            operator, y = self._by_name(operator, y, channels)
+        elif isinstance(operator, LinearOperator):
+            y = images.to_tensor(image, limit=None)
+        else:
+            raise InvalidInputError(f"operator must be the name of a task or a LinearOperator, got {operator!r}")
+        self._check_range(y, operator)
+        if operator.input_shape[0] == 1 and channels == 3:
+            self.grey = Grayscale((3, *operator.input_shape[1:]))
+            operator = operator @ self.grey
+        if operator.input_shape[0] != channels:
+            raise OperatorError(
+                f"operator is for images of {operator.input_shape[0]} channels, the network takes {channels}"
+            )
+        _, height, width = operator.input_shape
+        self.size = (height, width)
+        canvas = (channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+        self.operator = operator if canvas == operator.input_shape else operator @ Crop(canvas, self.size)
+        self.y = y
+
+    def _by_name(self, name: str, y: Tensor, channels: int) -> tuple[LinearOperator, Tensor]:
+        shape = (y.shape[1], y.shape[2], y.shape[3])
+        if channels == 1 and shape[0] > 1:
+            self.split = shape[0]
+            y = y.reshape(-1, 1, *shape[1:])
+            shape = (1, *shape[1:])
+        return create(name, measurement_shape=shape), y
+
+    def _check_range(self, y: Tensor, operator: LinearOperator) -> None:
+        limit = 1.5 * operator.gain + 10 * self.sigma_y
+        largest = float(y.abs().max())
+        if largest > limit:
+            raise InvalidInputError(
+                f"image holds values up to {largest:g}; a measurement by {operator!r} of pictures in [-1, 1] with "
+                f"sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays in [0, 1]"
+            )
+
+    def finish(self, sample: Tensor) -> Tensor:
+        """The canvas back to pictures (B, C, H, W)."""
+        x = sample[:, :, : self.size[0], : self.size[1]]
+        if self.grey is not None:
+            x = self.grey.forward(x)
+        return x.reshape(-1, self.split, *self.size) if self.split > 1 else x
+
