@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_ddrm import DDRMPipeline
     from .schedulers.scheduling_ddrm import DDRMScheduler
 
-__version__ = "0.1.0.dev0"
-
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
 
@@ -36,6 +34,10 @@ __all__ = ["DEFAULT_PRIOR", "DDRMPipeline", "DDRMScheduler", "Measurement", "ima
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("diffusers-restore")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if not _HOMES[name]:

@@ -373,8 +373,8 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 
 def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
     return ImageError(
-        f"cannot read {str(path)!r}: {size} is more than max_pixels={max_pixels}; pass a larger max_pixels if you trust "
-        "the file"
+        f"cannot read {str(path)!r}: {size} is more than max_pixels={max_pixels}; pass a larger max_pixels if you "
+        "trust the file"
     )
 
 

@@ -225,7 +225,12 @@ def main() -> None:
             figures = denoising_psnr(accelerator.unwrap_model(unet).eval(), scheduler, validation)
             ema.restore(unet.parameters())
             unet.train()
-            record = {"step": done, "loss": float(torch.stack(losses).mean()), "seconds": time.time() - started, **figures}
+            record = {
+                "step": done,
+                "loss": float(torch.stack(losses).mean()),
+                "seconds": time.time() - started,
+                **figures,
+            }
             with log.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             bar.write(json.dumps(record))

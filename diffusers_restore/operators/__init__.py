@@ -86,7 +86,7 @@ def from_config(config: dict[str, Any]) -> LinearOperator:
     """
     params = dict(config)
     kind = params.pop("kind", None)
-    cls = OPERATORS[kind]  # type: ignore[index]  # None is reported as an unknown name
+    cls = OPERATORS[kind]
     try:
         operator: LinearOperator = cls._from_params(params)
     except (TypeError, KeyError) as error:

@@ -82,9 +82,17 @@ class CircularBlur(PerChannel):
     def with_channels(self, channels: int) -> CircularBlur:
         return CircularBlur((channels, *self._size), self.kernel)
 
+    def _joint_size(self, inner: CircularBlur) -> list[int]:
+        return [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]
+
+    def can_follow(self, inner: CircularBlur) -> bool:
+        """Whether the kernel of the product fits the image."""
+        rows, columns = self._joint_size(inner)
+        return rows <= self._size[0] and columns <= self._size[1]
+
     def after(self, inner: CircularBlur) -> CircularBlur:
         """The product of two circular blurs: the blur by the convolution of their kernels."""
-        size = [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]
+        size = self._joint_size(inner)
         product = torch.fft.rfft2(self.kernel, s=size) * torch.fft.rfft2(inner.kernel, s=size)
         return CircularBlur(self.input_shape, torch.fft.irfft2(product, s=size))
 

@@ -134,4 +134,3 @@ def from_json(operator: LinearOperator) -> LinearOperator:
     from . import from_config  # this module is part of the package
 
     return from_config(json.loads(json.dumps(operator.to_config())))
-

@@ -243,7 +243,7 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:
         return inner
     if isinstance(outer, Grayscale) and isinstance(inner, PerChannel):
         return compose(inner.with_channels(1), Grayscale(inner.input_shape, outer.weights))
-    if isinstance(outer, CircularBlur) and isinstance(inner, CircularBlur):
+    if isinstance(outer, CircularBlur) and isinstance(inner, CircularBlur) and outer.can_follow(inner):
         return outer.after(inner)
     if isinstance(outer, DisjointRows) and isinstance(inner, DisjointRows):
         return DisjointProduct(outer, inner)

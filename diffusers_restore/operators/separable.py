@@ -66,7 +66,9 @@ def blur_matrix(size: int, kernel: Sequence[float], border: str = "reflect") -> 
     weights = values.repeat(outputs, 1)
     if border == "zero":
         weights = torch.where((source >= 0) & (source < size), weights, 0.0)
-    index = {"reflect": reflect(source, size), "circular": source.remainder(size)}.get(border, source.clamp(0, size - 1))
+    index = {"reflect": reflect(source, size), "circular": source.remainder(size)}.get(
+        border, source.clamp(0, size - 1)
+    )
     return torch.zeros(outputs, size, dtype=torch.float64).scatter_add_(1, index, weights)
 
 

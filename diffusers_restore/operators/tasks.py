@@ -65,7 +65,7 @@ def motion_kernel(length: int, angle: float) -> Tensor:
     `length` pixels at `angle` degrees, counterclockwise from the right, spread over the four nearest pixels.
     """
     length, angle = check_int("length", length, 1), check_real("angle", angle)
-    centre = length // 2 + 1
+    centre = length // 2
     along = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * length, dtype=torch.float64)
     radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
     rows, columns = centre - along * torch.sin(radians), centre + along * torch.cos(radians)
@@ -97,9 +97,7 @@ def _deblur_uniform(image_shape: Shape, *, taps: int = 9, border: str = "reflect
     return _blur(image_shape, kernel, kernel, border)
 
 
-def _deblur_gauss(
-    image_shape: Shape, *, sigma: float = 10.0, taps: int = 5, border: str = "reflect"
-) -> LinearOperator:
+def _deblur_gauss(image_shape: Shape, *, sigma: float = 10.0, taps: int = 5, border: str = "reflect") -> LinearOperator:
     kernel = gaussian_kernel(sigma, taps)
     return _blur(image_shape, kernel, kernel, border)
 
@@ -229,7 +227,9 @@ def _blurred_super_resolution(factor: int) -> Task:
         kernel = gaussian_kernel(sigma, taps)
         return BlurDecimate(image_shape, torch.outer(kernel, kernel), factor)
 
-    return Task(f"super-resolution x{factor} of a Gaussian blur, every {factor}-th pixel kept", build, _enlarged(factor))
+    return Task(
+        f"super-resolution x{factor} of a Gaussian blur, every {factor}-th pixel kept", build, _enlarged(factor)
+    )
 
 
 def _compressed_sensing(ratio: int) -> Task:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from typing import Any, Literal
+from os import PathLike
+from typing import Any, Literal, Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -18,13 +19,14 @@ from ..errors import InvalidInputError, OperatorError, check_int, check_real, un
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.scheduling_ddrm import DDRMScheduler
+from .hub import check_weights
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 OutputType = Literal["pil", "np", "pt"]
 
 
-class DDRMPipeline(DiffusionPipeline):  # type: ignore[misc]
+class DDRMPipeline(DiffusionPipeline):
     """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
 
     Any unconditional or class-conditional `UNet2DModel` of a DDPM is a prior; a repository with a DDPM, DDIM or PNDM
@@ -56,9 +58,21 @@ class DDRMPipeline(DiffusionPipeline):  # type: ignore[misc]
                 "unet is a score network of a VE process (time_embedding_type='fourier'); a network of a DDPM is needed"
             )
         if not isinstance(scheduler, DDRMScheduler):
-            scheduler = DDRMScheduler.from_config(scheduler.config)
+            scheduler = DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
         self.register_modules(unet=unet, scheduler=scheduler)
         self._num_timesteps = 0
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pretrained`; a network that was not loaded whole is refused.
+
+        Raises:
+            InvalidInputError: the repository lacks some of the network's weights.
+        """
+        pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        if "unet" not in kwargs:
+            check_weights("unet", pipe.unet, kwargs.get("variant"))
+        return pipe
 
     @property
     def num_timesteps(self) -> int:
@@ -281,4 +295,3 @@ class _Plan:
         if self.grey is not None:
             x = self.grey.forward(x)
         return x.reshape(-1, self.split, *self.size) if self.split > 1 else x
-

@@ -41,6 +41,8 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
         InvalidInputError: a VE, flow-matching, consistency or zero-terminal-SNR schedule, or one not known here.
     """
     name = config.get("_class_name")
+    if name is None and "beta_schedule" not in config and {"sigma_min", "sigma_max", "shift"} & set(config):
+        name = "without betas"  # a configuration in memory has lost its class
     if name is not None and name not in VARIANCE_PRESERVING:
         raise InvalidInputError(
             f"scheduler {name} is not one of a variance-preserving process (DDPM), which this method needs; "
@@ -48,7 +50,9 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
         )
     for option in ("rescale_betas_zero_snr", "use_flow_sigmas"):
         if config.get(option):
-            raise InvalidInputError(f"a scheduler with {option}=True is not supported: its x0 has no finite noise level")
+            raise InvalidInputError(
+                f"a scheduler with {option}=True is not supported: its x0 has no finite noise level"
+            )
 
 
 def check_prediction_type(prediction_type: str) -> None:

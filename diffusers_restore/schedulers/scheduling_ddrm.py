@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf, sqrt
 from typing import Any
 
@@ -81,12 +82,12 @@ def ddrm_update(
     spread = (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt()
     renoise = torch.where(noisier, spread - eta_noise, 0.0)
     coefficients = pull * (measurement.y_bar - operator.vt(x0_hat)) + renoise * operator.vt(noise)
-    coefficients = coefficients - (c * measured) * operator.vt(epsilon_hat)
+    coefficients = coefficients - measured * operator.vt(c * epsilon_hat)
     return x + operator.v(coefficients)
 
 
 @dataclass
-class DDRMSchedulerOutput(BaseOutput):  # type: ignore[misc]
+class DDRMSchedulerOutput(BaseOutput):
     """What a step gives, both (B, C, H, W).
 
     Attributes:
@@ -98,7 +99,7 @@ class DDRMSchedulerOutput(BaseOutput):  # type: ignore[misc]
     pred_original_sample: Tensor
 
 
-class DDRMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class DDRMScheduler(SchedulerMixin, ConfigMixin):
     """DDRM (arXiv:2201.11793) on the noise schedule of a DDPM: `ddrm_start` and `ddrm_update` in diffusers' scale.
 
     The configuration is the part of `DDPMScheduler`'s that describes the network; build it from that of a repository
@@ -165,7 +166,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps of a chain: n with "leading" spacing, 0, T // n, 2 (T // n), ..., or a list of one's own.
+        """Choose the timesteps: n of "leading" spacing, 0, T // n, 2 (T // n), ..., or a list of one's own.
 
         Args:
             num_inference_steps: 1..T.
@@ -183,7 +184,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             chosen = [i * (last // count) for i in reversed(range(count))]
         else:
             chosen = [check_int("timesteps", t, 0, last - 1) for t in timesteps]
-            if not chosen or any(a <= b for a, b in zip(chosen, chosen[1:], strict=False)):
+            if not chosen or any(a <= b for a, b in pairwise(chosen)):
                 raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {chosen}")
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.tensor(chosen, device=device)

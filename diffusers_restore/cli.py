@@ -1,0 +1,767 @@
+"""The command line: `diffusers-restore restore | degrade | tasks`.
+
+torch and diffusers are imported inside the commands, so that `--help` and usage mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import DEFAULT_PRIOR, __version__
+from .errors import InvalidInputError, OperatorError, check_real, unknown_name
+from .registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .images import Picture
+    from .operators import LinearOperator, Task
+    from .pipelines.pipeline_ddrm import DDRMPipeline
+
+READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
+WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
+ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
+FILE_ARGUMENTS = ("mask", "kernel")  # arguments of tasks that are given as a file, by an option of their own
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def _task_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    known = Registry("diffusers_restore.tasks", "task")
+    if value not in known:
+        raise click.BadParameter(str(unknown_name("task", value, known)), ctx, param)
+    return value
+
+
+def _real(minimum: float, maximum: float = math.inf) -> Callable[[click.Context, click.Parameter, float], float]:
+    """A callback that accepts finite numbers in [minimum, maximum]; click's own ranges let NaN pass."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: float) -> float:
+        try:
+            return check_real(str(param.name), value, minimum, maximum)
+        except InvalidInputError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return check
+
+
+def _auto_or_real(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
+    """None for the word auto, or a number >= 0."""
+    if value == "auto":
+        return None
+    try:
+        return check_real(str(param.name), float(value), 0)
+    except ValueError as error:  # InvalidInputError is one
+        raise click.BadParameter(f"expected auto or a number >= 0, got {value!r}", ctx, param) from error
+
+
+def _parse_operator_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise click.BadParameter(f"expected k=v, such as sigma=2.5, got {pair!r}", ctx, param)
+        if name in FILE_ARGUMENTS:
+            raise click.BadParameter(f"give the {name} as a file: --{name} FILE", ctx, param)
+        if name in arguments:
+            raise click.BadParameter(f"{name} is given twice", ctx, param)
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = value
+    return arguments
+
+
+def _operator_options(command: _Command) -> _Command:
+    """The arguments and options that `restore` and `degrade` share."""
+    existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = [
+        click.argument("inputs", metavar="IN...", nargs=-1, required=True),
+        click.option("-o", "--output", metavar="OUT", required=True, help="A file for one picture, else a folder."),
+        click.option(
+            "-t",
+            "--task",
+            required=True,
+            metavar="NAME",
+            callback=_task_name,
+            help="What was done to the picture; `diffusers-restore tasks` lists the names.",
+        ),
+        click.option(
+            "--operator-arg",
+            "operator_args",
+            metavar="K=V",
+            multiple=True,
+            callback=_parse_operator_args,
+            help="An argument of the task, such as sigma=2.5; can be repeated.",
+        ),
+        click.option(
+            "--mask",
+            type=existing_file,
+            metavar="FILE",
+            help="Black and white picture for the task inpaint: white is known, black is missing.",
+        ),
+        click.option(
+            "--kernel",
+            type=existing_file,
+            metavar="FILE",
+            help="Blur kernel for the task deblur: a grey picture, which is scaled to the sum 1, or .npy numbers.",
+        ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="diffusers-restore")
+def main() -> None:
+    """Restore damaged pictures with a pretrained diffusion model.
+
+    \b
+    diffusers-restore restore photo.png -o restored.png --task denoise --sigma-y 0.2
+    diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore tasks
+
+    Every command has its own --help.
+    """  # noqa: D301  # click reads the control character
+
+
+# --- restore --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_operator_options
+@click.option(
+    "--sigma-y",
+    metavar="S",
+    default="auto",
+    callback=_auto_or_real,
+    show_default=True,
+    help="Standard deviation of the noise in the file, where black is -1 and white is 1 (a noise of 25 of 255 grey "
+    "levels is 0.196). auto is the rounding noise of the file's bit depth, step / sqrt(12): 0.00226 for 8 bits, "
+    "8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file are taken for the picture, and small "
+    "singular values multiply them.",
+)
+@click.option(
+    "--model",
+    metavar="REPO_OR_FOLDER",
+    help="An unconditional DDPM: a repository of the Hugging Face Hub or a folder.  [default: the bundled prior]",
+)
+@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Network evaluations.")
+@click.option("--eta", default=0.85, callback=_real(0, 1), show_default=True, help="Share of new noise in each step.")
+@click.option(
+    "--eta-b", default=1.0, callback=_real(0, 1), show_default=True, help="How far measured parts follow the file."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of sample 1; sample 2 has the next.",
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Write name-1.png ... name-N.png."
+)
+@click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network. auto is bfloat16 on a GPU that has it, else float32.",
+)
+@click.option("--skip-existing", is_flag=True, help="Keep what is there: go on with a run that was stopped.")
+def restore(
+    inputs: tuple[str, ...],
+    output: str,
+    task: str,
+    operator_args: dict[str, Any],
+    mask: Path | None,
+    kernel: Path | None,
+    max_pixels: int | None,
+    sigma_y: float | None,
+    model: str | None,
+    steps: int,
+    eta: float,
+    eta_b: float,
+    seed: int,
+    samples: int,
+    average: bool,
+    device: str,
+    dtype: str,
+    skip_existing: bool,
+) -> None:
+    """Restore degraded pictures IN to OUT.
+
+    \b
+    diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
+    diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
+
+    IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns: PNG, JPEG, WebP,
+    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency and 16 bits are kept. In a folder, names stay as
+    they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
+
+    A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
+    """  # noqa: D301  # click reads the control character
+    if average and samples == 1:
+        raise click.UsageError("--average needs --samples N with N >= 2")
+    jobs = _pair(inputs, output, _restored_suffix, 1 if average else samples)
+    arguments = _check_arguments(task, operator_args, mask, kernel)
+
+    import torch
+
+    from . import images, operators
+
+    max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    arguments |= _load_files(mask, kernel, max_pixels)
+    chosen_device = _device(device)
+    todo = _without_existing(jobs) if skip_existing else jobs
+    if not todo:
+        return
+    _make_folders(todo)
+    with _quiet_bars():
+        pipe = _load_pipeline(model or DEFAULT_PRIOR, chosen_device, _dtype(dtype, chosen_device))
+    try:
+        pipe.scheduler.set_timesteps(steps)
+    except InvalidInputError as error:
+        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+
+    def work(position: str, job: _Job) -> str:
+        begin = time.perf_counter()
+        picture = images.load(job.source, max_pixels=max_pixels)
+        alpha = _alpha(picture, job)
+        y = _grey(picture.tensor) if task == "colorize" else picture.tensor
+        channels, height, width = y.shape[1:]
+        operator = operators.create(task, measurement_shape=(channels, height, width), **arguments)
+        _check_measurement(operator, job.source, task, max_pixels)
+        by_name = pipe.unet.config.in_channels == 1 < channels and not arguments  # it takes the colours one by one
+        bits = _bits(picture, job.source)
+        total: Tensor | None = None
+        for i in range(samples):
+            target = job.targets[0 if average else i]
+            if skip_existing and not average and target.exists():
+                continue
+            count = f" {i + 1}/{samples}" if samples > 1 else ""
+            pipe.set_progress_bar_config(desc=f"{position}{job.name}{count}", leave=False, disable=not _on_terminal())
+            (x,) = pipe(
+                y,
+                operator=task if by_name else operator,
+                sigma_y=_rounding_noise(picture.bits) if sigma_y is None else sigma_y,
+                num_inference_steps=steps,
+                eta=eta,
+                eta_b=eta_b,
+                generator=torch.Generator().manual_seed(seed + i),  # on the CPU: the same noise on every device
+                output_type="pt",
+                return_dict=False,
+            )
+            total = x if total is None else total + x
+            if not average:
+                images.save(x, target, alpha=alpha, bits=bits)
+        assert total is not None  # a job that is done entirely is none
+        if average:
+            images.save(total / samples, job.targets[0], alpha=alpha, bits=bits)
+        return f"{_report(job, total)}  {time.perf_counter() - begin:.1f} s"
+
+    _run(todo, work)
+
+
+def _restored_suffix(source: Path) -> str:
+    return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
+
+
+def _without_existing(jobs: list[_Job]) -> list[_Job]:
+    for job in jobs:
+        if job.done:
+            click.echo(f"{job.name}: skipped, {job.target_names} exists")
+    return [job for job in jobs if not job.done]
+
+
+def _rounding_noise(bits: int) -> float:
+    """The standard deviation of a rounding error, step / sqrt(12), in [-1, 1] units; floats (32) are not rounded."""
+    return 0.0 if bits == 32 else 2 / (2**bits - 1) / math.sqrt(12)
+
+
+def _check_measurement(operator: LinearOperator, source: Path, task: str, max_pixels: int) -> None:
+    _, height, width = operator.input_shape
+    if height * width > max_pixels:
+        raise InvalidInputError(
+            f"the restored picture would have {width} x {height} pixels, more than --max-pixels {max_pixels}"
+        )
+    if not _is_picture(operator) and source.suffix.lower() != ".npy":
+        raise InvalidInputError(f"a measurement for the task {task} is no picture; a .npy file is expected")
+
+
+def _grey(y: Tensor) -> Tensor:
+    """The one channel of a grey picture, which may be stored as RGB."""
+    if bool((y != y[:, :1]).any()):
+        raise InvalidInputError("the picture has colours already; the task colorize expects a grey one")
+    return y[:, :1]
+
+
+def _device(name: str) -> torch.device:
+    """The device of that name, if this machine has it; auto is the first of cuda, mps and cpu that it has."""
+    import torch
+
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there and not (name == "cuda" and "cuda:0" in there):
+        raise click.BadParameter(f"no device {name!r} here; there are: auto, {', '.join(there)}", param_hint="--device")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def _load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> DDRMPipeline:
+    if not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~"):
+        raise click.ClickException(f"--model: there is no folder {model!r}")
+
+    from .pipelines.pipeline_ddrm import DDRMPipeline
+
+    try:
+        pipe: DDRMPipeline = DDRMPipeline.from_pretrained(model, torch_dtype=dtype)
+    except (OSError, ValueError) as error:  # InvalidInputError and the Hub's HFValidationError are ValueErrors
+        raise click.ClickException(f"--model {model!r} cannot be loaded: {_one_line(error)}") from error
+    return pipe.to(device)
+
+
+@contextmanager
+def _quiet_bars() -> Iterator[None]:
+    """No "Loading pipeline components" bar unless on a terminal."""
+    from diffusers.utils import logging
+
+    if _on_terminal():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+# --- degrade --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_operator_options
+@click.option(
+    "--sigma-y",
+    metavar="S",
+    default=0.0,
+    callback=_real(0),
+    show_default=True,
+    help="Standard deviation of Gaussian noise to add, where black is -1 and white is 1.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option("--crop", is_flag=True, help="Crop a picture whose size doesn't fit the task, around its centre.")
+def degrade(
+    inputs: tuple[str, ...],
+    output: str,
+    task: str,
+    operator_args: dict[str, Any],
+    mask: Path | None,
+    kernel: Path | None,
+    max_pixels: int | None,
+    sigma_y: float,
+    seed: int,
+    crop: bool,
+) -> None:
+    """Degrade clean pictures IN to OUT: make a measurement, to try things.
+
+    \b
+    diffusers-restore degrade photo.png -o small.png --task sr4
+    diffusers-restore degrade photo.png -o noisy.npy --task denoise --sigma-y 0.2
+    diffusers-restore restore noisy.npy -o back.png --task denoise --sigma-y 0.2
+
+    A measurement is written as a picture, clipped and rounded, or as exact numbers if OUT ends in .npy. In a folder it
+    is a PNG. Compressed sensing (cs2, cs4) measures no picture and always gives .npy.
+    """  # noqa: D301  # click reads the control character
+    jobs = _pair(inputs, output, lambda source: ".png", 1)
+    arguments = _check_arguments(task, operator_args, mask, kernel)
+
+    import torch
+
+    from . import images, operators
+
+    max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    arguments |= _load_files(mask, kernel, max_pixels)
+    _make_folders(jobs)
+    inexact: list[str] = []
+
+    def work(position: str, job: _Job) -> str:
+        picture = images.load(job.source, max_pixels=max_pixels)
+        operator, picture = _fit(task, arguments, picture, crop)
+        y = operators.measure(operator, picture.tensor, sigma_y, torch.Generator().manual_seed(seed)).y
+        if not _is_picture(operator):
+            job = job.as_numbers(task)
+        exact = job.targets[0].suffix.lower() == ".npy"
+        if not exact and (sigma_y > 0 or float(y.abs().max()) > 1):
+            inexact.append(job.name)
+        images.save(y, job.targets[0], alpha=None if exact else _alpha(picture, job), bits=_bits(picture, job.source))
+        return _report(job, y)
+
+    try:
+        _run(jobs, work)
+    finally:
+        if inexact:
+            click.echo("note: noise was clipped and rounded; -o NAME.npy keeps the exact numbers", err=True)
+
+
+def _fit(task: str, arguments: dict[str, Any], picture: Picture, crop: bool) -> tuple[LinearOperator, Picture]:
+    """The operator for a clean picture, which may be cropped to a size that the task can carry."""
+    from . import operators
+
+    channels, height, width = picture.tensor.shape[1:]
+    if task == "colorize" and channels == 1:
+        raise InvalidInputError("the picture is grey already; the task colorize measures a colour picture")
+
+    def create(rows: int, columns: int) -> LinearOperator:
+        return operators.create(task, image_shape=(channels, rows, columns), **arguments)
+
+    try:
+        return create(height, width), picture
+    except OperatorError as error:
+        fitting = _fitting_size(create, height, width)
+        if fitting is None:
+            raise
+        rows, columns = fitting
+        if not crop:
+            raise InvalidInputError(
+                f"the task {task} cannot measure {width} x {height} pixels: {error}; {columns} x {rows} would fit: "
+                "add --crop"
+            ) from error
+    top, left = (height - rows) // 2, (width - columns) // 2
+    window = (..., slice(top, top + rows), slice(left, left + columns))
+    alpha = None if picture.alpha is None else picture.alpha[window]
+    return create(rows, columns), replace(picture, tensor=picture.tensor[window], alpha=alpha)
+
+
+def _fitting_size(create: Callable[[int, int], object], height: int, width: int) -> tuple[int, int] | None:
+    """A size just below, of multiples of one number, that the operator can carry; None if there is none."""
+    for multiple in range(2, min(height, width, 64) + 1):
+        rows, columns = height - height % multiple, width - width % multiple
+        try:
+            create(rows, columns)
+        except OperatorError:
+            continue
+        return rows, columns
+    return None
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def tasks(as_json: bool) -> None:
+    """List the tasks: name, what it restores, its arguments with their defaults.
+
+    \b
+    diffusers-restore tasks
+    diffusers-restore restore blurred.png -o sharp.png --task deblur-gauss --operator-arg sigma=3 --operator-arg taps=9
+    """  # noqa: D301  # click reads the control character
+    from .operators import TASKS
+
+    if as_json:
+        listed = []
+        for name in TASKS:
+            arguments = [
+                {"name": key, "required": True} if p.default is p.empty else {"name": key, "default": p.default}
+                for key, p in TASKS[name].arguments.items()
+            ]
+            listed.append({"name": name, "summary": TASKS[name].summary, "arguments": arguments})
+        click.echo(json.dumps(listed, indent=2))
+        return
+    formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 120))
+    formatter.write_dl([(name, _describe(TASKS[name])) for name in TASKS])
+    click.echo(formatter.getvalue() + "\nArguments in brackets, with their defaults, are set by --operator-arg K=V.")
+
+
+def _describe(task: Task) -> str:
+    """`blur by a Gaussian [sigma=10, taps=5]`"""
+
+    def text(name: str, default: Any, required: bool) -> str:
+        if required:
+            return f"--{name} FILE" if name in FILE_ARGUMENTS else f"{name} (required)"
+        if isinstance(default, (tuple, list)):
+            return f"{name}=[{','.join(f'{value:g}' for value in default)}]"
+        if default is None:
+            return f"{name}=null"
+        return f"{name}={default:g}" if isinstance(default, float) else f"{name}={default}"
+
+    arguments = ", ".join(text(name, p.default, p.default is p.empty) for name, p in task.arguments.items())
+    return task.summary + (f" [{arguments}]" if arguments else "")
+
+
+# --- inputs and outputs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One input, and the files to write for it: one, or one for each sample."""
+
+    source: Path
+    targets: tuple[Path, ...]
+    fixed: bool  # the user chose the name of the target, suffix included
+
+    @property
+    def name(self) -> str:
+        return click.format_filename(self.source)
+
+    @property
+    def target_names(self) -> str:
+        first, last = click.format_filename(self.targets[0]), click.format_filename(self.targets[-1].name)
+        return first if len(self.targets) == 1 else f"{first} ... {last}"
+
+    @property
+    def done(self) -> bool:
+        return all(target.exists() for target in self.targets)
+
+    def as_numbers(self, task: str) -> _Job:
+        """The job with a .npy target, for a measurement that is no picture."""
+        if self.fixed and self.targets[0].suffix.lower() != ".npy":
+            raise InvalidInputError(f"a measurement for the task {task} is no picture; write it to a .npy file")
+        return replace(self, targets=tuple(target.with_suffix(".npy") for target in self.targets))
+
+
+def _pair(inputs: Sequence[str], output: str, suffix: Callable[[Path], str], samples: int) -> list[_Job]:
+    """What to read and where to write it; `suffix` gives that of a result in a folder.
+
+    Raises:
+        click.UsageError: nothing to read, two results of one name, or a result in the place of an input.
+    """
+    out = Path(output)
+    names_folder = out.is_dir() or not out.suffix or output.endswith(("/", os.sep))
+    single = len(inputs) == 1 and Path(inputs[0]).is_file()
+    if not names_folder and out.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise click.UsageError(
+            f"-o {output!r}: the suffix of a file must be one of {', '.join(WRITABLE_SUFFIXES)}; for a folder, end "
+            "with a slash"
+        )
+    found = list(_expand(inputs, out))
+    if not names_folder and not single:
+        raise click.UsageError(
+            f"-o {output!r} is the name of one file; folders, patterns and several files need a folder"
+        )
+
+    jobs: dict[tuple[Path, Path], _Job] = {}
+    for source, relative in found:
+        target = out / relative.with_suffix(suffix(source)) if names_folder else out
+        numbered = [target.with_stem(f"{target.stem}-{i + 1}") for i in range(samples)] if samples > 1 else [target]
+        jobs[source, target] = _Job(source, tuple(numbered), fixed=not names_folder)
+
+    sources = {job.source.resolve() for job in jobs.values()}
+    taken: dict[str, _Job] = {}
+    for job in jobs.values():
+        for target in job.targets:
+            other = taken.setdefault(os.path.normcase(target), job)
+            if other is not job:
+                raise click.UsageError(
+                    f"{other.name!r} and {job.name!r} would both be written to {click.format_filename(target)!r}; "
+                    "restore them to different folders"
+                )
+            if target.resolve() in sources:
+                raise click.UsageError(f"-o {output!r} would overwrite the input {click.format_filename(target)!r}")
+    return list(jobs.values())
+
+
+def _expand(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Every input file, and its place in an output folder."""
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            found = [(file, file.relative_to(path)) for file in _walk(path, out)]
+        elif path.exists():
+            yield path, Path(path.name)
+            continue
+        elif glob.has_magic(text):
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+            found = [(match, Path(match.name)) for match in matches if _is_readable(match)]
+        else:
+            raise click.UsageError(f"there is no file or folder {text!r}")
+        if not found:
+            where = "in the folder" if path.is_dir() else "of the pattern"
+            raise click.UsageError(f"no pictures {where} {text!r}; they end in {', '.join(READABLE_SUFFIXES)}")
+        yield from found
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    """The pictures in a folder and those below it, in order; hidden ones and the output folder are left out."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if entry.resolve() != out.resolve():
+                yield from _walk(entry, out)
+        elif _is_readable(entry):
+            yield entry
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in READABLE_SUFFIXES and path.is_file()
+
+
+def _make_folders(jobs: Iterable[_Job]) -> None:
+    """Make the output folders before any work is done."""
+    for folder in sorted({target.parent for job in jobs for target in job.targets}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot make the folder {click.format_filename(folder)!r}: {error.strerror}"
+            ) from error
+        if not os.access(folder, os.W_OK):
+            raise click.ClickException(f"cannot write in the folder {click.format_filename(folder)!r}: no permission")
+
+
+def _run(jobs: list[_Job], work: Callable[[str, _Job], str]) -> None:
+    """Do all jobs and print a line for each; one that fails is reported, and the exit status is 1 at the end."""
+    failed: list[str] = []
+    for number, job in enumerate(jobs, 1):
+        try:
+            line = work(f"[{number}/{len(jobs)}] " if len(jobs) > 1 else "", job)
+        except (InvalidInputError, OSError) as error:
+            click.echo(f"{job.name}: {_one_line(error)}", err=True)
+            failed.append(job.name)
+        else:
+            click.echo(line)
+    if failed:
+        if len(jobs) > 1:
+            click.echo(f"{len(failed)} of {len(jobs)} failed: {', '.join(failed)}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _report(job: _Job, result: Tensor) -> str:
+    return f"{job.name} -> {job.target_names}  {result.shape[3]}x{result.shape[2]}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# --- pictures and operators -----------------------------------------------------------------------------------------
+
+
+def _check_arguments(
+    task: str, operator_args: dict[str, Any], mask: Path | None, kernel: Path | None
+) -> dict[str, Any]:
+    """The arguments of the task that are no files, once it is sure that it has all of them and needs no other.
+
+    Raises:
+        click.UsageError: an argument that the task doesn't have, or lacks.
+    """
+    from .operators import TASKS
+
+    accepted = TASKS[task].arguments
+    files = {"mask": mask, "kernel": kernel}
+    for name in FILE_ARGUMENTS:
+        if files[name] is not None and name not in accepted:
+            able = ", ".join(other for other in TASKS if name in TASKS[other].arguments)
+            raise click.UsageError(f"the task {task} takes no --{name}; it is for: {able}")
+    for name in operator_args:
+        if name not in accepted:
+            listed = ", ".join(key for key in accepted if key not in FILE_ARGUMENTS) or "none"
+            raise click.UsageError(f"--operator-arg: the task {task} has no argument {name!r}; it has: {listed}")
+    for name, parameter in accepted.items():
+        if parameter.default is parameter.empty and name not in operator_args and files.get(name) is None:
+            wanted = f"--{name} FILE" if name in FILE_ARGUMENTS else f"--operator-arg {name}=..."
+            raise click.UsageError(f"the task {task} needs {wanted}")
+    return operator_args
+
+
+def _load_files(mask: Path | None, kernel: Path | None, max_pixels: int) -> dict[str, Tensor]:
+    """The arguments that are given as files."""
+    from . import images
+
+    loaded: dict[str, Tensor] = {}
+    try:
+        if mask is not None:
+            loaded["mask"] = images.load_mask(mask, max_pixels=max_pixels)
+        if kernel is not None:
+            loaded["kernel"] = _load_kernel(kernel, max_pixels)
+    except (InvalidInputError, OSError) as error:
+        raise click.ClickException(_one_line(error)) from error
+    return loaded
+
+
+def _load_kernel(path: Path, max_pixels: int) -> Tensor:
+    """The numbers of a .npy file, or the grey levels of a picture divided by their sum."""
+    import numpy as np
+    import torch
+
+    from . import images
+
+    if path.suffix.lower() == ".npy":
+        try:
+            numbers = np.load(path, allow_pickle=False)
+            return torch.from_numpy(numbers.astype(np.float64))
+        except (ValueError, TypeError, EOFError, AttributeError) as error:
+            raise InvalidInputError(f"--kernel {str(path)!r} holds no array of numbers: {error}") from error
+    levels = (images.load(path, max_pixels=max_pixels).tensor[0].double() + 1) / 2
+    if bool((levels != levels[:1]).any()):
+        raise InvalidInputError(f"--kernel {str(path)!r} must be a grey picture, got colours")
+    if not bool(levels.any()):
+        raise InvalidInputError(f"--kernel {str(path)!r} is all black; its brightness is the weight of each pixel")
+    return levels[0] / levels.sum()
+
+
+def _is_picture(operator: LinearOperator) -> bool:
+    """Whether measurements look like a picture, so that a picture file can hold them."""
+    from .operators import CompressedSensing
+
+    return operator.output_shape[0] in (1, 3) and not isinstance(operator, CompressedSensing)
+
+
+def _alpha(picture: Picture, job: _Job) -> Tensor | None:
+    """The transparency to put back, refused before any work is done where the file can't hold it."""
+    suffix = job.targets[0].suffix.lower()
+    if picture.alpha is None or suffix in ALPHA_SUFFIXES:
+        return picture.alpha
+    if bool((picture.alpha < 1).any()):
+        raise InvalidInputError(
+            f"the picture has transparency, which {suffix} cannot hold; write one of {', '.join(ALPHA_SUFFIXES)}"
+        )
+    return None
+
+
+def _bits(picture: Picture, source: Path) -> int:
+    """Bits of the result: those of the source; exact numbers say nothing about it and give 8."""
+    return 8 if source.suffix.lower() == ".npy" else picture.bits

@@ -1,0 +1,73 @@
+"""PSNR and SSIM of pictures in [-1, 1], by scikit-image."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import InvalidInputError
+
+
+def skimage(module: str) -> Any:
+    """The module `skimage.<module>`.
+
+    Raises:
+        ImportError: scikit-image is not installed; the message names the extra that brings it.
+    """
+    try:
+        return import_module(f"skimage.{module}")
+    except ImportError as error:
+        raise ImportError(
+            "metrics and classical methods need scikit-image: pip install 'diffusers-restore[metrics]'"
+        ) from error
+
+
+def psnr(image: Tensor, reference: Tensor) -> float:
+    """10 log10(2^2 / mean (image - reference)^2) in dB over all pixels and colours; infinite for equal pictures.
+
+    Args:
+        image, reference: (C, H, W) in [-1, 1]; both are clipped to the range first.
+
+    Raises:
+        InvalidInputError: other shapes.
+        ImportError: scikit-image is not installed.
+    """
+    a, b = _pair(image, reference)
+    if np.array_equal(a, b):
+        return math.inf
+    return float(skimage("metrics").peak_signal_noise_ratio(b, a, data_range=2))
+
+
+def ssim(image: Tensor, reference: Tensor) -> float:
+    """The mean structural similarity of Wang et al. (2004): Gaussian windows of sd 1.5, mean over the colours.
+
+    Args:
+        image, reference: (C, H, W) in [-1, 1], H and W at least 11; both are clipped to the range first.
+
+    Raises:
+        InvalidInputError: other shapes.
+        ImportError: scikit-image is not installed.
+    """
+    a, b = _pair(image, reference)
+    if min(a.shape[1:]) < 11:
+        raise InvalidInputError(f"SSIM needs pictures of at least 11 x 11 pixels, got {tuple(a.shape)}")
+    return float(
+        skimage("metrics").structural_similarity(
+            b, a, data_range=2, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+    )
+
+
+def _pair(image: Tensor, reference: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both pictures, clipped, in float64."""
+    if image.ndim != 3 or image.shape != reference.shape:
+        raise InvalidInputError(
+            f"image and reference must both be (C, H, W), got {tuple(image.shape)} and {tuple(reference.shape)}"
+        )
+    a, b = (x.detach().cpu().double().clamp(-1, 1).numpy() for x in (image, reference))
+    return a, b

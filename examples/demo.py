@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Damage the bundled photographs in six ways, restore them with DDRM, and put the results side by side.
+
+    python examples/demo.py --output_dir demo
+
+Writes one before/after sheet for each task and photograph, overview.png, and a table of PSNR and SSIM against the
+pseudo-inverse of the measurement and a classical method, whose weight is the best for the very picture that is
+restored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import diffusers_restore
+from diffusers_restore import DDRMPipeline, images, operators
+from diffusers_restore.evaluation import classical
+from diffusers_restore.evaluation.metrics import psnr, ssim
+from diffusers_restore.evaluation.report import (
+    Cell,
+    contact_sheet,
+    how_it_was_run,
+    markdown_table,
+    save_sheet,
+    write_report,
+)
+
+PHOTOS = Path(diffusers_restore.__file__).parent / "assets" / "photos"
+
+
+@dataclass(frozen=True)
+class Damage:
+    label: str
+    task: str
+    sigma_y: float = 0.0
+
+
+DAMAGES = (
+    Damage("Inpainting,\nscratches", "inpaint-scratches"),
+    Damage("Inpainting,\n50 % of the\npixels missing", "inpaint-random"),
+    Damage("Super-resolution\nx4", "sr4"),
+    Damage("Deblurring,\nnoise 0.02", "deblur-gauss", 0.02),
+    Damage("Denoising,\nnoise 0.2", "denoise", 0.2),
+    Damage("Colourisation", "colorize"),
+)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("demo"), help="where pictures and tables go")
+    parser.add_argument("--model", default=diffusers_restore.DEFAULT_PRIOR, help="prior: a folder or a Hub repository")
+    parser.add_argument(
+        "--photos", nargs="+", default=["chelsea"], choices=sorted(p.stem for p in PHOTOS.glob("*.png"))
+    )
+    parser.add_argument("--tasks", nargs="+", default=[damage.task for damage in DAMAGES], help="which damages")
+    parser.add_argument("--size", type=int, help="side of a centre crop (default: the whole photograph)")
+    parser.add_argument("--steps", type=int, default=20, help="network evaluations for each picture")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    for task in args.tasks:
+        if task not in {damage.task for damage in DAMAGES}:
+            parser.error(f"no task {task!r} here; there are: {', '.join(damage.task for damage in DAMAGES)}")
+    return args
+
+
+def load(photo: str, size: int | None) -> Tensor:
+    """(1, 3, H, W) in [-1, 1]."""
+    x = images.load(PHOTOS / f"{photo}.png").tensor
+    if size is None:
+        return x
+    top, left = (x.shape[2] - size) // 2, (x.shape[3] - size) // 2
+    return x[:, :, top : top + size, left : left + size]
+
+
+def restore(pipe: DDRMPipeline, damage: Damage, original: Tensor, args: argparse.Namespace) -> dict[str, Tensor]:
+    """What every method makes of one damaged photograph, by name, each (1, C, H, W)."""
+    operator = operators.create(damage.task, image_shape=tuple(original.shape[1:]))
+    generator = torch.Generator().manual_seed(args.seed)
+    measurement = operators.measure(operator, original, damage.sigma_y, generator)
+    results = {"measured": measurement.y, "pseudo-inverse": operator.pinv(measurement.y)}
+    tried = {o.name: classical.best(o, measurement, original[0])[0] for o in classical.opponents(operator)}
+    if tried:
+        name = max(tried, key=lambda name: psnr(tried[name][0], original[0]))
+        results[name] = tried[name]
+    pipe.set_progress_bar_config(desc=f"{damage.task:>17}")
+    results["DDRM"] = pipe(
+        measurement.y,
+        operator=operator,
+        sigma_y=damage.sigma_y,
+        num_inference_steps=args.steps,
+        generator=torch.Generator().manual_seed(args.seed),
+        output_type="pt",
+    ).images
+    return results
+
+
+def cells(original: Tensor, results: dict[str, Tensor]) -> dict[str, Cell]:
+    """The original and every result with its PSNR as the caption."""
+    shown = {"original": Cell("original", original[0])}
+    for name, picture in results.items():
+        caption = name
+        if picture.shape == original.shape and name != "measured":
+            caption = f"{name}, {psnr(picture[0], original[0]):.2f} dB"
+        shown[name] = Cell(caption, picture[0])
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    started = time.perf_counter()
+    pipe = DDRMPipeline.from_pretrained(args.model)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    overview, rows = [], []
+    for photo in args.photos:
+        original = load(photo, args.size)
+        for damage in DAMAGES:
+            if damage.task not in args.tasks:
+                continue
+            results = restore(pipe, damage, original, args)
+            shown = cells(original, results)
+            save_sheet(contact_sheet([("", list(shown.values()))]), args.output_dir / f"{photo}-{damage.task}.png")
+            for name in results:
+                if name != "measured":
+                    x = results[name][0]
+                    figures = {"PSNR": psnr(x, original[0]), "SSIM": ssim(x, original[0])}
+                    rows.append({"photo": photo, "task": damage.task, "method": name, **figures})
+            # A row of the overview: what came, the best of the others (or none), what DDRM makes of it.
+            classic = [name for name in shown if name not in ("original", "measured", "pseudo-inverse", "DDRM")]
+            other = shown[classic[0]] if classic else Cell("no classical method")
+            if photo == args.photos[0]:
+                overview.append((damage.label, [shown["original"], shown["measured"], other, shown["DDRM"]]))
+    save_sheet(contact_sheet(overview), args.output_dir / "overview.png")
+    table = markdown_table(rows, {"photo": "", "task": "", "method": "", "PSNR": ".2f", "SSIM": ".3f"})
+    run = how_it_was_run("examples/demo.py", argv)
+    written = write_report(args.output_dir / "table", {"run": run, "rows": rows}, table)
+    print(table)
+    print(
+        f"{time.perf_counter() - started:.0f} s. Before and after: {args.output_dir}/overview.png, and one sheet per task"
+    )
+    print("Figures: " + ", ".join(str(path) for path in written))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Small networks, repositories in the Hub's layouts, and where the shared material of the project is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Golden arrays and test pictures; only the developers' machines and CI hold them."""
+    if not (SHARED / "golden").is_dir():
+        pytest.skip("the shared folder with golden arrays and pictures is not beside the project")
+    return SHARED
+
+
+def make_unet(*, channels: int = 3, out_channels: int | None = None, levels: int = 2, **config: Any) -> UNet2DModel:
+    """A small network with random weights, the same ones at every call, that leaves the global random state alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return UNet2DModel(
+            sample_size=16,
+            in_channels=channels,
+            out_channels=out_channels or channels,
+            block_out_channels=(8, 16, 16, 16)[:levels],
+            layers_per_block=1,
+            down_block_types=("DownBlock2D",) * levels,
+            up_block_types=("UpBlock2D",) * levels,
+            norm_num_groups=4,
+            add_attention=False,
+            **config,
+        ).eval()
+
+
+@pytest.fixture(scope="session")
+def unet() -> UNet2DModel:
+    return make_unet()
+
+
+WriteRepo = Callable[..., Path]
+
+
+@pytest.fixture
+def write_repo(tmp_path: Path) -> WriteRepo:
+    """Write a stock repository folder as it lies on the Hub, in sub-folders or with every file at the root."""
+
+    def write(
+        unet: UNet2DModel,
+        scheduler: Any = None,
+        *,
+        pipeline: str = "DDPMPipeline",
+        at_root: bool = False,
+        name: str = "repo",
+    ) -> Path:
+        scheduler = scheduler or DDPMScheduler()
+        folder = tmp_path / name
+        unet.save_pretrained(folder if at_root else folder / "unet")
+        scheduler.save_pretrained(folder if at_root else folder / "scheduler")
+        index = {
+            "_class_name": pipeline,
+            "_diffusers_version": "0.1.1",
+            "scheduler": ["diffusers", type(scheduler).__name__],
+            "unet": ["diffusers", "UNet2DModel"],
+        }
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return folder
+
+    return write

@@ -1,0 +1,669 @@
+"""The command line, from the words typed to the files written, on a tiny network with random weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
+
+import diffusers_restore
+from diffusers_restore import cli, images
+from diffusers_restore.operators import TASKS
+
+STEPS = 2
+SIDE = 16
+
+Restore = Callable[..., Result]
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(word) for word in words])
+
+
+def save_model(folder: Path, channels: int = 3) -> Path:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIDE,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        add_attention=False,
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng():
+        return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def grey_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with torch.random.fork_rng():
+        return save_model(tmp_path_factory.mktemp("grey model"), channels=1)
+
+
+@pytest.fixture
+def restore(model: Path) -> Restore:
+    """Run `restore` on the CPU, for denoising unless another task is named."""
+
+    def restore(*words: object) -> Result:
+        words = (*words, "--device", "cpu")
+        for option, value in (("--task", "denoise"), ("--model", model), ("--steps", STEPS)):
+            if option not in words:
+                words = (*words, option, value)
+        return run("restore", *words)
+
+    return restore
+
+
+def levels(seed: int = 0, channels: int = 3, side: int = SIDE, bits: int = 8) -> Any:
+    """Smooth colours with some noise: (side, side, C) of uint8 or uint16."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0.2, 0.7, side)[:, None, None] + np.linspace(0, 0.2, channels)
+    values = ramp + rng.uniform(0, 0.1, (side, side, channels))
+    return (values * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def picture(path: Path, seed: int = 0, channels: int = 3, side: int = SIDE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(levels(seed, channels, side).squeeze()).save(path)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def fails(result: Result, code: int, *messages: str) -> None:
+    """The exit status, one line of explanation after click's usage lines, and no traceback."""
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    for message in messages:
+        assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def succeeds(result: Result) -> None:
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+
+
+# --- start-up and help -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["restore", "--help"], ["degrade", "-h"], ["tasks", "--help"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys, time
+from diffusers_restore.cli import main
+main({words!r}, standalone_mode=False)
+print(time.process_time(), *sorted({{"torch", "diffusers", "numpy", "PIL"}} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds, *heavy = done.stderr.split()
+    assert heavy == []
+    assert float(seconds) < 0.5
+    assert "diffusers-restore" in done.stdout  # an example
+
+
+def test_a_misspelt_task_is_answered_without_torch() -> None:
+    code = """
+import sys
+from diffusers_restore.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    words = ["restore", "absent.png", "-o", "out.png", "--task", "inpant"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "no task named 'inpant'; did you mean 'inpaint'" in done.stderr
+    assert "sr4" in done.stderr
+
+
+def test_the_module_runs_and_a_fault_in_use_is_no_traceback(tmp_path: Path) -> None:
+    words = ["restore", picture(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--task", "sr4", "--model", tmp_path]
+    done = subprocess.run(
+        [sys.executable, "-m", "diffusers_restore", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    *_, line = done.stderr.splitlines()
+    assert line.startswith(f"Error: --model {str(tmp_path)!r} cannot be loaded: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_version() -> None:
+    assert run("--version").output.split()[-1] == diffusers_restore.__version__
+
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_lists_every_registered_task() -> None:
+    result = run("tasks")
+    succeeds(result)
+    words = result.output.split()
+    assert set(TASKS) <= set(words)
+    assert "border=reflect]" in words
+    assert "seed=0" in result.output
+    assert "[--mask" in words
+
+
+def test_tasks_as_json() -> None:
+    result = run("tasks", "--json")
+    succeeds(result)
+    listed = {task["name"]: task for task in json.loads(result.output)}
+    assert set(listed) == set(TASKS)
+    assert listed["deblur-motion"]["arguments"] == [{"name": "length", "default": 15}, {"name": "angle", "default": 30}]
+    assert listed["inpaint"]["arguments"] == [{"name": "mask", "required": True}]
+    assert listed["inpaint"]["summary"] == TASKS["inpaint"].summary
+
+
+# --- every task ------------------------------------------------------------------------------------------------------
+
+
+def extra(task: str, folder: Path) -> list[object]:
+    if task == "inpaint":
+        mask = np.full((32, 32), 255, np.uint8)
+        mask[8:16, 4:20] = 0
+        Image.fromarray(mask).save(folder / "mask.png")
+        return ["--mask", folder / "mask.png"]
+    if task == "deblur":
+        Image.fromarray(np.array([[0, 50, 0], [50, 100, 50], [0, 50, 0]], np.uint8)).save(folder / "kernel.png")
+        return ["--kernel", folder / "kernel.png"]
+    return []
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_every_task_there_and_back(task: str, restore: Restore, tmp_path: Path) -> None:
+    """Degrade and restore; degraded again, the restored picture is the measurement again."""
+    clean = picture(tmp_path / "clean.png", side=32)
+    words = ["--task", task, *extra(task, tmp_path)]
+    succeeds(run("degrade", clean, "-o", tmp_path / "y.npy", *words))
+    succeeds(restore(tmp_path / "y.npy", "-o", tmp_path / "x.npy", *words))
+    assert np.load(tmp_path / "x.npy").shape == (3, 32, 32)
+    succeeds(run("degrade", tmp_path / "x.npy", "-o", tmp_path / "again.npy", *words))
+    # What singular values near the threshold carry is known to a few thousandths only.
+    np.testing.assert_allclose(np.load(tmp_path / "again.npy"), np.load(tmp_path / "y.npy"), atol=5e-3)
+
+
+def test_arguments_reach_the_operator(tmp_path: Path) -> None:
+    clean = picture(tmp_path / "clean.png")
+    words = ["--operator-arg", "sigma=1.5", "--operator-arg", "taps=3", "--operator-arg", "border=circular"]
+    succeeds(run("degrade", clean, "-o", tmp_path / "y.npy", "--task", "deblur-gauss", *words))
+    operator = diffusers_restore.operators.create(
+        "deblur-gauss", image_shape=(3, SIDE, SIDE), sigma=1.5, taps=3, border="circular"
+    )
+    expected = operator.forward(images.load(clean).tensor)[0]
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), expected.numpy())
+
+
+def test_kernel_files(tmp_path: Path) -> None:
+    clean = picture(tmp_path / "clean.png")
+    weights = np.array([[0, 1, 2], [0, 4, 0], [0, 0, 1]])
+    np.save(tmp_path / "k.npy", weights / weights.sum())
+    Image.fromarray((weights * 60).astype(np.uint8)).save(tmp_path / "k.png")
+    for suffix in ("npy", "png"):
+        out = tmp_path / f"from-{suffix}.npy"
+        succeeds(run("degrade", clean, "-o", out, "--task", "deblur", "--kernel", tmp_path / f"k.{suffix}"))
+    np.testing.assert_allclose(np.load(tmp_path / "from-npy.npy"), np.load(tmp_path / "from-png.npy"), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["black", "coloured", "pickle", "text", "empty"])
+def test_bad_kernel_files(kind: str, tmp_path: Path) -> None:
+    kernel = tmp_path / ("k.png" if kind in ("black", "coloured") else "k.npy")
+    if kind == "black":
+        Image.new("L", (3, 3)).save(kernel)
+    elif kind == "coloured":
+        Image.new("RGB", (3, 3), "red").save(kernel)
+    elif kind == "pickle":
+        np.save(kernel, np.array([{"a": 1}], dtype=object))
+    elif kind == "text":
+        np.save(kernel, np.array(["a", "b"]))
+    else:
+        kernel.touch()
+    clean = picture(tmp_path / "clean.png")
+    fails(run("degrade", clean, "-o", tmp_path / "y.png", "--task", "deblur", "--kernel", kernel), 1, "--kernel", "k.")
+
+
+# --- one picture -----------------------------------------------------------------------------------------------------
+
+
+def test_one_file(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "photo.png")
+    result = restore(source, "-o", tmp_path / "deep" / "er" / "out.png", "--task", "sr2")
+    succeeds(result)
+    assert result.stdout.startswith(f"{source} -> {tmp_path / 'deep' / 'er' / 'out.png'}  32x32  ")
+    assert result.stdout.endswith(" s\n")
+    assert result.stdout.count("\n") == 1
+    assert names(tmp_path) == ["deep/er/out.png", "photo.png"]
+
+
+def test_the_result_is_that_of_the_pipeline(restore: Restore, model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "photo.png")
+    words = ["--task", "sr2", "--sigma-y", 0.1, "--eta", 0.7, "--eta-b", 0.5, "--seed", 5]
+    succeeds(restore(source, "-o", tmp_path / "out.npy", *words))
+    pipe = diffusers_restore.DDRMPipeline.from_pretrained(str(model))
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(5)
+    expected = pipe(
+        Image.open(source), "sr2", 0.1, STEPS, eta=0.7, eta_b=0.5, generator=generator, output_type="pt"
+    ).images
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
+
+
+@pytest.mark.parametrize(
+    ("bits", "noise"), [(8, 2 / 255 / 12**0.5), (16, 2 / 65535 / 12**0.5), (32, 0)], ids=["8", "16", "npy"]
+)
+def test_sigma_y_auto_is_the_rounding_noise(
+    bits: int, noise: float, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    call = diffusers_restore.DDRMPipeline.__call__
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(kwargs["sigma_y"])
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(diffusers_restore.DDRMPipeline, "__call__", spy)
+    source = tmp_path / ("y.npy" if bits == 32 else "y.png")
+    images.save(torch.zeros(3, SIDE, SIDE), source, bits=bits)
+    succeeds(restore(source, "-o", tmp_path / "out.png"))
+    succeeds(restore(source, "-o", tmp_path / "out.png", "--sigma-y", "0.25"))
+    assert seen == pytest.approx([noise, 0.25], rel=1e-12)
+
+
+def test_transparency_is_put_back(restore: Restore, tmp_path: Path) -> None:
+    pixels = levels(channels=4)
+    pixels[..., 3] = np.arange(SIDE, dtype=np.uint8) * 16
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    succeeds(restore(tmp_path / "a.png", "-o", tmp_path / "b.png"))
+    with Image.open(tmp_path / "b.png") as out:
+        assert out.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(out)[..., 3], pixels[..., 3])
+    fails(restore(tmp_path / "a.png", "-o", tmp_path / "b.jpg"), 1, "a.png: the picture has transparency, which .jpg")
+    assert not (tmp_path / "b.jpg").exists()
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "opaque.png")
+    succeeds(restore(tmp_path / "opaque.png", "-o", tmp_path / "opaque.jpg"))
+
+
+def test_sixteen_bits_stay(restore: Restore, tmp_path: Path) -> None:
+    deep = torch.from_numpy(levels(bits=16).astype(np.float32) / 65535 * 2 - 1).permute(2, 0, 1)
+    for suffix in ("png", "tif"):
+        source, target = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+        images.save(deep, source, bits=16)
+        succeeds(restore(source, "-o", target, "--sigma-y", 0))
+        out = images.load(target)
+        assert out.bits == 16
+        assert float((out.tensor - deep).abs().max()) < 1e-4  # of 4e-3 between two levels of 8 bits
+
+
+def test_grey_on_a_colour_network_stays_grey(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", channels=1)
+    succeeds(restore(source, "-o", tmp_path / "b.png", "--task", "sr2"))
+    succeeds(restore(source, "-o", tmp_path / "c.png", "--task", "inpaint-random", "--operator-arg", "missing=0.2"))
+    for name in ("b.png", "c.png"):
+        with Image.open(tmp_path / name) as out:
+            assert out.mode == "L"
+
+
+def test_colour_on_a_grey_network(restore: Restore, grey_model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    succeeds(restore(source, "-o", tmp_path / "b.png", "--task", "sr2", "--model", grey_model))
+    with Image.open(tmp_path / "b.png") as out:
+        assert (out.mode, out.size) == ("RGB", (32, 32))
+
+
+def test_colorize(restore: Restore, tmp_path: Path) -> None:
+    grey = picture(tmp_path / "grey.png", channels=1)
+    Image.open(grey).convert("RGB").save(tmp_path / "rgb.png")
+    for name in ("grey", "rgb"):
+        succeeds(restore(tmp_path / f"{name}.png", "-o", tmp_path / f"{name}-out.png", "--task", "colorize"))
+    assert (tmp_path / "grey-out.png").read_bytes() == (tmp_path / "rgb-out.png").read_bytes()
+    with Image.open(tmp_path / "grey-out.png") as out:
+        assert out.mode == "RGB"
+    colours = picture(tmp_path / "colours.png")
+    fails(restore(colours, "-o", tmp_path / "x.png", "--task", "colorize"), 1, "the picture has colours already")
+    fails(run("degrade", grey, "-o", tmp_path / "x.png", "--task", "colorize"), 1, "the picture is grey already")
+
+
+def test_seeds_and_samples(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = ["--task", "sr2", "--sigma-y", 0.1]
+    result = restore(source, "-o", tmp_path / "s.png", *words, "--samples", 3, "--seed", 4)
+    succeeds(result)
+    assert f"{tmp_path / 's-1.png'} ... s-3.png" in result.stdout
+    for seed, name in ((4, "s-1"), (5, "s-2"), (6, "s-3")):
+        succeeds(restore(source, "-o", tmp_path / "single.png", *words, "--seed", seed))
+        assert (tmp_path / "single.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    assert (tmp_path / "s-1.png").read_bytes() != (tmp_path / "s-2.png").read_bytes()
+    assert names(tmp_path) == ["a.png", "s-1.png", "s-2.png", "s-3.png", "single.png"]
+
+
+def test_average(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = ["--task", "sr2", "--samples", 3]
+    succeeds(restore(source, "-o", tmp_path / "s.npy", *words))
+    succeeds(restore(source, "-o", tmp_path / "mean.npy", *words, "--average"))
+    mean = np.mean([np.load(tmp_path / f"s-{i}.npy") for i in (1, 2, 3)], axis=0)
+    np.testing.assert_allclose(np.load(tmp_path / "mean.npy"), mean, atol=1e-6)
+    fails(restore(source, "-o", tmp_path / "x.png", "--average"), 2, "--average needs --samples N")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtypes(dtype: str, restore: Restore, tmp_path: Path) -> None:
+    succeeds(restore(picture(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--dtype", dtype))
+    assert (tmp_path / "b.png").exists()
+
+
+# --- many pictures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures, one of them damaged, in a folder with spaces, accents and folders in it."""
+    picture(tmp_path / "my phötos" / "a b.png", 1)
+    picture(tmp_path / "my phötos" / "ünder" / "日本.jpg", 2)
+    whole = picture(tmp_path / "my phötos" / "broken.png", 3)
+    whole.write_bytes(whole.read_bytes()[:200])
+    (tmp_path / "my phötos" / "notes.txt").write_text("no picture")
+    picture(tmp_path / "my phötos" / ".hidden.png", 4)
+    return tmp_path / "my phötos"
+
+
+def test_a_folder_with_a_broken_picture(folder: Path, restore: Restore, tmp_path: Path) -> None:
+    result = restore(folder, "-o", tmp_path / "out")
+    fails(result, 1, f"{folder / 'broken.png'}: cannot read", f"1 of 3 failed: {folder / 'broken.png'}\n")
+    assert names(tmp_path / "out") == ["a b.png", "ünder/日本.jpg"]
+    assert result.stderr.count("\n") == 2
+    assert result.stdout.count(" -> ") == 2
+
+
+def test_alone_or_in_a_folder(folder: Path, restore: Restore, tmp_path: Path) -> None:
+    restore(folder, "-o", tmp_path / "out")
+    succeeds(restore(folder / "ünder" / "日本.jpg", "-o", tmp_path / "alone.jpg"))
+    assert (tmp_path / "alone.jpg").read_bytes() == (tmp_path / "out" / "ünder" / "日本.jpg").read_bytes()
+
+
+def test_the_output_folder_is_no_input(folder: Path, restore: Restore) -> None:
+    (folder / "broken.png").unlink()
+    for _ in range(2):
+        succeeds(restore(folder, "-o", folder / "restored"))
+    assert names(folder / "restored") == ["a b.png", "ünder/日本.jpg"]
+
+
+def test_patterns(folder: Path, restore: Restore, tmp_path: Path) -> None:
+    succeeds(restore(f"{folder}/**/[a日]*.*", "-o", tmp_path / "out"))
+    assert names(tmp_path / "out") == ["a b.png", "日本.jpg"]
+    literal = picture(tmp_path / "photo[1].png")
+    succeeds(restore(literal, "-o", tmp_path / "brackets/"))
+    assert names(tmp_path / "brackets") == ["photo[1].png"]
+
+
+def test_suffixes_in_a_folder(restore: Restore, tmp_path: Path) -> None:
+    for suffix in ("bmp", "gif", "JPG", "tiff", "webp"):
+        picture(tmp_path / "in" / f"{suffix}.{suffix}")
+    images.save(torch.zeros(3, SIDE, SIDE), tmp_path / "in" / "npy.npy")
+    succeeds(restore(tmp_path / "in", "-o", tmp_path / "out"))
+    assert names(tmp_path / "out") == ["JPG.JPG", "bmp.png", "gif.png", "npy.png", "tiff.tiff", "webp.webp"]
+
+
+def test_suffix_tables_are_those_of_images(tmp_path: Path) -> None:
+    for suffix in cli.WRITABLE_SUFFIXES:
+        images.save(torch.zeros(3, 4, 4), tmp_path / f"a{suffix}")
+    for suffix in cli.ALPHA_SUFFIXES:
+        images.save(torch.zeros(3, 4, 4), tmp_path / f"a{suffix}", alpha=torch.zeros(1, 1, 4, 4))
+    picture(tmp_path / "a.gif")
+    for suffix in cli.READABLE_SUFFIXES:
+        images.load(tmp_path / f"a{suffix}")
+    assert set(cli.WRITABLE_SUFFIXES) < set(cli.READABLE_SUFFIXES)
+
+
+def test_results_of_one_name_are_refused(restore: Restore, tmp_path: Path) -> None:
+    first, second = picture(tmp_path / "1" / "a.png"), picture(tmp_path / "2" / "a.png")
+    fails(restore(first, second, "-o", tmp_path / "out"), 2, "would both be written to")
+    fails(restore(tmp_path / "1", tmp_path / "2", "-o", tmp_path / "out"), 2, "would both be written to")
+    picture(tmp_path / "1" / "a.gif")
+    fails(restore(tmp_path / "1", "-o", tmp_path / "out"), 2, "would both be written to")
+    assert not (tmp_path / "out").exists()
+    succeeds(restore(first, tmp_path / "1" / "*.png", "-o", tmp_path / "out"))  # one file named twice
+
+
+def test_an_input_is_never_overwritten(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    before = source.read_bytes()
+    fails(restore(source, "-o", source), 2, "would overwrite the input")
+    fails(restore(tmp_path, "-o", tmp_path), 2, "would overwrite the input")
+    fails(run("degrade", source, "-o", tmp_path, "--task", "denoise"), 2, "would overwrite the input")
+    assert source.read_bytes() == before
+
+
+def test_skip_existing(restore: Restore, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png", 1)
+    picture(tmp_path / "in" / "b.png", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_text("kept")
+    result = restore(tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
+    succeeds(result)
+    assert f"{tmp_path / 'in' / 'a.png'}: skipped, {tmp_path / 'out' / 'a.png'} exists" in result.stdout
+    assert (tmp_path / "out" / "a.png").read_text() == "kept"
+    assert names(tmp_path / "out") == ["a.png", "b.png"]
+    succeeds(restore(tmp_path / "in", "-o", tmp_path / "out", "--skip-existing", "--model", "no/such/model"))
+    succeeds(restore(tmp_path / "in", "-o", tmp_path / "out"))
+    assert (tmp_path / "out" / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_stopped_run_of_samples_goes_on(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    succeeds(restore(source, "-o", tmp_path / "whole/", "--samples", 3))
+    succeeds(restore(source, "-o", tmp_path / "part/", "--samples", 3))
+    (tmp_path / "part" / "a-2.png").unlink()
+    (tmp_path / "part" / "a-3.png").write_text("kept")
+    succeeds(restore(source, "-o", tmp_path / "part/", "--samples", 3, "--skip-existing"))
+    assert (tmp_path / "part" / "a-2.png").read_bytes() == (tmp_path / "whole" / "a-2.png").read_bytes()
+    assert (tmp_path / "part" / "a-3.png").read_text() == "kept"
+
+
+def test_an_interruption_leaves_no_files(restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "a.png")
+
+    def interrupted(fd: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diffusers_restore.images.os.fsync", interrupted)
+    result = restore(tmp_path / "in", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Aborted!" in result.stderr
+    assert names(tmp_path / "out") == []
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["--task", "sr5"], ["no task named 'sr5'; did you mean 'sr", "colorize, cs2"]),
+        (["--task", "deblur-gauss", "--operator-arg", "sigam=2"], ["no argument 'sigam'; it has: sigma, taps, border"]),
+        (["--task", "sr4", "--operator-arg", "factor=2"], ["no argument 'factor'; it has: none"]),
+        (["--operator-arg", "sigma"], ["expected k=v, such as sigma=2.5, got 'sigma'"]),
+        (["--operator-arg", "=2"], ["expected k=v"]),
+        (["--operator-arg", "mask=a.png"], ["give the mask as a file: --mask FILE"]),
+        (
+            ["--task", "inpaint-box", "--operator-arg", "share=1", "--operator-arg", "share=0.5"],
+            ["share is given twice"],
+        ),
+        (["--task", "inpaint"], ["the task inpaint needs --mask FILE"]),
+        (["--task", "deblur"], ["the task deblur needs --kernel FILE"]),
+        (["--task", "inpaint-box", "--mask", "in.png"], ["takes no --mask; it is for: inpaint\n"]),
+        (["--task", "sr4", "--kernel", "in.png"], ["takes no --kernel; it is for: deblur\n"]),
+        (["--task", "inpaint", "--mask", "absent.png"], ["'absent.png' does not exist"]),
+        (["--steps", "0"], ["'--steps'", "0 is not in the range x>=1"]),
+        (["--steps", "-1"], ["'--steps'", "-1 is not in the range x>=1"]),
+        (["--steps", "2.5"], ["'--steps'", "'2.5' is not a valid integer"]),
+        (["--steps", "2000"], ["'--steps'", "whole number >= 1 and <= 1000, got 2000"]),
+        (["--eta", "1.5"], ["'--eta'", "eta must be a number >= 0 and <= 1, got 1.5"]),
+        (["--eta-b", "nan"], ["'--eta-b'", "eta_b must be a number >= 0 and <= 1, got nan"]),
+        (["--sigma-y", "-1"], ["'--sigma-y'", "expected auto or a number >= 0, got '-1'"]),
+        (["--sigma-y", "nan"], ["'--sigma-y'", "expected auto or a number >= 0, got 'nan'"]),
+        (["--sigma-y", "some"], ["'--sigma-y'", "expected auto or a number >= 0, got 'some'"]),
+        (["--samples", "0"], ["'--samples'"]),
+        (["--seed", "-1"], ["'--seed'"]),
+        (["--max-pixels", "0"], ["'--max-pixels'"]),
+        (["--device", "cuda:99"], ["no device 'cuda:99' here; there are: auto", "cpu"]),
+        (["--dtype", "int8"], ["'--dtype'", "bfloat16"]),
+        (["--stepz", "3"], ["--stepz", "--steps"]),
+        (["absent.png"], ["there is no file or folder 'absent.png'"]),
+        (["*.tif"], ["no pictures of the pattern '*.tif'; they end in .png"]),
+        (["empty"], ["no pictures in the folder 'empty'"]),
+        (["second.png"], ["is the name of one file"]),
+    ],
+)
+def test_mistakes_in_use(
+    words: list[str], messages: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "in.png")
+    picture(tmp_path / "second.png")
+    (tmp_path / "empty").mkdir()
+    task = [] if "--task" in words else ["--task", "denoise"]
+    device = [] if "--device" in words else ["--device", "cpu"]
+    result = run("restore", "in.png", "-o", "out.png", "--model", model, *task, *device, *words)
+    fails(result, 2, *messages)
+    assert names(tmp_path) == ["in.png", "second.png"]
+
+
+@pytest.mark.parametrize("output", ["out.xyz", "out.gif"])
+def test_a_suffix_that_cannot_be_written(output: str, restore: Restore, tmp_path: Path) -> None:
+    fails(restore(picture(tmp_path / "a.png"), "-o", tmp_path / output), 2, "must be one of .png, .jpg")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "sr4", "--max-pixels", "100"], "a.png: cannot read"),
+        (["--task", "sr4", "--max-pixels", "300"], "a.png: the restored picture would have 64 x 64 pixels"),
+        (["--task", "cs2"], "a.png: a measurement for the task cs2 is no picture; a .npy file is expected"),
+        (["--task", "deblur-gauss", "--operator-arg", "sigma=wide"], "a.png: sigma must be a number > 0, got 'wide'"),
+        (["--task", "deblur-gauss", "--operator-arg", "border=open"], "a.png: no border named 'open'"),
+        (["--task", "inpaint-box", "--operator-arg", "share=1e3"], "a.png: share must be a number >= 0 and <= 1"),
+        (["--sigma-y", "1000"], "a.png: sigma_y must be at most"),
+    ],
+)
+def test_what_a_picture_cannot_do(words: list[str], message: str, restore: Restore, tmp_path: Path) -> None:
+    result = restore(picture(tmp_path / "a.png"), "-o", tmp_path / "out.png", *words)
+    fails(result, 1, message)
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_masks_that_do_not_fit(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    Image.new("L", (SIDE, SIDE + 1), 255).save(tmp_path / "size.png")
+    Image.new("L", (SIDE, SIDE), 128).save(tmp_path / "soft.png")
+    Image.new("L", (SIDE, SIDE), 0).save(tmp_path / "black.png")
+    for name, message in (
+        ("size", "a.png: mask must have the shape (16, 16)"),
+        ("soft", "Error: mask "),
+        ("black", "a.png: mask keeps no pixel"),
+    ):
+        words = ["--task", "inpaint", "--mask", tmp_path / f"{name}.png"]
+        fails(restore(source, "-o", tmp_path / "out.png", *words), 1, message)
+
+
+@pytest.mark.parametrize("kind", ["no/such/folder", "not a name", "empty folder", "broken json", "truncated weights"])
+def test_models_that_cannot_be_loaded(kind: str, model: Path, restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    named = kind
+    if kind == "empty folder":
+        (tmp_path / "model").mkdir()
+        named = str(tmp_path / "model")
+    elif kind in ("broken json", "truncated weights"):
+        named = str(tmp_path / "model")
+        for file in model.rglob("*"):
+            if file.is_file():
+                copy = tmp_path / "model" / file.relative_to(model)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                size = 20 if file.name == "model_index.json" and kind == "broken json" else None
+                size = 5000 if file.suffix == ".safetensors" and kind == "truncated weights" else size
+                copy.write_bytes(file.read_bytes()[:size])
+    result = restore(source, "-o", tmp_path / "out.png", "--model", named)
+    fails(result, 1, "Error: --model", named)
+    assert result.stderr.splitlines()[-1].startswith("Error: --model")
+
+
+def test_output_that_cannot_be_written(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    fails(restore(source, "-o", tmp_path / "file" / "out.png"), 1, "Error: cannot make the folder")
+    (tmp_path / "out.png").mkdir()
+    (tmp_path / "out.png" / "a.png").mkdir()
+    fails(restore(source, "-o", tmp_path / "out.png"), 1, "a.png: cannot write")
+    assert names(tmp_path) == ["a.png", "file"]
+
+
+# --- degrade ---------------------------------------------------------------------------------------------------------
+
+
+def test_degrade_a_folder(tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.jpg", side=16)
+    picture(tmp_path / "in" / "deep" / "b.png", side=18)
+    result = run("degrade", tmp_path / "in", "-o", tmp_path / "out", "--task", "sr4")
+    message = "cannot measure 18 x 18 pixels: factor must divide the image's height 18, got 4; 16 x 16 would fit"
+    fails(result, 1, message, "1 of 2 failed")
+    assert names(tmp_path / "out") == ["a.png"]
+    succeeds(run("degrade", tmp_path / "in", "-o", tmp_path / "out", "--task", "sr4", "--crop"))
+    assert names(tmp_path / "out") == ["a.png", "deep/b.png"]
+    whole = images.load(tmp_path / "in" / "deep" / "b.png").tensor[:, :, 1:17, 1:17]
+    means = torch.nn.functional.avg_pool2d(whole, 4)
+    assert float((images.load(tmp_path / "out" / "deep" / "b.png").tensor - means).abs().max()) < 1.01 / 255
+
+
+def test_degrade_is_what_measure_gives(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = ["--task", "sr2", "--sigma-y", 0.5, "--seed", 3]
+    succeeds(run("degrade", source, "-o", tmp_path / "y.npy", *words))
+    operator = diffusers_restore.operators.create("sr2", image_shape=(3, SIDE, SIDE))
+    x = images.load(source).tensor
+    y = diffusers_restore.measure(operator, x, 0.5, torch.Generator().manual_seed(3)).y
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), y[0].numpy())
+    rounded = run("degrade", source, "-o", tmp_path / "y.png", *words)
+    assert rounded.exit_code == 0
+    assert rounded.stderr == "note: noise was clipped and rounded; -o NAME.npy keeps the exact numbers\n"
+    assert float((images.load(tmp_path / "y.png").tensor - y.clamp(-1, 1)).abs().max()) < 1.01 / 255
+
+
+def test_degrade_compressed_sensing_gives_numbers(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    succeeds(run("degrade", source, "-o", tmp_path / "out/", "--task", "cs2"))
+    assert names(tmp_path / "out") == ["a.npy"]
+    result = run("degrade", source, "-o", tmp_path / "y.png", "--task", "cs2")
+    fails(result, 1, "a.png: a measurement for the task cs2 is no picture; write it to a .npy file")
