@@ -144,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     written = write_report(args.output_dir / "table", {"run": run, "rows": rows}, table)
     print(table)
     print(
-        f"{time.perf_counter() - started:.0f} s. Before and after: {args.output_dir}/overview.png, and one sheet per task"
+        f"{time.perf_counter() - started:.0f} s. Before and after: {args.output_dir / 'overview.png'}; each task's own"
     )
-    print("Figures: " + ", ".join(str(path) for path in written))
+    print(f"sheets are beside it. Figures: {', '.join(str(path) for path in written)}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DiffusionPipeline,
     EulerDiscreteScheduler,
     PNDMScheduler,
     ScoreSdeVeScheduler,
@@ -549,3 +550,10 @@ def test_public_names_are_there() -> None:
     assert set(diffusers_restore.__all__) <= set(dir(diffusers_restore))
     with pytest.raises(AttributeError, match="no attribute 'DDRNPipeline'"):
         _ = diffusers_restore.DDRNPipeline
+
+
+def test_the_plug_in_file_serves_diffusers_own_loader(write_repo: WriteRepo, unet: UNet2DModel) -> None:
+    folder = Path(__file__).parents[1] / "pipelines" / "ddrm"
+    pipe = DiffusionPipeline.from_pretrained(write_repo(unet), custom_pipeline=str(folder), trust_remote_code=True)
+    assert type(pipe) is DDRMPipeline
+    assert type(pipe.scheduler) is DDRMScheduler
