@@ -253,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     pictures = load_pictures(args.data, args.crop, args.limit)
     network = network_hash(args.model)
-    pipe = DDRMPipeline.from_pretrained(args.model, torch_dtype=getattr(torch, args.dtype))
+    pipe = DDRMPipeline.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
 

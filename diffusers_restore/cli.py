@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from .images import Picture
     from .operators import LinearOperator, Task
+    from .operators.base import Shape
     from .pipelines.pipeline_ddrm import DDRMPipeline
 
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
@@ -261,7 +262,7 @@ def restore(
         _check_measurement(operator, job.source, task, max_pixels)
         by_name = pipe.unet.config.in_channels == 1 < channels and not arguments  # it takes the colours one by one
         bits = _bits(picture, job.source)
-        total: Tensor | None = None
+        total = torch.zeros(())
         for i in range(samples):
             target = job.targets[0 if average else i]
             if skip_existing and not average and target.exists():
@@ -279,13 +280,13 @@ def restore(
                 output_type="pt",
                 return_dict=False,
             )
-            total = x if total is None else total + x
-            if not average:
+            if average:
+                total = total + x
+            else:
                 images.save(x, target, alpha=alpha, bits=bits)
-        assert total is not None  # a job that is done entirely is none
         if average:
             images.save(total / samples, job.targets[0], alpha=alpha, bits=bits)
-        return f"{_report(job, total)}  {time.perf_counter() - begin:.1f} s"
+        return f"{_report(job, operator.input_shape)}  {time.perf_counter() - begin:.1f} s"
 
     _run(todo, work)
 
@@ -352,9 +353,11 @@ def _load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> DDRM
     from .pipelines.pipeline_ddrm import DDRMPipeline
 
     try:
-        pipe: DDRMPipeline = DDRMPipeline.from_pretrained(model, torch_dtype=dtype)
+        pipe: DDRMPipeline = DDRMPipeline.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:  # InvalidInputError and the Hub's HFValidationError are ValueErrors
-        raise click.ClickException(f"--model {model!r} cannot be loaded: {_one_line(error)}") from error
+        raise click.ClickException(
+            f"--model {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {_one_line(error)}"
+        ) from error
     return pipe.to(device)
 
 
@@ -411,8 +414,8 @@ def degrade(
     diffusers-restore degrade photo.png -o noisy.npy --task denoise --sigma-y 0.2
     diffusers-restore restore noisy.npy -o back.png --task denoise --sigma-y 0.2
 
-    A measurement is written as a picture, clipped and rounded, or as exact numbers if OUT ends in .npy. In a folder it
-    is a PNG. Compressed sensing (cs2, cs4) measures no picture and always gives .npy.
+    A measurement is written as a picture, clipped and rounded, or as exact numbers if OUT ends in .npy, which holds no
+    transparency. In a folder it is a PNG. Compressed sensing (cs2, cs4) measures no picture and always gives .npy.
     """  # noqa: D301  # click reads the control character
     jobs = _pair(inputs, output, lambda source: ".png", 1)
     arguments = _check_arguments(task, operator_args, mask, kernel)
@@ -436,7 +439,7 @@ def degrade(
         if not exact and (sigma_y > 0 or float(y.abs().max()) > 1):
             inexact.append(job.name)
         images.save(y, job.targets[0], alpha=None if exact else _alpha(picture, job), bits=_bits(picture, job.source))
-        return _report(job, y)
+        return _report(job, operator.output_shape)
 
     try:
         _run(jobs, work)
@@ -608,7 +611,10 @@ def _expand(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found = [(file, file.relative_to(path)) for file in _walk(path, out)]
+            try:
+                found = [(file, file.relative_to(path)) for file in _walk(path, out)]
+            except OSError as error:
+                raise click.UsageError(f"cannot read the folder {text!r}: {error.strerror}") from error
         elif path.exists():
             yield path, Path(path.name)
             continue
@@ -624,12 +630,12 @@ def _expand(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _walk(folder: Path, out: Path) -> Iterator[Path]:
-    """The pictures in a folder and those below it, in order; hidden ones and the output folder are left out."""
+    """The pictures in a folder and those below it, in order, without hidden ones, linked folders and the output."""
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            if entry.resolve() != out.resolve():
+            if not entry.is_symlink() and entry.resolve() != out.resolve():
                 yield from _walk(entry, out)
         elif _is_readable(entry):
             yield entry
@@ -669,8 +675,9 @@ def _run(jobs: list[_Job], work: Callable[[str, _Job], str]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _report(job: _Job, result: Tensor) -> str:
-    return f"{job.name} -> {job.target_names}  {result.shape[3]}x{result.shape[2]}"
+def _report(job: _Job, shape: Shape) -> str:
+    _, height, width = shape
+    return f"{job.name} -> {job.target_names}  {width}x{height}"
 
 
 def _one_line(error: Exception) -> str:
@@ -745,9 +752,7 @@ def _load_kernel(path: Path, max_pixels: int) -> Tensor:
 
 def _is_picture(operator: LinearOperator) -> bool:
     """Whether measurements look like a picture, so that a picture file can hold them."""
-    from .operators import CompressedSensing
-
-    return operator.output_shape[0] in (1, 3) and not isinstance(operator, CompressedSensing)
+    return operator.output_shape[0] in (1, 3) and operator.measures_picture
 
 
 def _alpha(picture: Picture, job: _Job) -> Tensor | None:

@@ -31,10 +31,20 @@ def photos(tmp_path: Path) -> Path:
 
 
 def train(photos: Path, output: Path, steps: int, *more: str) -> None:
-    options = "--resolution 16 --train_batch_size 2 --checkpointing_steps 2 --validation_images 1".split()
-    options += "--block_out_channels 16 32 --lr_warmup_steps 2 --lr_decay_steps 2 --max_train_steps".split()
-    command = [sys.executable, SCRIPT, "--train_data_dir", photos, "--output_dir", output, *options, str(steps), *more]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    options = {
+        "resolution": 16,
+        "train_batch_size": 2,
+        "checkpointing_steps": 2,
+        "validation_images": 1,
+        "lr_warmup_steps": 2,
+        "lr_decay_steps": 2,
+        "max_train_steps": steps,
+        "train_data_dir": photos,
+        "output_dir": output,
+    }
+    flags = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, str(SCRIPT), *flags, "--block_out_channels", "16", "32", *more]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def test_a_resumed_run_is_an_unbroken_one(photos: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -59,8 +60,7 @@ def wiener(measurement: Measurement, balance: float) -> Tensor:
     if not isinstance(operator, SymmetricBlur):
         raise _other(operator, SymmetricBlur)
     _, height, width = operator.input_shape
-    mirrored = torch.cat([y, y.flip(2)], dim=2)
-    mirrored = torch.cat([mirrored, mirrored.flip(3)], dim=3)[0].double().cpu().numpy()
+    mirrored = np.pad(y[0].double().cpu().numpy(), ((0, 0), (0, height), (0, width)), mode="symmetric")
     kernel, deconvolve = operator.kernel.numpy(), skimage("restoration").wiener
     restored = np.stack([deconvolve(channel, kernel, balance, clip=False) for channel in mirrored])
     return _tensor(restored[:, :height, :width], y)
@@ -147,7 +147,7 @@ def _tv(x: Tensor, weight: float, iterations: int) -> Tensor:
     return _tensor(denoise(array, weight, eps=1e-5, max_num_iter=iterations, channel_axis=0), x)
 
 
-def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
+def _tensor(array: NDArray[np.float64], like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))[None].to(like)
 
 

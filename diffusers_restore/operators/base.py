@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, ClassVar
 
@@ -50,6 +51,7 @@ class LinearOperator(ABC):
         kind: the name in the registry and in `to_config()`.
         input_shape, output_shape: (C, H, W).
         batch_size: how many images the operator holds data for (per-image masks), or None where it suits any batch.
+        measures_picture: whether measurements look like pictures, so that a picture file can hold them.
         gain: an upper bound (to one percent) of |A x| for |x| <= 1, elementwise.
     """
 
@@ -58,6 +60,7 @@ class LinearOperator(ABC):
     output_shape: Shape
     batch_size: int | None = None
     gain: float = 1.0
+    measures_picture: bool = True
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -159,14 +162,14 @@ class SVDOperator(LinearOperator):
         """U c: coefficients -> (B, *output_shape)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.u(self.singular_values.like(x) * self.vt(self.check_input(x)))
+        return self.u(scale(self.vt(self.check_input(x)), self.singular_values.like(x)))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.v(self.singular_values.like(y) * self.ut(self.check_output(y)))
+        return self.v(scale(self.ut(self.check_output(y)), self.singular_values.like(y)))
 
     def y_bar(self, y: Tensor) -> Tensor:
         """S^+ U^T y, the measurement in coefficients of the image; zero where the singular value is zero."""
-        return self._inverse_values.like(y) * self.ut(self.check_output(y))
+        return scale(self.ut(self.check_output(y)), self._inverse_values.like(y))
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.v(self.y_bar(y))
@@ -176,14 +179,30 @@ class SVDOperator(LinearOperator):
         s = self.singular_values.like(x)
         return x + self.v(s / (s * s + weight) * (self.ut(self.check_output(y)) - s * self.vt(self.check_input(x))))
 
-    @property
+    @cached_property
     def _inverse_values(self) -> Constant:
-        cached: Constant | None = self.__dict__.get("_inverse")
-        if cached is None:
-            s = self.singular_values.values
-            cached = Constant(torch.where(s > 0, 1 / s, 0.0))
-            self.__dict__["_inverse"] = cached
-        return cached
+        s = self.singular_values.values
+        return Constant(torch.where(s > 0, 1 / s, 0.0))
+
+    @cached_property
+    def measured_coefficients(self) -> Constant | None:
+        """1 where a coefficient is measured and 0 where not (s = 0), or None where all are."""
+        s = self.singular_values.values
+        return None if bool((s > 0).all()) else Constant((s > 0).double())
+
+    @cached_property
+    def single_value(self) -> float | None:
+        """The one singular value that is not zero, if there is only one; it makes methods simpler."""
+        s = self.singular_values.values
+        s = s[s > 0]
+        return float(s[0]) if bool((s == s[0]).all()) else None
+
+
+def scale(c: Tensor, factor: Tensor) -> Tensor:
+    """c times a real factor, for real and complex coefficients, without making the factor complex."""
+    if not c.is_complex():
+        return c * factor
+    return torch.view_as_complex(torch.view_as_real(c) * factor[..., None])
 
 
 def conjugate_gradients(

@@ -32,8 +32,8 @@ class Grayscale(DisjointRows):
     def __init__(self, input_shape: Shape, weights: Sequence[float] = EQUAL_WEIGHTS) -> None:
         self.input_shape = check_shape("input_shape", input_shape)
         channels, height, width = self.input_shape
-        if len(weights) != channels:
-            raise OperatorError(f"weights must hold one number per channel ({channels}), got {list(weights)}")
+        if not isinstance(weights, Sequence) or len(weights) != channels:
+            raise OperatorError(f"weights must hold one number per channel ({channels}), got {weights!r}")
         self.weights = tuple(check_real("weights", weight) for weight in weights)
         self.row_norm = hypot(*self.weights)
         if self.row_norm == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -29,13 +30,9 @@ class TightRows(SVDOperator):
     def rows_transposed(self, y: Tensor) -> Tensor:
         """A^T y / c, (B, *output_shape) -> (B, *input_shape)."""
 
-    @property
+    @cached_property
     def singular_values(self) -> Constant:
-        cached: Constant | None = self.__dict__.get("_singular_values")
-        if cached is None:
-            cached = Constant(torch.full((1, 1, 1), self.row_norm, dtype=torch.float64))
-            self.__dict__["_singular_values"] = cached
-        return cached
+        return Constant(torch.full((1, 1, 1), self.row_norm, dtype=torch.float64))
 
     def vt(self, x: Tensor) -> Tensor:
         return self.rows(x)
@@ -104,6 +101,7 @@ class _Pair(LinearOperator):
         self.input_shape, self.output_shape = inner.input_shape, outer.output_shape
         self.batch_size = outer.batch_size or inner.batch_size
         self.gain = outer.gain * inner.gain
+        self.measures_picture = outer.measures_picture
 
     def measured(self, y: Tensor) -> Tensor:
         return self.outer.measured(y)

@@ -21,6 +21,8 @@ from .resize import BlockMean
 from .separable import BORDERS, Separable, check_kernel
 from .transforms import CompressedSensing
 
+MAX_KERNEL = 9999  # pixels on a side; a kernel must also fit its picture
+
 
 def _same_shape(measurement_shape: Shape) -> Shape:
     return measurement_shape
@@ -53,7 +55,7 @@ class Task:
 
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     """`taps` samples of a Gaussian of sd `sigma` pixels, normalised; taps is odd."""
-    sigma, taps = check_real("sigma", sigma, above=0), check_int("taps", taps, 1)
+    sigma, taps = check_real("sigma", sigma, above=0), check_int("taps", taps, 1, MAX_KERNEL)
     offsets = torch.arange(taps, dtype=torch.float64) - taps // 2
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return kernel / kernel.sum()
@@ -64,7 +66,7 @@ def motion_kernel(length: int, angle: float) -> Tensor:
 
     `length` pixels at `angle` degrees, counterclockwise from the right, spread over the four nearest pixels.
     """
-    length, angle = check_int("length", length, 1), check_real("angle", angle)
+    length, angle = check_int("length", length, 1, MAX_KERNEL), check_real("angle", angle)
     centre = length // 2
     along = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * length, dtype=torch.float64)
     radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
@@ -87,13 +89,13 @@ def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str)
 
 
 def _blurred_shape(measurement_shape: Shape, taps: int, border: str) -> Shape:
-    grow = taps - 1 if border == "valid" else 0
+    grow = check_int("taps", taps, 1, MAX_KERNEL) - 1 if border == "valid" else 0
     channels, height, width = measurement_shape
     return channels, height + grow, width + grow
 
 
 def _deblur_uniform(image_shape: Shape, *, taps: int = 9, border: str = "reflect") -> LinearOperator:
-    kernel = torch.full((check_int("taps", taps, 1),), 1 / taps, dtype=torch.float64)
+    kernel = torch.full((check_int("taps", taps, 1, MAX_KERNEL),), 1 / taps, dtype=torch.float64)
     return _blur(image_shape, kernel, kernel, border)
 
 
@@ -130,7 +132,11 @@ def _deblur(image_shape: Shape, *, kernel: Any) -> LinearOperator:
 
 
 def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
-    return Mask(image_shape, torch.as_tensor(mask))
+    try:
+        values = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OperatorError(f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}") from error
+    return Mask(image_shape, values)
 
 
 def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
@@ -237,7 +243,7 @@ def _compressed_sensing(ratio: int) -> Task:
         return CompressedSensing(image_shape, ratio, transform, seed)  # type: ignore[arg-type]  # checked there
 
     return Task(
-        f"compressed sensing: one {ratio}th of the numbers, rows of a Hadamard transform or DCT (.npy files)",
+        f"compressed sensing: 1/{ratio} of the numbers, rows of a Hadamard transform or DCT (.npy files)",
         build,
         lambda shape: (shape[0], shape[1], shape[2] * ratio),
     )

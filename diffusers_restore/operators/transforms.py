@@ -16,31 +16,31 @@ from .products import TightRows
 
 
 def dct(x: Tensor) -> Tensor:
-    """Orthonormal DCT-II along the last axis, by one FFT of the same length."""
+    """Orthonormal DCT-II along the last axis, by one real FFT of the same length."""
     length = x.shape[-1]
     reordered = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
-    spectrum = torch.fft.fft(reordered) * _dct_phase(length, x.dtype, x.device)
-    return spectrum.real
+    spectrum = torch.view_as_real(torch.fft.rfft(reordered).mul_(_dct_phase(length, x.dtype, x.device)))
+    return torch.cat([spectrum[..., 0], spectrum[..., 1 : (length + 1) // 2, 1].neg().flip(-1)], dim=-1)
 
 
 def idct(c: Tensor) -> Tensor:
     """The inverse (the transpose) of `dct`."""
     length = c.shape[-1]
-    mirrored = torch.cat([torch.zeros_like(c[..., :1]), c[..., 1:].flip(-1)], dim=-1)
+    half = length // 2 + 1
+    imaginary = torch.cat([torch.zeros_like(c[..., :1]), c[..., length - half + 1 :].flip(-1)], dim=-1)
     phase = _dct_phase(length, c.dtype, c.device)
-    weights = phase.conj() / (phase.real.square() + phase.imag.square())
-    reordered = torch.fft.ifft(torch.complex(c, -mirrored) * weights).real
-    x = torch.empty_like(c)
-    half = (length + 1) // 2
-    x[..., ::2] = reordered[..., :half]
-    x[..., 1::2] = reordered[..., half:].flip(-1)
+    # The forward phase has the length sqrt(2 / N), and sqrt(1 / N) for k = 0: divide by it, not only turn back.
+    reordered = torch.fft.irfft(torch.complex(c[..., :half], -imaginary).div_(phase), n=length)
+    x = torch.empty_like(reordered)
+    x[..., ::2] = reordered[..., : (length + 1) // 2]
+    x[..., 1::2] = reordered[..., (length + 1) // 2 :].flip(-1)
     return x
 
 
 @cache
 def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    k = torch.arange(length, dtype=torch.float64)
-    scale = torch.full((length,), sqrt(2 / length), dtype=torch.float64)
+    k = torch.arange(length // 2 + 1, dtype=torch.float64)
+    scale = torch.full_like(k, sqrt(2 / length))
     scale[0] = sqrt(1 / length)
     return torch.polar(scale, -pi * k / (2 * length)).to(device=device, dtype=dtype.to_complex())
 
@@ -101,7 +101,7 @@ class CompressedSensing(TightRows):
             raise OperatorError(
                 f"transform='hadamard' needs H W to be a power of two, got {height} x {width}; use transform='dct'"
             )
-        self.row_norm = 1.0
+        self.row_norm, self.measures_picture = 1.0, False
         self.gain = sqrt(2 * pixels) if self.transform == "dct" else sqrt(pixels)
         order = np.random.default_rng(self.seed).permutation(pixels)
         self._order = torch.from_numpy(order)

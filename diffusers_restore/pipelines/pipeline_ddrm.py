@@ -142,16 +142,20 @@ class DDRMPipeline(DiffusionPipeline):
 
         plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, self._size_multiple)
         device = self._execution_device
-        measurement = Measurement(
-            plan.y.repeat_interleave(samples, dim=0).to(device), plan.operator.repeat_interleave(samples), plan.sigma_y
-        )
+        measurement = plan.measurement(samples, device)
         measurement.svd  # noqa: B018  # refuses an operator without an SVD before any work is done
-        batch = len(measurement.y)
-        if isinstance(generator, list) and len(generator) != batch:
-            raise InvalidInputError(f"generator must be one, or a list of {batch} for this batch; got {len(generator)}")
-        labels = self._check_class_labels(class_labels, batch, samples)
+        pictures = len(plan.y) * samples
+        if isinstance(generator, list):
+            if len(generator) != pictures:
+                raise InvalidInputError(
+                    f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}"
+                )
+            generator = [one for one in generator for _ in range(plan.split)]
+        labels = self._check_class_labels(class_labels, pictures, samples)
+        if labels is not None:
+            labels = labels.repeat_interleave(plan.split)
 
-        shape = (batch, *plan.operator.input_shape)
+        shape = (len(measurement.y), *plan.operator.input_shape)
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         sample = self.scheduler.start(measurement, noise)
         steps = self.scheduler.timesteps.tolist()
@@ -253,7 +257,7 @@ class _Plan:
         self.split = 1
         if isinstance(operator, str):
             y = images.to_tensor(image, limit=None)
-            operator, y = self._by_name(operator, y, channels)
+            operator = self._by_name(operator, y, channels)
         elif isinstance(operator, LinearOperator):
             y = images.to_tensor(image, limit=None)
         else:
@@ -272,13 +276,10 @@ class _Plan:
         self.operator = operator if canvas == operator.input_shape else operator @ Crop(canvas, self.size)
         self.y = y
 
-    def _by_name(self, name: str, y: Tensor, channels: int) -> tuple[LinearOperator, Tensor]:
-        shape = (y.shape[1], y.shape[2], y.shape[3])
-        if channels == 1 and shape[0] > 1:
-            self.split = shape[0]
-            y = y.reshape(-1, 1, *shape[1:])
-            shape = (1, *shape[1:])
-        return create(name, measurement_shape=shape), y
+    def _by_name(self, name: str, y: Tensor, channels: int) -> LinearOperator:
+        if channels == 1:
+            self.split = y.shape[1]
+        return create(name, measurement_shape=(y.shape[1] // self.split, y.shape[2], y.shape[3]))
 
     def _check_range(self, y: Tensor, operator: LinearOperator) -> None:
         limit = 1.5 * operator.gain + 10 * self.sigma_y
@@ -288,6 +289,12 @@ class _Plan:
                 f"image holds values up to {largest:g}; a measurement by {operator!r} of pictures in [-1, 1] with "
                 f"sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays in [0, 1]"
             )
+
+    def measurement(self, samples: int, device: torch.device) -> Measurement:
+        """What was measured, `samples` times each picture, as the network will see it."""
+        y = self.y.repeat_interleave(samples, dim=0).to(device)
+        y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
+        return Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
 
     def finish(self, sample: Tensor) -> Tensor:
         """The canvas back to pictures (B, C, H, W)."""

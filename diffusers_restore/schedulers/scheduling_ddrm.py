@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real
 from ..operators import Measurement
+from ..operators.base import scale
 from .prediction import check_prediction_type, check_variance_preserving, predict_x0_and_epsilon
 
 
@@ -35,10 +36,10 @@ def ddrm_start(noise: Tensor, measurement: Measurement, sigma_start: float) -> T
     operator = measurement.svd
     s = operator.singular_values.like(noise)
     known = (s * sigma_start > measurement.sigma_y) & (s > 0)
-    # y_bar is spared a division where s = 0; the same holds for r here.
     r = torch.where(known, measurement.sigma_y / torch.where(known, s, 1.0), 0.0)
     shrink = (sigma_start**2 - r.square()).clamp_min(0).sqrt() - sigma_start
-    difference = torch.where(known, shrink, 0.0) * operator.vt(noise) + known * measurement.y_bar
+    difference = scale(operator.vt(noise), torch.where(known, shrink, 0.0))
+    difference += scale(measurement.y_bar, known.to(noise.dtype))
     return sigma_start * noise + operator.v(difference)
 
 
@@ -68,22 +69,38 @@ def ddrm_update(
         sigma_next: the next noise level; 0 at the last step.
         eta, eta_b: in [0, 1].
     """
-    operator, sigma_y = measurement.svd, measurement.sigma_y
+    operator, sigma_y, y_bar = measurement.svd, measurement.sigma_y, measurement.y_bar
     c, eta_noise = sqrt(1 - eta**2) * sigma_next, eta * sigma_next
     x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
+    # u - V^T x = pull (y_bar - V^T x0_hat) + renoise V^T z - c V^T epsilon_hat; pull and renoise depend on s only.
+    value = operator.single_value if sigma_y > 0 else inf
+    measured = operator.measured_coefficients
+    if value is not None:  # one rule for every measured coefficient: one transform carries the three images
+        pull, renoise = _single_rule(sigma_y / value, sigma_next, c, eta_noise, eta_b)
+        change = torch.mul(noise, renoise).sub_(x0_hat, alpha=pull).sub_(epsilon_hat, alpha=c)
+        coefficients = operator.vt(change)
+        if measured is not None:
+            coefficients = scale(coefficients, measured.like(noise))
+        return x.add_(operator.v(torch.add(coefficients, y_bar, alpha=pull)))
     s = operator.singular_values.like(x0_hat)
-    if sigma_y == 0:  # every measured coefficient is noisier than y, by one rule: one transform carries it
-        change = torch.mul(noise, sigma_next - eta_noise).sub_(x0_hat, alpha=eta_b).sub_(epsilon_hat, alpha=c)
-        return x + operator.v((s > 0) * operator.vt(change) + eta_b * measurement.y_bar)
     noisier = s * sigma_next >= sigma_y
-    measured = s > 0
-    pull = torch.where(noisier, eta_b, s * (c / sigma_y))  # (y_bar - x0_hat) times this; s / sigma_y = 1 / r
-    r = sigma_y / torch.where(measured, s, inf)
+    pull_map = torch.where(noisier, eta_b, s * (c / sigma_y))  # s / sigma_y = 1 / r
+    r = sigma_y / torch.where(s > 0, s, inf)
     spread = (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt()
-    renoise = torch.where(noisier, spread - eta_noise, 0.0)
-    coefficients = pull * (measurement.y_bar - operator.vt(x0_hat)) + renoise * operator.vt(noise)
-    coefficients = coefficients - measured * operator.vt(c * epsilon_hat)
-    return x + operator.v(coefficients)
+    renoise_map = torch.where(noisier, spread - eta_noise, 0.0)
+    coefficients = scale(y_bar - operator.vt(x0_hat), pull_map)
+    coefficients += scale(operator.vt(noise), renoise_map)
+    if c > 0:
+        old = operator.vt(epsilon_hat)
+        coefficients.sub_(old if measured is None else scale(old, measured.like(noise)), alpha=c)
+    return x.add_(operator.v(coefficients))
+
+
+def _single_rule(r: float, sigma_next: float, c: float, eta_noise: float, eta_b: float) -> tuple[float, float]:
+    """(pull, renoise) of `ddrm_update` where every measured coefficient has the same r = sigma_y / s."""
+    if sigma_next >= r:
+        return eta_b, sqrt(max(0.0, sigma_next**2 - (eta_b * r) ** 2)) - eta_noise
+    return c / r, 0.0
 
 
 @dataclass
