@@ -29,7 +29,7 @@ from diffusers_restore.operators import (
 from diffusers_restore.operators.checks import OperatorCheckError, check_operator, dense_matrix
 from diffusers_restore.operators.separable import BORDERS, blur_matrix
 from diffusers_restore.operators.tasks import gaussian_kernel, motion_kernel, random_mask
-from diffusers_restore.operators.transforms import dct, hadamard_transform, idct
+from diffusers_restore.operators.transforms import dct, dct2, hadamard_transform, idct, idct2
 
 SHAPE = (3, 12, 20)
 KERNEL = motion_kernel(4, 70.0)
@@ -170,10 +170,17 @@ def test_dct_is_orthonormal_and_the_textbook_one(length: int) -> None:
     assert (idct(dct(x)) - x).abs().max() < 1e-13
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (6, 9), (1, 4), (5, 1), (3, 2), (1, 1)])
+def test_the_2d_dct_is_that_of_both_axes(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert (dct2(x) - dct(dct(x).mT).mT).abs().max() < 1e-13
+    assert (idct2(dct2(x)) - x).abs().max() < 1e-13
+
+
 def test_hadamard_transform_is_orthonormal_and_its_own_inverse() -> None:
-    matrix = hadamard_transform(torch.eye(32, dtype=torch.float64))
-    assert (matrix.abs() - 32**-0.5).abs().max() < 1e-15
-    assert (matrix @ matrix - torch.eye(32)).abs().max() < 1e-14
+    matrix = hadamard_transform(torch.eye(128, dtype=torch.float64))
+    assert (matrix.abs() - 128**-0.5).abs().max() < 1e-15
+    assert (matrix @ matrix - torch.eye(128)).abs().max() < 1e-14
 
 
 def test_singular_values_of_the_literature() -> None:

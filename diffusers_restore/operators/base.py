@@ -190,6 +190,11 @@ class SVDOperator(LinearOperator):
         s = self.singular_values.values
         return None if bool((s > 0).all()) else Constant((s > 0).double())
 
+    @property
+    def is_square(self) -> bool:
+        """Whether there are as many coefficients as pixels, so that V is a basis of the whole image space."""
+        return self.output_shape == self.input_shape
+
     @cached_property
     def single_value(self) -> float | None:
         """The one singular value that is not zero, if there is only one; it makes methods simpler."""

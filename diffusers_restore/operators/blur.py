@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError
-from .base import Constant, Shape, SVDOperator, check_shape
+from .base import Constant, Shape, SVDOperator, check_shape, scale
 from .resize import check_factor
 from .separable import RELATIVE_THRESHOLD, check_kernel
-from .transforms import dct, idct
+from .transforms import dct2, idct2
 
 
 class PerChannel(SVDOperator):
@@ -139,10 +139,10 @@ class SymmetricBlur(PerChannel):
         return self._values
 
     def vt(self, x: Tensor) -> Tensor:
-        return dct(dct(x).mT).mT
+        return dct2(x)
 
     def v(self, c: Tensor) -> Tensor:
-        return idct(idct(c).mT).mT
+        return idct2(c)
 
     def ut(self, y: Tensor) -> Tensor:
         return self._sign.like(y) * self.vt(y)
@@ -179,33 +179,38 @@ class BlurDecimate(PerChannel):
         self.kernel = check_kernel(kernel, 2)
         self.gain = float(self.kernel.abs().sum())
         spectrum = _spectrum(self.kernel, height, width)
-        norms = self._fold(spectrum.abs().square()[None, None])[0, 0].sqrt()
-        norms = torch.where(norms > RELATIVE_THRESHOLD * norms.max(), norms, 0.0)
-        self._values = Constant(norms[None] / self.factor)
-        inverse = torch.where(norms > 0, 1 / norms, 0.0).repeat(self.factor, self.factor)
-        self._direction = Constant((spectrum * inverse)[None])
+        _, rows, columns = self.output_shape
+        aliases = spectrum.abs().square().unflatten(1, (self.factor, columns)).unflatten(0, (self.factor, rows))
+        values = aliases.sum(dim=(0, 2)).sqrt()[:, : columns // 2 + 1] / self.factor
+        values = torch.where(values > RELATIVE_THRESHOLD * values.max(), values, 0.0)
+        self._values = Constant(values[None])
+        self._spectrum = Constant(spectrum[:, : width // 2 + 1])
 
     @property
     def singular_values(self) -> Constant:
         return self._values
 
-    def _fold(self, spectrum: Tensor) -> Tensor:
-        """The sum over the frequencies that alias: (B, C, H, W) -> (B, C, H / factor, W / factor)."""
-        _, height, width = self.output_shape
-        return spectrum.unflatten(3, (self.factor, width)).unflatten(2, (self.factor, height)).sum(dim=(2, 4))
-
     def vt(self, x: Tensor) -> Tensor:
-        return self._fold(self._direction.like(x) * torch.fft.fft2(x, norm="ortho"))
+        # U^T A / s. Rows are left out in the spectrum, where their aliases add up, columns in the picture.
+        _, height, _ = self.output_shape
+        spectrum = torch.fft.rfft2(x) * self._spectrum.like(x)
+        folded = spectrum.unflatten(2, (self.factor, height)).sum(dim=2) / self.factor
+        y = torch.fft.irfft2(folded, s=(height, x.shape[3]))[..., :: self.factor]
+        return scale(self.ut(y), self._inverse_values.like(x))
 
     def v(self, c: Tensor) -> Tensor:
-        spectrum = self._direction.like(c).conj() * c.repeat(1, 1, self.factor, self.factor)
-        return torch.fft.ifft2(spectrum, norm="ortho").real
+        y = self.u(scale(c, self._inverse_values.like(c)))
+        _, height, width = self.input_shape
+        spread = y.new_zeros(*y.shape[:3], width)
+        spread[..., :: self.factor] = y
+        spectrum = torch.fft.rfft2(spread).repeat(1, 1, self.factor, 1) * self._spectrum.like(y).conj()
+        return torch.fft.irfft2(spectrum, s=(height, width))
 
     def ut(self, y: Tensor) -> Tensor:
-        return torch.fft.fft2(y, norm="ortho")
+        return torch.fft.rfft2(y, norm="ortho")
 
     def u(self, c: Tensor) -> Tensor:
-        return torch.fft.ifft2(c, norm="ortho").real
+        return torch.fft.irfft2(c, s=self.output_shape[1:], norm="ortho")
 
     def with_channels(self, channels: int) -> BlurDecimate:
         return BlurDecimate((channels, *self.input_shape[1:]), self.kernel, self.factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from math import log2, pi, sqrt
+from math import pi, sqrt
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,10 +30,52 @@ def idct(c: Tensor) -> Tensor:
     imaginary = torch.cat([torch.zeros_like(c[..., :1]), c[..., length - half + 1 :].flip(-1)], dim=-1)
     phase = _dct_phase(length, c.dtype, c.device)
     # The forward phase has the length sqrt(2 / N), and sqrt(1 / N) for k = 0: divide by it, not only turn back.
-    reordered = torch.fft.irfft(torch.complex(c[..., :half], -imaginary).div_(phase), n=length)
+    return _interleave(torch.fft.irfft(torch.complex(c[..., :half], -imaginary).div_(phase), n=length))
+
+
+def dct2(x: Tensor) -> Tensor:
+    """Orthonormal DCT-II along the last two axes, by one real 2-D FFT of the same size.
+
+    With the samples of both axes reordered (even ones, then odd ones backwards) and V their spectrum, let
+    Q = V exp(-i pi (k1 / 2 N1 + k2 / 2 N2)). A coefficient is Re Q(k1, k2) - Im Q(N1 - k1, k2), the one at N2 - k2 is
+    -Im Q(k1, k2) - Re Q(N1 - k1, k2), each times sqrt(1 / N1 N2), and twice Re Q, -Im Q in the first row.
+    """
+    height, width = x.shape[-2:]
+    rows = torch.cat([x[..., ::2, :], x[..., 1::2, :].flip(-2)], dim=-2)
+    reordered = torch.cat([rows[..., ::2], rows[..., 1::2].flip(-1)], dim=-1)
+    spectrum = torch.fft.rfft2(reordered).mul_(_dct2_phase(height, width, x.dtype, x.device))
+    real, imaginary = spectrum.real, spectrum.imag
+    half, rest = width // 2 + 1, (width - 1) // 2
+    c = torch.empty_like(x)
+    c[..., 0, :half] = 2 * real[..., 0, :]
+    c[..., 0, half:] = -2 * imaginary[..., 0, 1 : rest + 1].flip(-1)
+    c[..., 1:, :half] = real[..., 1:, :] - imaginary[..., 1:, :].flip(-2)
+    c[..., 1:, half:] = -(imaginary[..., 1:, 1 : rest + 1] + real[..., 1:, 1 : rest + 1].flip(-2)).flip(-1)
+    return c
+
+
+def idct2(c: Tensor) -> Tensor:
+    """The inverse (the transpose) of `dct2`."""
+    height, width = c.shape[-2:]
+    half = width // 2 + 1
+    # Re Q = (c(k1, k2) - c(N1 - k1, N2 - k2)) / 2 and Im Q = -(c(N1 - k1, k2) + c(k1, N2 - k2)) / 2; what lies beyond
+    # the last row or column is zero. In the first row, where c is twice as large, nothing is subtracted.
+    real, imaginary = c[..., :half].clone(), torch.zeros_like(c[..., :half])
+    imaginary[..., 1:, :] = c[..., 1:, :half].flip(-2)
+    mirrored = c[..., width - half + 1 :].flip(-1)
+    real[..., 1:, 1:] -= mirrored[..., 1:, :].flip(-2)
+    imaginary[..., 1:] += mirrored
+    spectrum = torch.complex(real, imaginary.neg_()).div_(_dct2_phase(height, width, c.dtype, c.device)).mul_(0.5)
+    rows = _interleave(torch.fft.irfft2(spectrum, s=(height, width)))
+    return _interleave(rows.mT).mT
+
+
+def _interleave(reordered: Tensor) -> Tensor:
+    """Undo, on the last axis, the order of even samples followed by odd ones backwards."""
+    half = (reordered.shape[-1] + 1) // 2
     x = torch.empty_like(reordered)
-    x[..., ::2] = reordered[..., : (length + 1) // 2]
-    x[..., 1::2] = reordered[..., (length + 1) // 2 :].flip(-1)
+    x[..., ::2] = reordered[..., :half]
+    x[..., 1::2] = reordered[..., half:].flip(-1)
     return x
 
 
@@ -45,16 +87,33 @@ def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.polar(scale, -pi * k / (2 * length)).to(device=device, dtype=dtype.to_complex())
 
 
+@cache
+def _dct2_phase(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    rows = torch.arange(height, dtype=torch.float64)[:, None] / (2 * height)
+    columns = torch.arange(width // 2 + 1, dtype=torch.float64) / (2 * width)
+    scale = torch.full((height, width // 2 + 1), sqrt(1 / (height * width)), dtype=torch.float64)
+    scale[0] /= sqrt(2)
+    scale[:, 0] /= sqrt(2)
+    return torch.polar(scale, -pi * (rows + columns)).to(device=device, dtype=dtype.to_complex())
+
+
 def hadamard_transform(x: Tensor) -> Tensor:
-    """Orthonormal Walsh-Hadamard transform along the last axis, whose length is a power of two; its own inverse."""
-    length = x.shape[-1]
-    rows = 1 << (int(log2(length)) // 2)
-    square = x.reshape(*x.shape[:-1], rows, length // rows)
-    left, right = (_hadamard(n, x.dtype, x.device) for n in square.shape[-2:])
-    # H_n = H_a (x) H_b, so two small dense products transform a long vector. `expand` keeps one product per image.
-    square = torch.matmul(left, square)
-    square = torch.matmul(square, right.expand(*square.shape[:-2], *right.shape))
-    return square.reshape(x.shape)
+    """Orthonormal Walsh-Hadamard transform along the last axis, whose length is a power of two; its own inverse.
+
+    H_mn = H_m (x) H_n, so a long vector is transformed by small dense products, on 16 numbers each.
+    """
+    shape, done = x.shape, 1
+    while done < shape[-1]:
+        radix = min(16, shape[-1] // done)
+        x = x.reshape(*shape[:-1], -1, radix, done)
+        matrix = _hadamard(radix, x.dtype, x.device)
+        # `expand` keeps the products of different pictures apart, so that a batch gives what single pictures give.
+        if done == 1:
+            x = torch.matmul(x.squeeze(-1), matrix.expand(*shape[:-1], radix, radix))
+        else:
+            x = torch.matmul(matrix.expand(*x.shape[:-2], radix, radix), x)
+        done *= radix
+    return x.reshape(shape)
 
 
 @cache

@@ -158,11 +158,11 @@ class DDRMPipeline(DiffusionPipeline):
         shape = (len(measurement.y), *plan.operator.input_shape)
         noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         sample = self.scheduler.start(measurement, noise)
-        steps = self.scheduler.timesteps.tolist()
+        steps, dtype = self.scheduler.timesteps.tolist(), self.unet.dtype
         self._num_timesteps = len(steps)
         with self.progress_bar(total=len(steps)) as progress:
             for i, t in enumerate(steps):
-                output = self._predict(sample, t, labels)
+                output = self._predict(sample, t, labels, dtype)
                 if classifier is not None:
                     output = self._guide(output, sample, t, classifier, classifier_scale)
                 sample, pred_original_sample = self.scheduler.step(
@@ -187,9 +187,9 @@ class DDRMPipeline(DiffusionPipeline):
     def _size_multiple(self) -> int:
         return int(2 ** (len(self.unet.config.block_out_channels) - 1))
 
-    def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None) -> Tensor:
+    def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The network's output in float32, its first channels if it predicts a variance too."""
-        x = self.scheduler.scale_model_input(sample, timestep).to(self.unet.dtype)
+        x = self.scheduler.scale_model_input(sample, timestep).to(dtype)
         # On a CPU, the size of a batch changes how sums are rounded; one by one costs the same and stays exact.
         size = 1 if x.device.type == "cpu" else len(x)
         parts = []

@@ -71,11 +71,11 @@ def ddrm_update(
     """
     operator, sigma_y, y_bar = measurement.svd, measurement.sigma_y, measurement.y_bar
     c, eta_noise = sqrt(1 - eta**2) * sigma_next, eta * sigma_next
-    x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
-    # u - V^T x = pull (y_bar - V^T x0_hat) + renoise V^T z - c V^T epsilon_hat; pull and renoise depend on s only.
-    value = operator.single_value if sigma_y > 0 else inf
     measured = operator.measured_coefficients
+    value = operator.single_value if sigma_y > 0 else inf
+    # u - V^T x = pull (y_bar - V^T x0_hat) + renoise V^T z - c V^T epsilon_hat; pull and renoise depend on s only.
     if value is not None:  # one rule for every measured coefficient: one transform carries the three images
+        x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
         pull, renoise = _single_rule(sigma_y / value, sigma_next, c, eta_noise, eta_b)
         change = torch.mul(noise, renoise).sub_(x0_hat, alpha=pull).sub_(epsilon_hat, alpha=c)
         coefficients = operator.vt(change)
@@ -86,13 +86,20 @@ def ddrm_update(
     noisier = s * sigma_next >= sigma_y
     pull_map = torch.where(noisier, eta_b, s * (c / sigma_y))  # s / sigma_y = 1 / r
     r = sigma_y / torch.where(s > 0, s, inf)
-    spread = (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt()
-    renoise_map = torch.where(noisier, spread - eta_noise, 0.0)
-    coefficients = scale(y_bar - operator.vt(x0_hat), pull_map)
-    coefficients += scale(operator.vt(noise), renoise_map)
+    spread = torch.where(noisier, (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt(), eta_noise)
+    x0_coefficients = operator.vt(x0_hat)
+    coefficients = scale(y_bar - x0_coefficients, pull_map)
+    if measured is None and operator.is_square:  # nothing is left over for the first rule
+        coefficients += x0_coefficients
+        coefficients += scale(operator.vt(noise), spread)
+        return operator.v(coefficients)
+    coefficients += scale(
+        operator.vt(noise), spread - eta_noise if measured is None else (spread - eta_noise) * (s > 0)
+    )
     if c > 0:
         old = operator.vt(epsilon_hat)
         coefficients.sub_(old if measured is None else scale(old, measured.like(noise)), alpha=c)
+    x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
     return x.add_(operator.v(coefficients))
 
 

@@ -1,0 +1,93 @@
+"""Every code block of the README and of docs/ is run, on small pictures, in a folder that holds what they name."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import WriteRepo, make_unet
+from PIL import Image
+
+from diffusers_restore.cli import main
+from diffusers_restore.operators import TASKS
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(language: str) -> list[object]:
+    found = []
+    for page in PAGES:
+        for number, (name, code) in enumerate(BLOCK.findall(page.read_text())):
+            if name == language:
+                found.append(pytest.param(code, id=f"{page.name}-{number}"))
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRepo) -> Path:
+    """The working directory that the documentation has in mind."""
+    write_repo(make_unet(levels=4), at_root=True, name="google/ddpm-celebahq-256")
+    rng = np.random.default_rng(0)
+
+    def picture(name: str, width: int, height: int, mode: str = "RGB") -> None:
+        coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(path)
+
+    for name in ("photo.jpg", "noisy.png", "scans/1.png", "scans/2.jpg"):
+        picture(name, 40, 48)
+    picture("small.png", 10, 12)
+    picture("face.png", 8, 8)
+    picture("grey.png", 40, 48, "L")
+    Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / "mask.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code: str, folder: Path) -> None:
+    exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
+
+
+@pytest.mark.parametrize("code", blocks("bash"))
+def test_shell_blocks_run(code: str, folder: Path) -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for line in code.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        if program == "make":
+            assert set(arguments) <= set(targets)
+            continue
+        assert program == "diffusers-restore"
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("code", blocks("toml"))
+def test_toml_blocks_parse(code: str) -> None:
+    assert "diffusers_restore.operators" in tomllib.loads(code)["project"]["entry-points"]
+
+
+def test_no_block_is_left_out() -> None:
+    languages = {name for page in PAGES for name, _ in BLOCK.findall(page.read_text())}
+    assert languages <= {"python", "bash", "toml"}
+
+
+def test_the_table_of_tasks_is_complete() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Tasks")[2].partition("##")[0]
+    assert set(re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)) != set()
+    named = {name for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)}
+    assert named == set(TASKS)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
