@@ -64,11 +64,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def load_photos(folder: Path) -> list[Image.Image]:
-    """All photographs below `folder` as RGB pictures in memory, in the order of their paths."""
+    """All photographs below `folder` as RGB pictures in memory, in the order of their paths; a bad file is skipped."""
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise SystemExit(f"--train_data_dir {folder}: no picture in this folder ({', '.join(sorted(SUFFIXES))})")
-    return [Image.open(path).convert("RGB") for path in tqdm(files, desc="reading photographs")]
+    photos = []
+    for path in tqdm(files, desc="reading photographs"):
+        try:
+            with Image.open(path) as file:
+                photos.append(file.convert("RGB"))
+        except OSError as error:
+            tqdm.write(f"skipped {path}: {error}")
+    if len(photos) < 2:
+        raise SystemExit(
+            f"--train_data_dir {folder}: two photographs at least are needed ({', '.join(sorted(SUFFIXES))}), "
+            f"found {len(photos)}"
+        )
+    return photos
 
 
 def random_crop(photo: Image.Image, size: int, scales: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -185,6 +195,7 @@ def main() -> None:
         total=args.max_train_steps,
         disable=not accelerator.is_main_process,
     )
+    unet.train()
     for step in bar:
         rng = np.random.default_rng([args.seed, step, accelerator.process_index])
         chosen = rng.integers(len(photos), size=args.train_batch_size)

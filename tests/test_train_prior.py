@@ -27,6 +27,7 @@ def photos(tmp_path: Path) -> Path:
     for i in range(4):
         smooth = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((200, 150))
         smooth.save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:200])
     return folder.parent
 
 
@@ -44,7 +45,8 @@ def train(photos: Path, output: Path, steps: int, *more: str) -> None:
     }
     flags = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [sys.executable, str(SCRIPT), *flags, "--block_out_channels", "16", "32", *more]
-    subprocess.run(command, check=True, capture_output=True)
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "broken.png" in result.stdout + result.stderr
 
 
 def test_a_resumed_run_is_an_unbroken_one(photos: Path, tmp_path: Path) -> None:
