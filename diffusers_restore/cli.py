@@ -1,6 +1,6 @@
 """The command line: `diffusers-restore restore | degrade | tasks`.
 
-torch and diffusers are imported inside the commands, so that `--help` and usage mistakes are answered at once.
+torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Golden arrays and test pictures; only the developers' machines and CI hold them."""
+    """Golden arrays and test pictures, which are not part of the project."""
     if not (SHARED / "golden").is_dir():
         pytest.skip("the shared folder with golden arrays and pictures is not beside the project")
     return SHARED

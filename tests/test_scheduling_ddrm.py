@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, ScoreSdeVeScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, IPNDMScheduler, PNDMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from safetensors.torch import load_file
 
 from diffusers_restore import operators
 from diffusers_restore.errors import InvalidInputError, OperatorError, UnknownNameError
 from diffusers_restore.operators import (
     BlockMean,
+    BlurDecimate,
     CircularBlur,
+    Crop,
     Grayscale,
     Identity,
     LinearOperator,
@@ -37,6 +39,10 @@ OPERATORS: dict[str, LinearOperator] = {
     "colorize": Grayscale(SHAPE, (0.299, 0.587, 0.114)),
     "blur": CircularBlur(SHAPE, motion_kernel(5, 30.0)),
     "separable": operators.create("deblur-gauss", image_shape=SHAPE, sigma=1.0, taps=3, border="zero"),
+    # More than one singular value, and coefficients that are missing: every term of the update is needed.
+    "blur and decimation": BlurDecimate(SHAPE, motion_kernel(5, 30.0), 2),
+    "mean of a masked image": BlockMean(SHAPE, 2) @ Mask(SHAPE, random_mask(6, 8, 0.6)),
+    "blur of a crop": CircularBlur((3, 5, 7), motion_kernel(5, 30.0)) @ Crop(SHAPE, (5, 7)),
     "cs2": operators.create("cs2", image_shape=SHAPE),
 }
 
@@ -300,7 +306,8 @@ def test_add_noise_is_diffusers() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ScoreSdeVeScheduler().config, "scheduler without betas is not one of a variance-preserving process"),
+        (ScoreSdeVeScheduler().config, "scheduler without a beta_schedule is not one of a variance-preserving process"),
+        (IPNDMScheduler().config, "scheduler without a beta_schedule is not one"),
         ({"_class_name": "ScoreSdeVeScheduler"}, "scheduler ScoreSdeVeScheduler is not one"),
         ({"_class_name": "CMStochasticIterativeScheduler"}, "CMStochasticIterativeScheduler"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
@@ -372,3 +379,18 @@ def test_what_cannot_start_is_refused() -> None:
         scheduler.start(Measurement(x, blurred), x)
     with pytest.raises(UnknownNameError):
         DDRMScheduler(prediction_type="x0")
+    for timestep in (-5, 1000, 2.5):
+        with pytest.raises(InvalidInputError, match="timestep must be a whole number >= 0 and <= 999"):
+            scheduler.start(Measurement(x, Identity(SHAPE)), x, timestep=timestep)
+    with pytest.raises(InvalidInputError, match="timestep must be a whole number >= -1 and <= 999, got -5"):
+        scheduler.alpha_bar(-5)
+
+
+@pytest.mark.parametrize(("eta", "share"), [(0.85, 0.75), (1.0, 0.5)])
+@pytest.mark.parametrize("sd", [0.1, 0.5])
+def test_many_steps_do_not_give_the_posterior(eta: float, share: float, sd: float) -> None:
+    scheduler = DDRMScheduler()
+    sigmas = [*(scheduler.sigma(t) for t in reversed(range(1000))), 0.0]
+    zero = np.zeros(1)
+    _, variance = gaussian_chain(zero, np.full(1, sd**2), zero, zero, 0.0, eta, 1.0, sigmas)
+    assert variance[0] / sd**2 == pytest.approx(share, abs=0.04)

@@ -6,8 +6,9 @@ from typing import Any
 
 from ..errors import InvalidInputError, OperatorError
 from ..registry import Registry
-from .base import LinearOperator, Shape, SVDOperator, check_shape
+from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
+from .checks import check_operator
 from .color import Grayscale
 from .masks import Identity, Mask
 from .measurement import Measurement, measure
@@ -27,6 +28,7 @@ __all__ = [
     "BlurDecimate",
     "CircularBlur",
     "CompressedSensing",
+    "Constant",
     "Crop",
     "Grayscale",
     "Identity",
@@ -35,8 +37,11 @@ __all__ = [
     "Measurement",
     "SVDOperator",
     "Separable",
+    "Shape",
     "SymmetricBlur",
     "Task",
+    "check_operator",
+    "check_shape",
     "create",
     "from_config",
     "measure",
@@ -88,7 +93,7 @@ def from_config(config: dict[str, Any]) -> LinearOperator:
     kind = params.pop("kind", None)
     cls = OPERATORS[kind]
     try:
-        operator: LinearOperator = cls._from_params(params)
+        operator: LinearOperator = cls.from_params(params)
     except (TypeError, KeyError) as error:
         if isinstance(error, InvalidInputError):
             raise

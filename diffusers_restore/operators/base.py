@@ -25,12 +25,12 @@ def check_shape(name: str, shape: Any) -> Shape:
     return channels, height, width
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Constant:
     """A table of an operator, held once in float64 and handed out on the device and in the dtype of the input."""
 
     values: Tensor
-    _cast: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _cast: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False)
 
     def like(self, x: Tensor) -> Tensor:
         dtype = x.dtype.to_complex() if self.values.is_complex() else x.dtype.to_real()
@@ -71,11 +71,12 @@ class LinearOperator(ABC):
         """A^T y: (B, *output_shape) -> (B, *input_shape)."""
 
     @abstractmethod
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         """The arguments of the class, as JSON values."""
 
     @classmethod
-    def _from_params(cls, params: dict[str, Any]) -> LinearOperator:
+    def from_params(cls, params: dict[str, Any]) -> LinearOperator:
+        """The operator with the arguments that `params()` gave."""
         return cls(**params)
 
     def pinv(self, y: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class LinearOperator(ABC):
 
     def to_config(self) -> dict[str, Any]:
         """The operator as JSON values; `operators.from_config` builds it again."""
-        return {"kind": self.kind, **self._params()}
+        return {"kind": self.kind, **self.params()}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.input_shape} -> {self.output_shape}>"
@@ -138,7 +139,12 @@ class SVDOperator(LinearOperator):
     basis. Singular values are real, broadcast over the coefficients and may be zero; a coefficient whose singular
     value is zero is not measured. Only real functions of the singular values may be applied to coefficients:
     `v(f(s) * vt(x))`, with noise drawn in image space and transformed by `vt`.
+
+    Attributes:
+        complete: whether V is a basis of the whole image space, `v(vt(x))` = x; set it only where that holds.
     """
+
+    complete: bool = False
 
     @property
     @abstractmethod
@@ -189,11 +195,6 @@ class SVDOperator(LinearOperator):
         """1 where a coefficient is measured and 0 where not (s = 0), or None where all are."""
         s = self.singular_values.values
         return None if bool((s > 0).all()) else Constant((s > 0).double())
-
-    @property
-    def is_square(self) -> bool:
-        """Whether there are as many coefficients as pixels, so that V is a basis of the whole image space."""
-        return self.output_shape == self.input_shape
 
     @cached_property
     def single_value(self) -> float | None:

@@ -53,6 +53,7 @@ class CircularBlur(PerChannel):
     """
 
     kind: ClassVar[str] = "circular_blur"
+    complete = True
 
     def __init__(self, input_shape: Shape, kernel: Any) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
@@ -96,7 +97,7 @@ class CircularBlur(PerChannel):
         product = torch.fft.rfft2(self.kernel, s=size) * torch.fft.rfft2(inner.kernel, s=size)
         return CircularBlur(self.input_shape, torch.fft.irfft2(product, s=size))
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist()}
 
 
@@ -114,6 +115,7 @@ class SymmetricBlur(PerChannel):
     """
 
     kind: ClassVar[str] = "symmetric_blur"
+    complete = True
 
     def __init__(self, input_shape: Shape, kernel: Any) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
@@ -153,7 +155,7 @@ class SymmetricBlur(PerChannel):
     def with_channels(self, channels: int) -> SymmetricBlur:
         return SymmetricBlur((channels, *self.input_shape[1:]), self.kernel)
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist()}
 
 
@@ -215,5 +217,5 @@ class BlurDecimate(PerChannel):
     def with_channels(self, channels: int) -> BlurDecimate:
         return BlurDecimate((channels, *self.input_shape[1:]), self.kernel, self.factor)
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "kernel": self.kernel.tolist(), "factor": self.factor}

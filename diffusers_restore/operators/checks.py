@@ -101,6 +101,8 @@ def _check_against_matrix(checks: _Checks, operator: LinearOperator, x: Tensor, 
     columns = operator.u(torch.where(observed, function(values), 0.0) * operator.ut(y))
     checks.close("u f(s) ut", columns.reshape(-1), u @ (function(s) * (u.mT @ measured)))
     checks.close("ut A = s vt", operator.ut(operator.forward(x)), values * operator.vt(x))
+    if operator.complete:
+        checks.close("complete, but v vt", operator.v(operator.vt(x)), x)
     c = torch.where(observed, operator.vt(x), 0.0)
     checks.close("vt v", torch.where(observed, operator.vt(operator.v(c)), 0.0), c)
 

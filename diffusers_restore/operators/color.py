@@ -52,5 +52,5 @@ class Grayscale(DisjointRows):
     def forward_squared(self, x: Tensor) -> Tensor:
         return ((self._direction.like(x) * self.row_norm).square() * x).sum(dim=1, keepdim=True)
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "weights": list(self.weights)}

@@ -19,6 +19,7 @@ class Identity(SVDOperator):
     """y = x: every pixel was measured, as in denoising. U = S = V = I."""
 
     kind: ClassVar[str] = "identity"
+    complete = True
 
     def __init__(self, input_shape: Shape) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
@@ -39,7 +40,7 @@ class Identity(SVDOperator):
     def u(self, c: Tensor) -> Tensor:
         return c
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape)}
 
 
@@ -57,6 +58,7 @@ class Mask(SVDOperator):
     """
 
     kind: ClassVar[str] = "mask"
+    complete = True
 
     def __init__(self, input_shape: Shape, mask: Tensor) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
@@ -94,9 +96,6 @@ class Mask(SVDOperator):
     def u(self, c: Tensor) -> Tensor:
         return self.measured(c)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.measured(self.check_input(x))
-
     def measured(self, y: Tensor) -> Tensor:
         return self.mask.like(y) * y
 
@@ -109,13 +108,13 @@ class Mask(SVDOperator):
     def _with(self, mask: Tensor) -> Mask:
         return Mask(self.input_shape, mask)
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         bits = np.packbits(self.mask.values.numpy().astype(bool))
         packed = {"shape": list(self.mask.values.shape), "bits": base64.b64encode(bits.tobytes()).decode("ascii")}
         return {"input_shape": list(self.input_shape), "mask": packed}
 
     @classmethod
-    def _from_params(cls, params: dict[str, Any]) -> Mask:
+    def from_params(cls, params: dict[str, Any]) -> Mask:
         packed = params["mask"]
         bits = np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8)
         count = int(np.prod(packed["shape"]))

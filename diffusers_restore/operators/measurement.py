@@ -12,7 +12,7 @@ from ..errors import InvalidInputError, OperatorError, check_real
 from .base import LinearOperator, SVDOperator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """A measurement y (B, *operator.output_shape) of images in [-1, 1] by `operator`, with noise of sd `sigma_y`.
 
@@ -37,8 +37,17 @@ class Measurement:
     def svd(self) -> SVDOperator:
         """The operator, if it has an SVD."""
         if not isinstance(self.operator, SVDOperator):
-            raise OperatorError(f"{self.operator!r} has no fast SVD, which this method needs")
+            raise OperatorError(
+                f"{self.operator!r} has no fast SVD, which DDRM needs; its pinv and prox work by conjugate gradients. "
+                "A mask can't follow a blur: measure the blurred picture whole, or only mask it"
+            )
         return self.operator
+
+    def split(self, size: int) -> list[Measurement]:
+        """The measurements of `size` images each; size is 1, or that of the batch."""
+        if size == len(self.y):
+            return [self]
+        return [Measurement(self.y[i : i + 1], self.operator.select(i), self.sigma_y) for i in range(len(self.y))]
 
     @cached_property
     def y_bar(self) -> Tensor:
@@ -51,8 +60,8 @@ def measure(
 ) -> Measurement:
     """Measure clean images x (B, *operator.input_shape) in [-1, 1]: y = A x + sigma_y z with Gaussian noise z.
 
-    Noise is drawn on the generator's device in float32, so that a seed gives the same measurement everywhere. A mask
-    measures nothing where it is zero, noise included.
+    Noise is drawn in float32 on the generator's device, so that a CPU generator gives the same measurement on every
+    device. A mask measures nothing where it is zero, noise included.
     """
     sigma_y = check_real("sigma_y", sigma_y, 0)
     y = operator.forward(x)

@@ -84,7 +84,7 @@ class Crop(TightRows):
         x[:, :, : self.output_shape[1], : self.output_shape[2]] = y
         return x
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "size": list(self.output_shape[1:])}
 
 
@@ -112,8 +112,15 @@ class _Pair(LinearOperator):
     def select(self, index: int) -> LinearOperator:
         return compose(self.outer.select(index), self.inner.select(index))
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"outer": self.outer.to_config(), "inner": self.inner.to_config()}
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> LinearOperator:
+        """The product of the two factors, in the class that suits them."""
+        from . import from_config  # the package's registry loads this module
+
+        return compose(from_config(params["outer"]), from_config(params["inner"]))
 
 
 class RowProduct(_Pair, SVDOperator):
@@ -210,16 +217,6 @@ class Composition(_Pair):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
-
-
-class Product:
-    """The registry's entry for every product: which class it becomes follows from its two factors."""
-
-    @classmethod
-    def _from_params(cls, params: dict[str, Any]) -> LinearOperator:
-        from . import from_config  # the package's registry loads this module
-
-        return compose(from_config(params["outer"]), from_config(params["inner"]))
 
 
 def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator:

@@ -51,7 +51,7 @@ class BlockMean(DisjointRows):
     def forward_squared(self, x: Tensor) -> Tensor:
         return avg_pool2d(x, self.factor) / self.factor**2
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "factor": self.factor}
 
 

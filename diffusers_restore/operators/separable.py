@@ -157,7 +157,7 @@ class Separable(SVDOperator):
         stages = [first + then for first, then in zip(inner.stages, self.stages, strict=True)]
         return Separable(inner.input_shape, *stages)
 
-    def _params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Any]:
         channels, height, width = self.stages
         return {"input_shape": list(self.input_shape), "channels": channels, "height": height, "width": width}
 

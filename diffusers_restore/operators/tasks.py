@@ -19,7 +19,7 @@ from .color import EQUAL_WEIGHTS, Grayscale
 from .masks import Identity, Mask
 from .resize import BlockMean
 from .separable import BORDERS, Separable, check_kernel
-from .transforms import CompressedSensing
+from .transforms import CompressedSensing, random_order
 
 MAX_KERNEL = 9999  # pixels on a side; a kernel must also fit its picture
 
@@ -142,18 +142,18 @@ def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
 def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
     """(H, W) with the share `missing` of the pixels, drawn without replacement, set to 0."""
     missing = check_real("missing", missing, 0, 1)
-    order = np.random.default_rng(check_int("seed", seed, 0)).permutation(height * width)
-    return torch.from_numpy(order >= round(missing * height * width)).double().reshape(height, width)
+    order = random_order(height * width, check_int("seed", seed, 0))
+    return (order >= round(missing * height * width)).double().reshape(height, width)
 
 
 def _inpaint_random(image_shape: Shape, *, missing: float = 0.5, seed: int = 0) -> LinearOperator:
     return Mask(image_shape, random_mask(*image_shape[1:], missing=missing, seed=seed))
 
 
-def _inpaint_box(image_shape: Shape, *, share: float = 0.5) -> LinearOperator:
-    share = check_real("share", share, 0, 1)
+def _inpaint_box(image_shape: Shape, *, side: float = 0.5) -> LinearOperator:
+    side = check_real("side", side, 0, 1)
     mask = torch.ones(image_shape[1:])
-    top, left = (round(size * (1 - share) / 2) for size in image_shape[1:])
+    top, left = (round(size * (1 - side) / 2) for size in image_shape[1:])
     mask[top : image_shape[1] - top, left : image_shape[2] - left] = 0
     return Mask(image_shape, mask)
 
@@ -172,19 +172,20 @@ def text_mask(height: int, width: int) -> Tensor:
 
 def scratch_mask(height: int, width: int, seed: int = 0) -> Tensor:
     """(H, W) with thin crooked scratches and a few spots set to 0, as on an old print."""
-    rng = np.random.default_rng(check_int("seed", seed, 0))
+    bits = np.random.PCG64(check_int("seed", seed, 0)).random_raw(200)  # guaranteed to stay, unlike NumPy's draws
+    numbers = iter((bits >> np.uint64(11)) * 2.0**-53)
     canvas = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(canvas)
     side = max(height, width)
     for _ in range(12):
-        start, direction = rng.uniform(0, 1, 2) * (width, height), rng.uniform(0, 2 * np.pi)
-        path = [start]
+        path = [np.array([next(numbers) * width, next(numbers) * height])]
+        direction = 2 * np.pi * next(numbers)
         for _ in range(8):
-            direction += rng.normal(0, 0.25)
+            direction += next(numbers) - 0.5
             path.append(path[-1] + side / 14 * np.array([np.cos(direction), np.sin(direction)]))
-        draw.line([tuple(point) for point in path], fill=0, width=max(1, side // int(rng.integers(64, 128))))
+        draw.line([tuple(point) for point in path], fill=0, width=max(1, round(side / (64 + 64 * next(numbers)))))
     for _ in range(10):
-        (x, y), radius = rng.uniform(0, 1, 2) * (width, height), side * rng.uniform(0.004, 0.015)
+        x, y, radius = next(numbers) * width, next(numbers) * height, side * (0.004 + 0.011 * next(numbers))
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=0)
     return torch.from_numpy(np.array(canvas) > 127).double()
 
@@ -250,11 +251,11 @@ def _compressed_sensing(ratio: int) -> Task:
 
 
 denoise = Task("noise only", Identity)
-inpaint = Task("missing pixels, by a mask (white = measured)", _inpaint)
-inpaint_random = Task("missing pixels at random", _inpaint_random)
-inpaint_box = Task("a missing box in the middle", _inpaint_box)
-inpaint_text = Task("printed text over the picture", _inpaint_text)
-inpaint_scratches = Task("scratches and spots", _inpaint_scratches)
+inpaint = Task("missing pixels, by your mask (white = measured)", _inpaint)
+inpaint_random = Task("made-up damage: pixels missing at random", _inpaint_random)
+inpaint_box = Task("made-up damage: a box in the middle, `side` of the picture's", _inpaint_box)
+inpaint_text = Task("made-up damage: printed text", _inpaint_text)
+inpaint_scratches = Task("made-up damage: scratches and spots; for your own, see inpaint", _inpaint_scratches)
 sr2, sr4, sr8, sr16 = (_super_resolution(factor) for factor in (2, 4, 8, 16))
 sr_bicubic4, sr_bicubic8, sr_bicubic16 = (_bicubic_super_resolution(factor) for factor in (4, 8, 16))
 sr_blur4 = _blurred_super_resolution(4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from math import pi, sqrt
 from typing import Any, ClassVar, Literal
 
@@ -79,7 +79,7 @@ def _interleave(reordered: Tensor) -> Tensor:
     return x
 
 
-@cache
+@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
 def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     k = torch.arange(length // 2 + 1, dtype=torch.float64)
     scale = torch.full_like(k, sqrt(2 / length))
@@ -87,7 +87,7 @@ def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.polar(scale, -pi * k / (2 * length)).to(device=device, dtype=dtype.to_complex())
 
 
-@cache
+@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
 def _dct2_phase(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows = torch.arange(height, dtype=torch.float64)[:, None] / (2 * height)
     columns = torch.arange(width // 2 + 1, dtype=torch.float64) / (2 * width)
@@ -116,12 +116,17 @@ def hadamard_transform(x: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-@cache
+@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
 def _hadamard(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < length:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)], 0) / sqrt(2)
     return matrix.to(device=device, dtype=dtype)
+
+
+def random_order(count: int, seed: int) -> Tensor:
+    """A permutation of 0..count-1 that a seed gives for ever: NumPy guarantees the raw bits of PCG64, and only them."""
+    return torch.from_numpy(np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable"))
 
 
 class CompressedSensing(TightRows):
@@ -162,13 +167,12 @@ class CompressedSensing(TightRows):
             )
         self.row_norm, self.measures_picture = 1.0, False
         self.gain = sqrt(2 * pixels) if self.transform == "dct" else sqrt(pixels)
-        order = np.random.default_rng(self.seed).permutation(pixels)
-        self._order = torch.from_numpy(order)
-        self._inverse_order = torch.from_numpy(np.argsort(order))
+        order = random_order(pixels, self.seed)
+        self._orders = {torch.device("cpu"): (order, torch.argsort(order))}
 
     def rows(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        shuffled = x.reshape(batch, channels, -1)[..., self._order.to(x.device)]
+        shuffled = x.reshape(batch, channels, -1)[..., self._order_on(x.device)[0]]
         c = hadamard_transform(shuffled) if self.transform == "hadamard" else dct(shuffled)
         return c[..., : height * width // self.ratio].reshape(batch, *self.output_shape)
 
@@ -177,9 +181,16 @@ class CompressedSensing(TightRows):
         c = y.new_zeros(batch, channels, height * width)
         c[..., : height * width // self.ratio] = y.reshape(batch, channels, -1)
         shuffled = hadamard_transform(c) if self.transform == "hadamard" else idct(c)
-        return shuffled[..., self._inverse_order.to(y.device)].reshape(batch, *self.input_shape)
+        return shuffled[..., self._order_on(y.device)[1]].reshape(batch, *self.input_shape)
 
-    def _params(self) -> dict[str, Any]:
+    def _order_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The shuffle of the pixels and its inverse, copied to a device once."""
+        if device not in self._orders:
+            order, inverse = self._orders[torch.device("cpu")]
+            self._orders[device] = order.to(device), inverse.to(device)
+        return self._orders[device]
+
+    def params(self) -> dict[str, Any]:
         return {
             "input_shape": list(self.input_shape),
             "ratio": self.ratio,

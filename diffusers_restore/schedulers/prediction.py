@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any, Literal
 
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from ..errors import InvalidInputError, unknown_name
@@ -41,8 +42,8 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
         InvalidInputError: a VE, flow-matching, consistency or zero-terminal-SNR schedule, or one not known here.
     """
     name = config.get("_class_name")
-    if name is None and "beta_schedule" not in config and {"sigma_min", "sigma_max", "shift"} & set(config):
-        name = "without betas"  # a configuration in memory has lost its class
+    if name is None and isinstance(config, FrozenDict) and "beta_schedule" not in config:
+        name = "without a beta_schedule"  # the configuration of a scheduler in memory has lost its class
     if name is not None and name not in VARIANCE_PRESERVING:
         raise InvalidInputError(
             f"scheduler {name} is not one of a variance-preserving process (DDPM), which this method needs; "

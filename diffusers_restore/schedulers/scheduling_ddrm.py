@@ -89,7 +89,7 @@ def ddrm_update(
     spread = torch.where(noisier, (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt(), eta_noise)
     x0_coefficients = operator.vt(x0_hat)
     coefficients = scale(y_bar - x0_coefficients, pull_map)
-    if measured is None and operator.is_square:  # nothing is left over for the first rule
+    if measured is None and operator.complete:  # nothing is left over for the first rule
         coefficients += x0_coefficients
         coefficients += scale(operator.vt(noise), spread)
         return operator.v(coefficients)
@@ -215,8 +215,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         self._following = dict(zip(chosen, [*chosen[1:], -1], strict=True))
 
     def alpha_bar(self, timestep: int) -> float:
-        """alpha_bar of a timestep of 0..T-1, or 1.0 for -1."""
-        return self._alpha_bars[timestep]
+        """alpha_bar of a timestep of 0..T-1, or 1.0 for -1, where no noise is left."""
+        return self._alpha_bars[check_int("timestep", timestep, -1, len(self) - 1)]
 
     def sigma(self, timestep: int) -> float:
         """The noise level sqrt((1 - alpha_bar) / alpha_bar) of a timestep, in units of the clean image."""
@@ -238,7 +238,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             InvalidInputError: sigma_y is larger than the noise level of the start.
         """
-        timestep = int(self.timesteps[0]) if timestep is None else timestep
+        timestep = int(self.timesteps[0]) if timestep is None else check_int("timestep", timestep, 0, len(self) - 1)
         sigma = self.sigma(timestep)
         if measurement.sigma_y > sigma:
             raise InvalidInputError(
