@@ -138,14 +138,26 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if name != "measured":
                     x = results[name][0]
                     figures = {"PSNR": psnr(x, original[0]), "SSIM": ssim(x, original[0])}
-                    rows.append({"photo": photo, "task": damage.task, "method": name, **figures})
+                    settings = {"eta": damage.eta} if name == "DDRM" else {}
+                    rows.append(
+                        {
+                            "photo": photo,
+                            "task": damage.task,
+                            "sigma_y": damage.sigma_y,
+                            "method": name,
+                            **settings,
+                            **figures,
+                        }
+                    )
             # A row of the overview: what came, the best of the others (or none), what DDRM makes of it.
             classic = [name for name in shown if name not in ("original", "measured", "pseudo-inverse", "DDRM")]
             other = shown[classic[0]] if classic else Cell("no classical method")
             if photo == args.photos[0]:
                 overview.append((damage.label, [shown["original"], shown["measured"], other, shown["DDRM"]]))
     save_sheet(contact_sheet(overview), args.output_dir / "overview.png")
-    table = markdown_table(rows, {"photo": "", "task": "", "method": "", "PSNR": ".2f", "SSIM": ".3f"})
+    table = markdown_table(
+        rows, {"photo": "", "task": "", "sigma_y": "g", "method": "", "eta": "g", "PSNR": ".2f", "SSIM": ".3f"}
+    )
     run = how_it_was_run("examples/demo.py", argv)
     written = write_report(args.output_dir / "table", {"run": run, "rows": rows}, table)
     print(table)

@@ -249,7 +249,7 @@ def main() -> None:
             saved = sorted(checkpoints.glob("checkpoint-*[0-9]"), key=lambda path: int(path.name.rpartition("-")[2]))
             for old in saved[: -args.checkpoints_total_limit]:
                 shutil.rmtree(old)
-            if figures["psnr_25"] > best:
+            if figures["psnr_25"] >= best:  # equal where a run was stopped between its log and its export
                 best = figures["psnr_25"]
                 save_aside(args.output_dir / "best", export)
         losses.clear()

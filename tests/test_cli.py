@@ -519,7 +519,7 @@ def test_an_interruption_leaves_no_files(restore: Restore, tmp_path: Path, monke
         (["--operator-arg", "=2"], ["expected k=v"]),
         (["--operator-arg", "mask=a.png"], ["give the mask as a file: --mask FILE"]),
         (
-            ["--task", "inpaint-box", "--operator-arg", "share=1", "--operator-arg", "share=0.5"],
+            ["--task", "inpaint-box", "--operator-arg", "side=1", "--operator-arg", "side=0.5"],
             ["share is given twice"],
         ),
         (["--task", "inpaint"], ["the task inpaint needs --mask FILE"]),
@@ -575,7 +575,7 @@ def test_a_suffix_that_cannot_be_written(output: str, restore: Restore, tmp_path
         (["--task", "cs2"], "a.png: a measurement for the task cs2 is no picture; a .npy file is expected"),
         (["--task", "deblur-gauss", "--operator-arg", "sigma=wide"], "a.png: sigma must be a number > 0, got 'wide'"),
         (["--task", "deblur-gauss", "--operator-arg", "border=open"], "a.png: no border named 'open'"),
-        (["--task", "inpaint-box", "--operator-arg", "share=1e3"], "a.png: share must be a number >= 0 and <= 1"),
+        (["--task", "inpaint-box", "--operator-arg", "side=1e3"], "a.png: side must be a number >= 0 and <= 1"),
         (["--sigma-y", "1000"], "a.png: sigma_y must be at most"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +55,13 @@ def test_a_resumed_run_is_an_unbroken_one(photos: Path, tmp_path: Path) -> None:
     train(photos, whole, 4)
     train(photos, broken, 4)
     # As if it had been killed while it wrote its second checkpoint: half a folder under another name.
+    shutil.rmtree(broken / "best")
     (broken / "checkpoints" / "checkpoint-4").rename(broken / "checkpoints" / "checkpoint-4.part")
     (broken / "checkpoints" / "checkpoint-4.part" / "model.safetensors").write_bytes(b"half")
     train(photos, broken, 4, "--resume_from_checkpoint", "latest")
-    first, second = (load_file(run / "checkpoints" / "checkpoint-4" / "model.safetensors") for run in (whole, broken))
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    for file in ("checkpoints/checkpoint-4/model.safetensors", "best/unet/diffusion_pytorch_model.safetensors"):
+        first, second = (load_file(run / file) for run in (whole, broken))
+        assert all(torch.equal(first[key], second[key]) for key in first)
     assert not list(broken.rglob("*.part"))
     steps = [json.loads(line)["step"] for line in (broken / "checkpoints" / "log.jsonl").read_text().splitlines()]
     assert steps == [2, 4, 4]

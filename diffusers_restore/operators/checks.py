@@ -119,7 +119,9 @@ def _check_manners(checks: _Checks, operator: LinearOperator, x: Tensor, y: Tens
         if name != "pinv":  # a small singular value multiplies the rounding of float32
             checks.close(f"{name} in float32", single.double(), wanted, 1e-4)
         alone = [getattr(operator.select(i), name)(argument[i : i + 1]) for i in range(len(argument))]
-        checks.close(f"{name} of a batch is not that of its images", torch.cat(alone), wanted, 1e-6 if iterative else 0)
+        checks.close(
+            f"{name} of a batch is not that of its images", torch.cat(alone), wanted, 1e-6 if iterative else 1e-12
+        )
         again = from_json(operator)
         checks.close(f"{name} after a JSON round trip", getattr(again, name)(argument), wanted, 0)
     checks.true("inputs were modified", torch.equal(x, before[0]) and torch.equal(y, before[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,26 @@ import torch
 from safetensors import safe_open
 
 from ..errors import InvalidInputError
+
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
+
+def check_components(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> None:
+    """Refuse a repository with components that the pipeline has no place for, which diffusers would leave out.
+
+    A latent model's network (with a `vqvae` or `vae`) would otherwise be run on pixels.
+
+    Raises:
+        InvalidInputError: there are such components; the message names them.
+    """
+    index = cls.load_config(repository, **{name: options[name] for name in _DOWNLOAD_OPTIONS if name in options})
+    parts = {name for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
+    extra = sorted(name for name in parts - set(cls._get_signature_keys(cls)[0]) if index[name][0] is not None)
+    if extra:
+        raise InvalidInputError(
+            f"{repository} is a {index.get('_class_name')} with {', '.join(extra)}, which {cls.__name__} has no place "
+            "for; a network that works on pixels is needed, not one on the latents of another model"
+        )
 
 
 def check_weights(name: str, model: Any, variant: str | None = None) -> None:

@@ -19,7 +19,7 @@ from ..errors import InvalidInputError, OperatorError, check_int, check_real, un
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.scheduling_ddrm import DDRMScheduler
-from .hub import check_weights
+from .hub import check_components, check_weights
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
@@ -64,11 +64,13 @@ class DDRMPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pretrained`; a network that was not loaded whole is refused.
+        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
 
         Raises:
-            InvalidInputError: the repository lacks some of the network's weights.
+            InvalidInputError: the repository lacks some of the network's weights, or its network works on the latents
+                of another component.
         """
+        check_components(cls, pretrained_model_name_or_path, kwargs)
         pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "unet" not in kwargs:
             check_weights("unet", pipe.unet, kwargs.get("variant"))
@@ -109,18 +111,19 @@ class DDRMPipeline(DiffusionPipeline):
                 (B, C, H, W) in [-1, 1], or a list of one size. Noisy values may exceed the range.
             operator: what was done to them, by the name of a task ("sr4") or as an operator for clean pictures.
             sigma_y: sd of their noise in the unit of [-1, 1]. Grey levels rounded to 8 bits have 0.0023.
-            num_inference_steps: network evaluations. More do not converge to the posterior; about 20 is best.
+            num_inference_steps: network evaluations. The method was made for 20; more do not end in the posterior.
             timesteps: a decreasing list instead, which may start below T.
             eta: share of new noise in each step, [0, 1].
             eta_b: how far measured coefficients follow y, [0, 1].
             class_labels: for a class-conditional network, one or one per picture.
-            classifier: (x_t, t) -> log p(class | x_t) of each picture, (B,), differentiable; guides the chain.
+            classifier: (x_t, t) -> log p(class | x_t) of each picture, (B,), differentiable; guides the chain. On a CPU
+                it is asked for one picture at a time.
             classifier_scale: strength of the classifier.
             generator: one, or one for each restored picture.
             num_images_per_input: restored samples of each picture, next to each other in the result.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> tensors to replace, after each step.
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
             callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
 
         Returns:
@@ -143,36 +146,46 @@ class DDRMPipeline(DiffusionPipeline):
         plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, self._size_multiple)
         device = self._execution_device
         measurement = plan.measurement(samples, device)
-        measurement.svd  # noqa: B018  # refuses an operator without an SVD before any work is done
         pictures = len(plan.y) * samples
-        if isinstance(generator, list):
-            if len(generator) != pictures:
-                raise InvalidInputError(
-                    f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}"
-                )
-            generator = [one for one in generator for _ in range(plan.split)]
+        generator = self._check_generator(generator, pictures, plan.split)
         labels = self._check_class_labels(class_labels, pictures, samples)
         if labels is not None:
             labels = labels.repeat_interleave(plan.split)
 
-        shape = (len(measurement.y), *plan.operator.input_shape)
-        noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        sample = self.scheduler.start(measurement, noise)
+        batch = len(measurement.y)
+        # On a CPU, the size of a batch changes how sums are rounded; one by one, every picture is what it is alone.
+        size = 1 if device.type == "cpu" else batch
+        parts = measurement.split(size)
+        label_parts = [None] * len(parts) if labels is None else labels.split(size)
+
+        def draw() -> Sequence[Tensor]:
+            shape = (batch, *plan.operator.input_shape)
+            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).split(size)
+
+        states = [self.scheduler.start(part, noise) for part, noise in zip(parts, draw(), strict=True)]
         steps, dtype = self.scheduler.timesteps.tolist(), self.unet.dtype
         self._num_timesteps = len(steps)
         with self.progress_bar(total=len(steps)) as progress:
             for i, t in enumerate(steps):
-                output = self._predict(sample, t, labels, dtype)
-                if classifier is not None:
-                    output = self._guide(output, sample, t, classifier, classifier_scale)
-                sample, pred_original_sample = self.scheduler.step(
-                    output, t, sample, measurement, eta=eta, eta_b=eta_b, generator=generator, return_dict=False
-                )
+                estimates = []
+                for j, noise in enumerate(draw()):
+                    output = self._predict(states[j], t, label_parts[j], dtype)
+                    if classifier is not None:
+                        output = self._guide(output, states[j], t, classifier, classifier_scale)
+                    states[j], estimate = self.scheduler.step(
+                        output, t, states[j], parts[j], eta=eta, eta_b=eta_b, variance_noise=noise, return_dict=False
+                    )
+                    estimates.append(estimate)
                 if callback_on_step_end is not None:
-                    state = {"sample": sample, "pred_original_sample": pred_original_sample}
-                    kept = {name: state[name] for name in callback_on_step_end_tensor_inputs}
-                    sample = (callback_on_step_end(self, i, t, kept) or {}).get("sample", sample)
+                    tensors = {"sample": torch.cat(states), "pred_original_sample": torch.cat(estimates)}
+                    kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    changed = callback_on_step_end(self, i, t, kept) or {}
+                    for name in changed:
+                        if name not in tensors:
+                            raise unknown_name("callback tensor", name, tensors)
+                    states = list(changed.get("sample", tensors["sample"]).split(size))
                 progress.update()
+        sample = torch.cat(states)
 
         restored = plan.finish(sample)
         self.maybe_free_model_hooks()
@@ -190,14 +203,9 @@ class DDRMPipeline(DiffusionPipeline):
     def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The network's output in float32, its first channels if it predicts a variance too."""
         x = self.scheduler.scale_model_input(sample, timestep).to(dtype)
-        # On a CPU, the size of a batch changes how sums are rounded; one by one costs the same and stays exact.
-        size = 1 if x.device.type == "cpu" else len(x)
-        parts = []
-        for start in range(0, len(x), size):
-            part = None if labels is None else labels[start : start + size]
-            t = torch.full((min(size, len(x) - start),), timestep, device=x.device)
-            parts.append(self.unet(x[start : start + size], t, class_labels=part, return_dict=False)[0])
-        return torch.cat(parts)[:, : sample.shape[1]].to(sample.dtype)
+        t = torch.full((len(x),), timestep, device=x.device)
+        output = self.unet(x, t, class_labels=labels, return_dict=False)[0]
+        return output[:, : sample.shape[1]].to(sample.dtype)
 
     def _guide(self, output: Tensor, sample: Tensor, timestep: int, classifier: Classifier, scale: float) -> Tensor:
         """Move the noise estimate by -sqrt(1 - alpha_bar) scale grad log p(class | x_t), at the current x_t."""
@@ -213,6 +221,20 @@ class DDRMPipeline(DiffusionPipeline):
         alpha_bar = self.scheduler.alpha_bar(timestep)
         shift = gradient * (-sqrt(1 - alpha_bar) * scale)
         return shift_epsilon(output, shift, alpha_bar, self.scheduler.config.prediction_type)
+
+    def _check_generator(
+        self, generator: torch.Generator | list[torch.Generator] | None, pictures: int, split: int
+    ) -> torch.Generator | list[torch.Generator] | None:
+        """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
+        if generator is None or isinstance(generator, torch.Generator):
+            return generator
+        if not isinstance(generator, list) or not all(isinstance(one, torch.Generator) for one in generator):
+            raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+        if len(generator) != pictures:
+            raise InvalidInputError(
+                f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}"
+            )
+        return [one for one in generator for _ in range(split)]
 
     def _check_class_labels(
         self, class_labels: int | Sequence[int] | Tensor | None, batch: int, samples: int
