@@ -520,7 +520,7 @@ def test_an_interruption_leaves_no_files(restore: Restore, tmp_path: Path, monke
         (["--operator-arg", "mask=a.png"], ["give the mask as a file: --mask FILE"]),
         (
             ["--task", "inpaint-box", "--operator-arg", "side=1", "--operator-arg", "side=0.5"],
-            ["share is given twice"],
+            ["side is given twice"],
         ),
         (["--task", "inpaint"], ["the task inpaint needs --mask FILE"]),
         (["--task", "deblur"], ["the task deblur needs --kernel FILE"]),
