@@ -248,6 +248,11 @@ def test_a_batch_that_does_not_fit_its_masks_is_refused() -> None:
 # Bad input
 
 
+def mask_config(**packed: object) -> dict[str, object]:
+    config = Mask(SHAPE, random_mask(12, 20)).to_config()
+    return {**config, "mask": {**config["mask"], **packed}}
+
+
 NAN_KERNEL = [[0.0, math.nan, 1.0]]
 
 
@@ -284,6 +289,12 @@ NAN_KERNEL = [[0.0, math.nan, 1.0]]
         (lambda: operators.create("deblur-gauss", image_shape=SHAPE, border="mirror"), "no border named 'mirror'"),
         (lambda: Grayscale(SHAPE, (0.5, 0.5)), "one number per channel"),
         (lambda: Grayscale(SHAPE, 5), "one number per channel"),
+        (lambda: operators.create("colorize", measurement_shape=(1, 4, 4), weights=5), "one number per channel"),
+        (lambda: operators.create("colorize", measurement_shape=(1, 4, 4), weights="[.3"), "one number per channel"),
+        (lambda: Mask(SHAPE, MASKS).select(5), "index must be a whole number"),
+        (lambda: Separable(SHAPE, channels=[{"stage": "weights", "weights": [0, 0, 0]}]), "all zero"),
+        (lambda: operators.from_config(mask_config(bits="AAAA")), "bits must hold 240 pixels"),
+        (lambda: operators.from_config(mask_config(bits="!!")), "bits must be base64"),
         (lambda: operators.create("deblur-uniform", image_shape=SHAPE, taps=10**30), "taps must be a whole number"),
         (lambda: operators.create("deblur-motion", image_shape=SHAPE, length=10**30), "length must be a whole number"),
         (lambda: operators.create("inpaint", image_shape=SHAPE, mask="hole.png"), "mask must be a tensor or an array"),

@@ -180,6 +180,15 @@ def test_networks_of_another_process_are_refused(unet: UNet2DModel) -> None:
     with pytest.raises(InvalidInputError, match="score network of a VE process"):
         DDRMPipeline(make_unet(time_embedding_type="fourier"), DDPMScheduler())
     DDRMPipeline(unet, EulerDiscreteScheduler())  # a sampler for the same networks
+    for config, message in (
+        ({"center_input_sample": True}, r"pictures in \[0, 1\]"),
+        ({"class_embed_type": "timestep"}, "class_embed_type='timestep'"),
+        ({"channels": 6, "out_channels": 3}, "6 input and 3 output channels"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            DDRMPipeline(make_unet(**config), DDPMScheduler())
+    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel, got Identity"):
+        DDRMPipeline(torch.nn.Identity(), DDPMScheduler())
 
 
 def test_a_latent_repository_is_refused(write_repo: WriteRepo, unet: UNet2DModel) -> None:
@@ -228,7 +237,7 @@ def test_old_names_of_attention_weights_load(write_repo: WriteRepo) -> None:
         old[key] = value
     assert any("proj_attn" in key for key in old)
     name.unlink()
-    torch.save(old, name.with_suffix(".bin"))
+    torch.save(old, name.with_suffix(".bin"), _use_new_zipfile_serialization=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the pickle's age
         loaded = DDRMPipeline.from_pretrained(folder).unet
@@ -317,7 +326,7 @@ def test_class_labels(unet: UNet2DModel, pipe: DDRMPipeline) -> None:
         restore(pipe, y[:1], "sr4", class_labels=1)
     with pytest.raises(InvalidInputError, match=r"class-conditional: class_labels in 0\.\.3 are needed"):
         restore(conditional, y[:1], "sr4")
-    for bad in (4, -1, [1, 2, 3], 1.5):
+    for bad in (4, -1, [1, 2, 3], 1.5, "cat", True, [[1], [2, 3]]):
         with pytest.raises(InvalidInputError, match=r"class_labels must be one whole number in 0\.\.3"):
             restore(conditional, y, "sr4", (0, 1), class_labels=bad)
 
@@ -362,9 +371,10 @@ def test_classifier_guidance_is_the_formula_at_the_current_sample(unet: UNet2DMo
 
 
 def test_a_classifier_that_is_none_is_refused(pipe: DDRMPipeline) -> None:
-    for bad in (lambda x, t: x.sum(), lambda x, t: torch.zeros(1)):
-        with pytest.raises(InvalidInputError, match="classifier must return one differentiable log probability"):
-            restore(pipe, clean(1), "denoise", classifier=bad)
+    with pytest.raises(InvalidInputError, match=r"classifier must return one log probability per picture, \(1,\)"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: x.sum())
+    with pytest.raises(InvalidInputError, match="differentiable in x_t"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: torch.zeros(1))
 
 
 # Batches, sizes, colours
@@ -426,6 +436,7 @@ def test_colour_pictures_on_a_grey_network_go_channel_by_channel() -> None:
     assert x.shape == (2, *SHAPE)
     assert (BlockMean(SHAPE, 4).forward(x) - y).abs().max() < 1e-4  # no channel of another sample
     assert torch.equal(x[1:], restore(pipe, y, "sr4", (1,)))
+    assert torch.equal(x[1:], restore(pipe, y, "sr4", generator=seeded(1)[0]))
     with pytest.raises(InvalidInputError, match="operator is for images of 3 channels, the network takes 1"):
         restore(pipe, y, BlockMean(SHAPE, 4))
 
@@ -470,6 +481,21 @@ def test_samples_of_one_picture_differ(pipe: DDRMPipeline) -> None:
     x = restore(pipe, clean(2, (3, 4, 6)), "sr4", (0, 1, 2, 3), num_images_per_input=2)
     assert len(x) == 4
     assert torch.equal(x[2:3], restore(pipe, clean(2, (3, 4, 6))[1:], "sr4", (2,)))
+
+
+def test_use_under_inference_mode_leaves_gradients_alone(pipe: DDRMPipeline) -> None:
+    with torch.inference_mode():
+        restore(pipe, clean(1, (3, 21, 19)), "deblur-gauss")
+    x = clean(1, (3, 21, 19)).requires_grad_()
+    operators.create("deblur-gauss", image_shape=(3, 21, 19)).forward(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_pictures_of_many_channels_need_another_output_type() -> None:
+    pipe = quiet(DDRMPipeline(make_unet(channels=4), DDPMScheduler()))
+    with pytest.raises(InvalidInputError, match="output_type='pil' needs 1 or 3 channels, got 4"):
+        pipe(clean(1, (4, 8, 8)), operator="denoise", num_inference_steps=1)
+    assert restore(pipe, clean(1, (4, 8, 8)), "denoise").shape == (1, 4, 8, 8)
 
 
 def test_callbacks_see_and_change_the_chain(pipe: DDRMPipeline) -> None:
@@ -521,7 +547,9 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
         ({"output_type": "jpg"}, "no output_type named 'jpg'"),
         ({"callback_on_step_end_tensor_inputs": ["latents"]}, "no callback tensor named 'latents'"),
         ({"generator": 0}, "generator must be a torch.Generator or a list of them, got 0"),
-        ({"callback_on_step_end": lambda *_: {"sampl": None}}, "no callback tensor named 'sampl'"),
+        ({"callback_on_step_end": lambda *_: {"sampl": None}}, "callback_on_step_end must return None or {'sample'"),
+        ({"callback_on_step_end": lambda *_: {"sample": torch.zeros(2, *SHAPE)}}, "callback_on_step_end must return"),
+        ({"callback_on_step_end": lambda *_: torch.zeros(1, *SHAPE)}, "callback_on_step_end must return"),
         ({"generator": seeded(1, 2, 3)}, "generator must be one, or a list of 1 for this batch; got 3"),
         ({"classifier_scale": math.inf}, "classifier_scale must be"),
     ],

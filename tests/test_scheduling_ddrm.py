@@ -313,9 +313,10 @@ def test_add_noise_is_diffusers() -> None:
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=True"),
         ({"prediction_type": "flow"}, "no prediction_type named 'flow'"),
-        ({"trained_betas": [0.1, 1.5]}, r"betas must lie in \(0, 1\), got 0.1 to 1.5"),
+        ({"trained_betas": [0.1, 1.5], "num_train_timesteps": 2}, r"betas must lie in \(0, 1\), got 0.1 to 1.5"),
         ({"beta_start": 0.02, "beta_end": 0.0001}, "beta_end must be"),
         ({"beta_end": 1.5}, "beta_end must be"),
+        ({"trained_betas": [0.1] * 100}, "trained_betas must hold num_train_timesteps=1000 numbers, got 100"),
         ({"num_train_timesteps": 0}, "num_train_timesteps must be"),
     ],
 )
@@ -338,6 +339,7 @@ def test_a_schedule_of_another_kind_is_refused(config: Any, message: str) -> Non
         ({"timesteps": [1000, 5]}, "timesteps must be a whole number >= 0 and <= 999, got 1000"),
         ({"timesteps": [10, -5]}, "got -5"),
         ({"timesteps": []}, "decreasing"),
+        ({"timesteps": 5}, "decreasing list of whole numbers, got 5"),
         ({}, "give either"),
         ({"num_inference_steps": 3, "timesteps": [2, 1]}, "give either"),
     ],
@@ -354,6 +356,7 @@ def test_bad_timesteps_are_refused(arguments: dict[str, Any], message: str) -> N
         ({"eta": float("nan")}, "eta must be"),
         ({"eta_b": -0.1}, "eta_b must be"),
         ({"eta_b": 2.0}, "eta_b must be"),
+        ({"timestep": 0.7}, "timestep must be a whole number"),
         ({"timestep": 13}, "timestep must be one of those set by set_timesteps, got 13"),
     ],
 )
@@ -379,6 +382,11 @@ def test_what_cannot_start_is_refused() -> None:
         scheduler.start(Measurement(x, blurred), x)
     with pytest.raises(UnknownNameError):
         DDRMScheduler(prediction_type="x0")
+    with pytest.raises(OperatorError, match=r"x must be \(B, C, H, W\) with"):
+        scheduler.start(Measurement(x, Identity(SHAPE)), x[..., :4])
+    with pytest.raises(InvalidInputError, match="a batch of 2 does not fit a measurement of 1 images"):
+        scheduler.start(Measurement(x, Identity(SHAPE)), x.repeat(2, 1, 1, 1))
+    assert scheduler.start(Measurement(x, Identity(SHAPE)), x, timestep=scheduler.timesteps[0]).shape == x.shape
     for timestep in (-5, 1000, 2.5):
         with pytest.raises(InvalidInputError, match="timestep must be a whole number >= 0 and <= 999"):
             scheduler.start(Measurement(x, Identity(SHAPE)), x, timestep=timestep)

@@ -36,7 +36,8 @@ class Constant:
         dtype = x.dtype.to_complex() if self.values.is_complex() else x.dtype.to_real()
         key = (x.device, dtype)
         if key not in self._cast:
-            self._cast[key] = self.values.to(device=x.device, dtype=dtype)
+            with torch.inference_mode(False):  # what is kept must be of use outside, too
+                self._cast[key] = self.values.to(device=x.device, dtype=dtype)
         return self._cast[key]
 
 
@@ -103,6 +104,8 @@ class LinearOperator(ABC):
 
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
         """The product: first `inner`, then this one. It keeps an SVD where that is exact."""
+        if not isinstance(inner, LinearOperator):
+            return NotImplemented
         from .products import compose  # products know the concrete operators, which are built on this module
 
         return compose(self, inner)

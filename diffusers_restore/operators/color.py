@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import hypot
 from typing import Any, ClassVar
 
@@ -14,6 +14,13 @@ from .base import Constant, Shape, check_shape
 from .products import DisjointRows
 
 EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
+
+
+def check_weights(weights: Iterable[float]) -> tuple[float, ...]:
+    """`weights` as finite floats; anything but a sequence of numbers is refused."""
+    if isinstance(weights, (str, bytes, dict)) or not isinstance(weights, Iterable):
+        raise OperatorError(f"weights must be one number per channel, such as [0.3, 0.6, 0.1], got {weights!r}")
+    return tuple(check_real("weights", weight) for weight in weights)
 
 
 class Grayscale(DisjointRows):
@@ -32,9 +39,9 @@ class Grayscale(DisjointRows):
     def __init__(self, input_shape: Shape, weights: Sequence[float] = EQUAL_WEIGHTS) -> None:
         self.input_shape = check_shape("input_shape", input_shape)
         channels, height, width = self.input_shape
-        if not isinstance(weights, Sequence) or len(weights) != channels:
+        self.weights = check_weights(weights)
+        if len(self.weights) != channels:
             raise OperatorError(f"weights must hold one number per channel ({channels}), got {weights!r}")
-        self.weights = tuple(check_real("weights", weight) for weight in weights)
         self.row_norm = hypot(*self.weights)
         if self.row_norm == 0:
             raise OperatorError("weights must not all be zero: nothing would be measured")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import OperatorError
+from ..errors import OperatorError, check_int
 from .base import Constant, Shape, SVDOperator, check_shape
 
 ONE = Constant(torch.ones(1, 1, 1, dtype=torch.float64))
@@ -51,7 +51,7 @@ class Mask(SVDOperator):
 
     Args:
         input_shape: (C, H, W).
-        mask: values 0 and 1 only; (H, W), (1 or C, H, W), or (B, 1 or C, H, W) with one mask per image.
+        mask: a tensor or an array of 0 and 1 only; (H, W), (1 or C, H, W), or (B, 1 or C, H, W) with one for each image.
 
     Raises:
         OperatorError: a size other than the image's, a value other than 0 and 1, or a mask that keeps no pixel.
@@ -60,8 +60,12 @@ class Mask(SVDOperator):
     kind: ClassVar[str] = "mask"
     complete = True
 
-    def __init__(self, input_shape: Shape, mask: Tensor) -> None:
+    def __init__(self, input_shape: Shape, mask: Any) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+        try:
+            mask = torch.as_tensor(mask)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise OperatorError(f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}") from error
         channels, height, width = self.input_shape
         given = tuple(mask.shape)
         if 2 <= mask.ndim <= 4:
@@ -103,7 +107,9 @@ class Mask(SVDOperator):
         return self if self.batch_size is None else self._with(self.mask.values.repeat_interleave(count, dim=0))
 
     def select(self, index: int) -> Mask:
-        return self if self.batch_size is None else self._with(self.mask.values[index : index + 1])
+        if self.batch_size is None:
+            return self
+        return self._with(self.mask.values[check_int("index", index, 0, self.batch_size - 1)][None])
 
     def _with(self, mask: Tensor) -> Mask:
         return Mask(self.input_shape, mask)
@@ -116,7 +122,12 @@ class Mask(SVDOperator):
     @classmethod
     def from_params(cls, params: dict[str, Any]) -> Mask:
         packed = params["mask"]
-        bits = np.frombuffer(base64.b64decode(packed["bits"]), dtype=np.uint8)
         count = int(np.prod(packed["shape"]))
+        try:
+            bits = np.frombuffer(base64.b64decode(packed["bits"], validate=True), dtype=np.uint8)
+        except ValueError as error:
+            raise OperatorError(f"mask: bits must be base64, {error}") from error
+        if len(bits) != -(-count // 8):
+            raise OperatorError(f"mask: bits must hold {count} pixels for the shape {packed['shape']}")
         mask = np.unpackbits(bits, count=count).reshape(packed["shape"])
         return cls(params["input_shape"], torch.from_numpy(mask.astype(np.float64)))

@@ -134,6 +134,8 @@ class Separable(SVDOperator):
             self.gain *= float(matrix.abs().sum(dim=1).max())
         self.output_shape = (sizes[0], sizes[1], sizes[2])
         s = values[0][:, None, None] * values[1][:, None] * values[2]
+        if float(s.max()) == 0:
+            raise OperatorError("the matrices are all zero: nothing would be measured")
         self._values = Constant(torch.where(s > RELATIVE_THRESHOLD * s.max(), s, 0.0))
 
     @property
@@ -165,7 +167,7 @@ class Separable(SVDOperator):
 def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Tensor:
     """One matrix (or none) on each of the axes C, H, W of x (B, C, H, W).
 
-    `expand` keeps the products of different pictures apart, so that a batch gives what single pictures give.
+    `expand` keeps the products of different pictures apart, so that results don't depend on how many there are.
     """
     channels, height, width = (
         None if constant is None else (constant.like(x).mT if transpose else constant.like(x)) for constant in matrices

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import OperatorError, check_int, check_real
 from .base import LinearOperator, Shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
-from .color import EQUAL_WEIGHTS, Grayscale
+from .color import EQUAL_WEIGHTS, Grayscale, check_weights
 from .masks import Identity, Mask
 from .resize import BlockMean
 from .separable import BORDERS, Separable, check_kernel
@@ -132,11 +132,7 @@ def _deblur(image_shape: Shape, *, kernel: Any) -> LinearOperator:
 
 
 def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
-    try:
-        values = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise OperatorError(f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}") from error
-    return Mask(image_shape, values)
+    return Mask(image_shape, mask)
 
 
 def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
@@ -205,7 +201,7 @@ def _colorize(image_shape: Shape, *, weights: Sequence[float] = EQUAL_WEIGHTS) -
 def _coloured_shape(measurement_shape: Shape, weights: Sequence[float] = EQUAL_WEIGHTS) -> Shape:
     if measurement_shape[0] != 1:
         raise OperatorError(f"a grey measurement (1, H, W) is wanted, got {measurement_shape}")
-    return len(weights), *measurement_shape[1:]
+    return len(check_weights(weights)), *measurement_shape[1:]
 
 
 def _enlarged(factor: int) -> Callable[[Shape], Shape]:

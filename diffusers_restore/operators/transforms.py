@@ -80,6 +80,7 @@ def _interleave(reordered: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
+@torch.inference_mode(False)  # a table that is kept must be of use outside, too
 def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     k = torch.arange(length // 2 + 1, dtype=torch.float64)
     scale = torch.full_like(k, sqrt(2 / length))
@@ -88,6 +89,7 @@ def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
+@torch.inference_mode(False)  # a table that is kept must be of use outside, too
 def _dct2_phase(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows = torch.arange(height, dtype=torch.float64)[:, None] / (2 * height)
     columns = torch.arange(width // 2 + 1, dtype=torch.float64) / (2 * width)
@@ -107,7 +109,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
         radix = min(16, shape[-1] // done)
         x = x.reshape(*shape[:-1], -1, radix, done)
         matrix = _hadamard(radix, x.dtype, x.device)
-        # `expand` keeps the products of different pictures apart, so that a batch gives what single pictures give.
+        # `expand` keeps the products of different pictures apart.
         if done == 1:
             x = torch.matmul(x.squeeze(-1), matrix.expand(*shape[:-1], radix, radix))
         else:
@@ -117,6 +119,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
+@torch.inference_mode(False)  # a table that is kept must be of use outside, too
 def _hadamard(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < length:

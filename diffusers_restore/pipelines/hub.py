@@ -6,6 +6,7 @@ import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -33,25 +34,25 @@ def check_components(cls: Any, repository: str | PathLike[str], options: dict[st
         )
 
 
-def check_weights(name: str, model: Any, variant: str | None = None) -> None:
+def check_weights(name: str, model: Any, options: dict[str, Any]) -> None:
     """Refuse a model of whose weights the repository held only a part: diffusers leaves the rest as memory was.
 
     Args:
         name: of the component, for the message.
         model: a `ModelMixin` that `from_pretrained` has just loaded from a folder.
-        variant: as it was given to `from_pretrained`.
+        options: as they were given to `from_pretrained`.
 
     Raises:
         InvalidInputError: weights are missing; the message names some.
     """
     folder = Path(model.config._name_or_path)
     found: dict[str, None] = {}
-    for file in _weight_files(folder, variant):
+    for file in _weight_files(folder, options.get("variant"), options.get("use_safetensors")):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 found |= dict.fromkeys(tensors.keys())
         else:
-            found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=True))
+            found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
     model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
     missing = sorted(set(model.state_dict()) - set(found))
     if found and missing:
@@ -62,10 +63,11 @@ def check_weights(name: str, model: Any, variant: str | None = None) -> None:
         )
 
 
-def _weight_files(folder: Path, variant: str | None) -> list[Path]:
+def _weight_files(folder: Path, variant: str | None, use_safetensors: bool | None) -> list[Path]:
     """The files that diffusers reads: those of the variant if there are any, safetensors before pickles."""
+    suffixes = (".bin",) if use_safetensors is False else (".safetensors", ".bin")
     for middle in (f".{variant}", "") if variant else ("",):
-        for suffix in (".safetensors", ".bin"):
+        for suffix in suffixes:
             whole = re.compile(rf"diffusion_pytorch_model{re.escape(middle)}(-\d+-of-\d+)?{re.escape(suffix)}")
             files = [file for file in sorted(folder.glob("diffusion_pytorch_model*")) if whole.fullmatch(file.name)]
             if files:

@@ -53,10 +53,7 @@ class DDRMPipeline(DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
-        if getattr(unet.config, "time_embedding_type", "positional") == "fourier":
-            raise InvalidInputError(
-                "unet is a score network of a VE process (time_embedding_type='fourier'); a network of a DDPM is needed"
-            )
+        _check_unet(unet)
         if not isinstance(scheduler, DDRMScheduler):
             scheduler = DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
         self.register_modules(unet=unet, scheduler=scheduler)
@@ -73,7 +70,7 @@ class DDRMPipeline(DiffusionPipeline):
         check_components(cls, pretrained_model_name_or_path, kwargs)
         pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         if "unet" not in kwargs:
-            check_weights("unet", pipe.unet, kwargs.get("variant"))
+            check_weights("unet", pipe.unet, kwargs)
         return pipe
 
     @property
@@ -144,6 +141,8 @@ class DDRMPipeline(DiffusionPipeline):
         self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
 
         plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, self._size_multiple)
+        if output_type == "pil" and plan.channels not in (1, 3):
+            raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {plan.channels}; use 'np' or 'pt'")
         device = self._execution_device
         measurement = plan.measurement(samples, device)
         pictures = len(plan.y) * samples
@@ -179,11 +178,7 @@ class DDRMPipeline(DiffusionPipeline):
                 if callback_on_step_end is not None:
                     tensors = {"sample": torch.cat(states), "pred_original_sample": torch.cat(estimates)}
                     kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    changed = callback_on_step_end(self, i, t, kept) or {}
-                    for name in changed:
-                        if name not in tensors:
-                            raise unknown_name("callback tensor", name, tensors)
-                    states = list(changed.get("sample", tensors["sample"]).split(size))
+                    states = list(_replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
                 progress.update()
         sample = torch.cat(states)
 
@@ -212,10 +207,14 @@ class DDRMPipeline(DiffusionPipeline):
         with torch.enable_grad():
             x = sample.detach().requires_grad_()
             log_probability = classifier(x, torch.full((len(x),), timestep, device=x.device))
-            if log_probability.shape != (len(x),) or not log_probability.requires_grad:
+            if log_probability.shape != (len(x),):
                 raise InvalidInputError(
-                    f"classifier must return one differentiable log probability per picture, ({len(x)},), "
+                    f"classifier must return one log probability per picture, ({len(x)},), "
                     f"got {tuple(log_probability.shape)}"
+                )
+            if not log_probability.requires_grad:
+                raise InvalidInputError(
+                    "classifier must return log probabilities that are differentiable in x_t; these have no gradient"
                 )
             gradient = torch.autograd.grad(log_probability.sum(), x)[0]
         alpha_bar = self.scheduler.alpha_bar(timestep)
@@ -226,6 +225,8 @@ class DDRMPipeline(DiffusionPipeline):
         self, generator: torch.Generator | list[torch.Generator] | None, pictures: int, split: int
     ) -> torch.Generator | list[torch.Generator] | None:
         """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
+        if isinstance(generator, torch.Generator) and split > 1:
+            generator = [generator] * pictures
         if generator is None or isinstance(generator, torch.Generator):
             return generator
         if not isinstance(generator, list) or not all(isinstance(one, torch.Generator) for one in generator):
@@ -246,16 +247,54 @@ class DDRMPipeline(DiffusionPipeline):
             return None
         if class_labels is None:
             raise InvalidInputError(f"the network is class-conditional: class_labels in 0..{classes - 1} are needed")
-        labels = torch.as_tensor(class_labels).reshape(-1)
+        try:
+            labels = torch.as_tensor(class_labels).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            labels = torch.empty(0)
         if len(labels) == 1:
             labels = labels.expand(batch)
         elif len(labels) * samples == batch:
             labels = labels.repeat_interleave(samples)
-        if labels.is_floating_point() or len(labels) != batch or not bool(((labels >= 0) & (labels < classes)).all()):
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or len(labels) != batch or not bool(((labels >= 0) & (labels < classes)).all()):
             raise InvalidInputError(
                 f"class_labels must be one whole number in 0..{classes - 1}, or one per picture, got {class_labels!r}"
             )
-        return labels.to(self._execution_device)
+        return labels.long().to(self._execution_device)
+
+
+def _check_unet(unet: UNet2DModel) -> None:
+    """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
+    if not isinstance(unet, UNet2DModel):
+        raise InvalidInputError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
+    config = unet.config
+    if config.time_embedding_type == "fourier":
+        raise InvalidInputError(
+            "unet is a score network of a VE process (time_embedding_type='fourier'); a network of a DDPM is needed"
+        )
+    if config.center_input_sample:
+        raise InvalidInputError("unet takes pictures in [0, 1] (center_input_sample=True); one for [-1, 1] is needed")
+    if config.class_embed_type is not None:
+        raise InvalidInputError(
+            f"unet has class_embed_type={config.class_embed_type!r}; plain class labels (num_class_embeds) are needed"
+        )
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise InvalidInputError(
+            f"unet has {config.in_channels} input and {config.out_channels} output channels: it is no unconditional "
+            "network, whose outputs are as many as its inputs, or twice as many with a learned variance"
+        )
+
+
+def _replaced(sample: Tensor, answer: Any) -> Tensor:
+    """The sample, or what a callback answered in its place."""
+    if answer is None or answer == {}:
+        return sample
+    new = answer.get("sample") if isinstance(answer, dict) and set(answer) == {"sample"} else None
+    if not isinstance(new, Tensor) or new.shape != sample.shape:
+        raise InvalidInputError(
+            f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
+        )
+    return new.to(sample)
 
 
 class _Plan:
@@ -290,7 +329,8 @@ class _Plan:
             operator = operator @ self.grey
         if operator.input_shape[0] != channels:
             raise OperatorError(
-                f"operator is for images of {operator.input_shape[0]} channels, the network takes {channels}"
+                f"operator is for images of {operator.input_shape[0]} channels, the network takes {channels}; "
+                "name the task to restore colours one by one on a grey network, or build the operator for the network"
             )
         _, height, width = operator.input_shape
         self.size = (height, width)
@@ -311,6 +351,11 @@ class _Plan:
                 f"image holds values up to {largest:g}; a measurement by {operator!r} of pictures in [-1, 1] with "
                 f"sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays in [0, 1]"
             )
+
+    @property
+    def channels(self) -> int:
+        """Of the restored pictures."""
+        return 1 if self.grey is not None else self.operator.input_shape[0] * self.split
 
     def measurement(self, samples: int, device: torch.device) -> Measurement:
         """What was measured, `samples` times each picture, as the network will see it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf, sqrt
@@ -110,6 +110,20 @@ def _single_rule(r: float, sigma_next: float, c: float, eta_noise: float, eta_b:
     return c / r, 0.0
 
 
+def _check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int) -> int:
+    """A timestep, which may come as a tensor of one whole number."""
+    if isinstance(timestep, Tensor) and timestep.numel() == 1:
+        return check_int(name, timestep.item(), minimum, maximum)
+    return check_int(name, timestep, minimum, maximum)
+
+
+def _check_batch(sample: Tensor, measurement: Measurement) -> None:
+    """`sample` has the shape of the measured images."""
+    measurement.operator.check_input(sample)
+    if len(sample) != len(measurement.y):
+        raise InvalidInputError(f"a batch of {len(sample)} does not fit a measurement of {len(measurement.y)} images")
+
+
 @dataclass
 class DDRMSchedulerOutput(BaseOutput):
     """What a step gives, both (B, C, H, W).
@@ -164,6 +178,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             trained_betas=trained_betas,
         )
         betas = ddpm.betas.double()
+        if len(betas) != steps:
+            raise InvalidInputError(f"trained_betas must hold num_train_timesteps={steps} numbers, got {len(betas)}")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise InvalidInputError(f"betas must lie in (0, 1), got {float(betas.min()):g} to {float(betas.max()):g}")
         self.betas = betas
@@ -206,8 +222,10 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         if timesteps is None:
             count = check_int("num_inference_steps", num_inference_steps, 1, last)
             chosen = [i * (last // count) for i in reversed(range(count))]
+        elif not isinstance(timesteps, Iterable):
+            raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {timesteps!r}")
         else:
-            chosen = [check_int("timesteps", t, 0, last - 1) for t in timesteps]
+            chosen = [_check_timestep("timesteps", t, 0, last - 1) for t in timesteps]
             if not chosen or any(a <= b for a, b in pairwise(chosen)):
                 raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {chosen}")
         self.num_inference_steps = len(chosen)
@@ -227,7 +245,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         """The sample as it is, as for DDPM."""
         return sample
 
-    def start(self, measurement: Measurement, noise: Tensor, timestep: int | None = None) -> Tensor:
+    def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The first state of the chain, (B, C, H, W), at `timestep` (default: the first that was set).
 
         Args:
@@ -238,7 +256,9 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             InvalidInputError: sigma_y is larger than the noise level of the start.
         """
-        timestep = int(self.timesteps[0]) if timestep is None else check_int("timestep", timestep, 0, len(self) - 1)
+        first = self.timesteps[0] if timestep is None else timestep
+        timestep = _check_timestep("timestep", first, 0, len(self) - 1)
+        _check_batch(noise, measurement)
         sigma = self.sigma(timestep)
         if measurement.sigma_y > sigma:
             raise InvalidInputError(
@@ -277,7 +297,8 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             InvalidInputError: eta or eta_b out of range, or a timestep that was not set.
         """
         eta, eta_b = check_real("eta", eta, 0, 1), check_real("eta_b", eta_b, 0, 1)
-        t = int(timestep)
+        _check_batch(sample, measurement)
+        t = _check_timestep("timestep", timestep, 0, len(self) - 1)
         if t not in self._following:
             raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {t}")
         following = self._following[t]
