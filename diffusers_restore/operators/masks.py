@@ -51,7 +51,7 @@ class Mask(SVDOperator):
 
     Args:
         input_shape: (C, H, W).
-        mask: a tensor or an array of 0 and 1 only; (H, W), (1 or C, H, W), or (B, 1 or C, H, W) with one for each image.
+        mask: a tensor or array of 0 and 1 only; (H, W), (1 or C, H, W), or (B, 1 or C, H, W) with one for each image.
 
     Raises:
         OperatorError: a size other than the image's, a value other than 0 and 1, or a mask that keeps no pixel.

@@ -152,8 +152,7 @@ class DDRMPipeline(DiffusionPipeline):
             labels = labels.repeat_interleave(plan.split)
 
         batch = len(measurement.y)
-        # On a CPU, the size of a batch changes how sums are rounded; one by one, every picture is what it is alone.
-        size = 1 if device.type == "cpu" else batch
+        size = self._pictures_at_once(device, batch)
         parts = measurement.split(size)
         label_parts = [None] * len(parts) if labels is None else labels.split(size)
 
@@ -190,6 +189,11 @@ class DDRMPipeline(DiffusionPipeline):
         elif output_type == "np":
             result = images.to_numpy(restored)
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    @staticmethod
+    def _pictures_at_once(device: torch.device, batch: int) -> int:
+        """One on a CPU, where the size of a batch changes how sums are rounded; else the whole batch."""
+        return 1 if device.type == "cpu" else batch
 
     @property
     def _size_multiple(self) -> int:
