@@ -14,7 +14,7 @@ READY = .venv/ready
 help: ## print the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: $(READY) ## restore the bundled photographs; pictures and figures go to demo/
+demo: $(READY) ## restore a bundled photograph; pictures and figures go to demo/
 	$(BIN)/python examples/demo.py --output_dir demo
 
 test: $(READY) ## run all tests

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Damage the bundled photographs in six ways, restore them with DDRM, and put the results side by side.
+"""Damage a bundled photograph in six ways, restore it with DDRM, and put the results side by side.
 
     python examples/demo.py --output_dir demo
 

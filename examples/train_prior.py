@@ -6,7 +6,7 @@
 The result is a plain diffusers repository (`DDPMPipeline.from_pretrained("prior")` loads it without this package). The
 network is a `UNet2DModel` without attention, so that it takes pictures of any size. It predicts v on a cosine schedule
 (arXiv:2202.00512, arXiv:2102.09672): where DDRM asks for x0, an error of the network is then never multiplied by more
-than one, while an epsilon network's error is multiplied by sigma_t, over 100 at the start of a chain.
+than one, while an epsilon network's error is multiplied by sigma_t, about 100 at the start of a chain.
 
 Every random number is a function of (seed, step, rank), so a run that was stopped and resumed with
 `--resume_from_checkpoint latest` draws what it would have drawn.

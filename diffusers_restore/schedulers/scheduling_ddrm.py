@@ -93,9 +93,7 @@ def ddrm_update(
         coefficients += x0_coefficients
         coefficients += scale(operator.vt(noise), spread)
         return operator.v(coefficients)
-    coefficients += scale(
-        operator.vt(noise), spread - eta_noise if measured is None else (spread - eta_noise) * (s > 0)
-    )
+    coefficients += scale(operator.vt(noise), spread - eta_noise)  # zero where s = 0, as pull_map is
     if c > 0:
         old = operator.vt(epsilon_hat)
         coefficients.sub_(old if measured is None else scale(old, measured.like(noise)), alpha=c)
