@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | tasks`.
+"""The command line: `diffusers-restore restore | degrade | sample | tasks`.
 
 torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
@@ -23,9 +23,11 @@ import click
 from . import DEFAULT_PRIOR, __version__
 from .errors import InvalidInputError, OperatorError, check_real, unknown_name
 from .registry import Registry
+from .training.config import PriorConfig, config_command
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
     from torch import Tensor
 
     from .images import Picture
@@ -136,6 +138,28 @@ def _operator_options(command: _Command) -> _Command:
     return command
 
 
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """(width, height) of the words 64 or 96x64."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise click.BadParameter(
+            f"expected a number of pixels, or WIDTHxHEIGHT such as 96x64, got {value!r}", ctx, param
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+_device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+_dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network. auto is bfloat16 on a GPU that has it, else float32.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="diffusers-restore")
 def main() -> None:
@@ -144,6 +168,8 @@ def main() -> None:
     \b
     diffusers-restore restore photo.png -o restored.png --task denoise --sigma-y 0.2
     diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore sample -o grid.png
+    diffusers-restore train prior --train_data_dir photos --output_dir prior
     diffusers-restore tasks
 
     Every command has its own --help.
@@ -187,14 +213,8 @@ def main() -> None:
     "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Write name-1.png ... name-N.png."
 )
 @click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Of the network. auto is bfloat16 on a GPU that has it, else float32.",
-)
+@_device_option
+@_dtype_option
 @click.option("--skip-existing", is_flag=True, help="Keep what is there: go on with a run that was stopped.")
 def restore(
     inputs: tuple[str, ...],
@@ -246,7 +266,7 @@ def restore(
         return
     _make_folders(todo)
     with _quiet_bars():
-        pipe = _load_pipeline(model or DEFAULT_PRIOR, chosen_device, _dtype(dtype, chosen_device))
+        pipe = _load_pipeline("--model", model or DEFAULT_PRIOR, chosen_device, _dtype(dtype, chosen_device))
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
@@ -346,9 +366,9 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
-def _load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> DDRMPipeline:
+def _load_pipeline(option: str, model: str, device: torch.device, dtype: torch.dtype) -> DDRMPipeline:
     if not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~"):
-        raise click.ClickException(f"--model: there is no folder {model!r}")
+        raise click.ClickException(f"{option}: there is no folder {model!r}")
 
     from .pipelines.pipeline_ddrm import DDRMPipeline
 
@@ -356,7 +376,7 @@ def _load_pipeline(model: str, device: torch.device, dtype: torch.dtype) -> DDRM
         pipe: DDRMPipeline = DDRMPipeline.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:  # InvalidInputError and the Hub's HFValidationError are ValueErrors
         raise click.ClickException(
-            f"--model {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {_one_line(error)}"
+            f"{option} {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {_one_line(error)}"
         ) from error
     return pipe.to(device)
 
@@ -489,6 +509,220 @@ def _fitting_size(create: Callable[[int, int], object], height: int, width: int)
     return None
 
 
+# --- sample ---------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("model", metavar="[MODEL]", default=DEFAULT_PRIOR)
+@click.option("-o", "--output", metavar="OUT", required=True, help="A file for one grid, or a folder for a file each.")
+@click.option("-n", "--number", type=click.IntRange(min=1), default=16, show_default=True, help="Of pictures.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["ddim", "ddpm"]),
+    default="ddim",
+    show_default=True,
+    help="ddim adds no noise on the way (eta 0); ddpm does, and wants more steps.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Network evaluations for each picture."
+)
+@click.option(
+    "--size",
+    metavar="SIDE|WxH",
+    callback=_size,
+    help="In pixels; what the network can halve.  [default: the size that the model is made for]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of the first picture; the second has the next.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Pictures at once.  [default: 1 on a CPU, where it changes how sums are rounded, else 16]",
+)
+@_device_option
+@_dtype_option
+def sample(
+    model: str,
+    output: str,
+    number: int,
+    sampler: str,
+    steps: int,
+    size: tuple[int, int] | None,
+    seed: int,
+    batch_size: int | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Draw pictures from MODEL, to see what a prior has learnt.
+
+    \b
+    diffusers-restore sample -o grid.png
+    diffusers-restore sample google/ddpm-cifar10-32 -n 100 -o grid.png --sampler ddpm --steps 250
+    diffusers-restore sample my_prior/ -n 4 -o drawn/ --size 96x64
+
+    MODEL is an unconditional DDPM, a repository of the Hugging Face Hub or a folder; without it, the bundled prior. The
+    samplers are those of diffusers. The pictures lie row by row in a grid, nearly square, or are 0000.png, 0001.png ...
+    in a folder. A picture depends on its own seed and not on -n (but for rounding, where --batch-size is not 1).
+    """  # noqa: D301  # click reads the control character
+    begin = time.perf_counter()
+    names_folder, out = _names_folder(output), Path(output)
+    targets = tuple(out / f"{i:04}.png" for i in range(number)) if names_folder else (out,)
+    job = _Job(Path(model), targets, fixed=not names_folder)
+
+    import torch
+
+    from . import images
+
+    chosen_device = _device(device)
+    _make_folders([job])
+    with _quiet_bars():
+        pipe = _load_pipeline("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
+    scheduler = _stock_scheduler(model, pipe, sampler)
+    width, height = _drawn_size(pipe, size)
+    try:
+        pipe.scheduler.set_timesteps(steps)
+    except InvalidInputError as error:
+        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+    scheduler.set_timesteps(steps)
+
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(number)]  # on the CPU, as in `restore`
+    batch = batch_size or (1 if chosen_device.type == "cpu" else 16)
+    pipe.set_progress_bar_config(desc=job.target_names, leave=False, disable=not _on_terminal())
+    drawn: list[Tensor] = []
+    try:
+        with pipe.progress_bar(total=number * len(scheduler.timesteps)) as progress:
+            for first in range(0, number, batch):
+                part = slice(first, first + batch)
+                pictures = _draw(pipe.unet, scheduler, generators[part], (height, width), progress.update).cpu()
+                if names_folder:
+                    for picture, target in zip(pictures, targets[part], strict=True):
+                        images.save(picture, target)
+                else:
+                    drawn.append(pictures)
+        if not names_folder:
+            images.save(images.grid(torch.cat(drawn)), out)
+    except (InvalidInputError, OSError) as error:
+        raise click.ClickException(_one_line(error)) from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise click.ClickException("the GPU's memory is too small; try a smaller --batch-size or --size") from error
+    what = f"{number} picture{'s' * (number > 1)} of {width}x{height}"
+    click.echo(f"{job.target_names}  {what}  {time.perf_counter() - begin:.1f} s")
+
+
+def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMScheduler | DDPMScheduler:
+    """The repository's scheduler as one of diffusers' own, once it is sure that the network draws pictures with it."""
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    config = pipe.unet.config
+    if config.num_class_embeds is not None:
+        raise click.ClickException(
+            f"MODEL {model!r} is class-conditional ({config.num_class_embeds} classes); an unconditional one is needed"
+        )
+    if config.in_channels not in (1, 3):
+        raise click.ClickException(f"MODEL {model!r} draws {config.in_channels} channels; a picture has 1 or 3")
+    cls = DDIMScheduler if sampler == "ddim" else DDPMScheduler
+    try:
+        scheduler = cls.from_config(pipe.scheduler.config)  # it has kept the options that DDRM has no use for
+    except NotImplementedError as error:  # a beta_schedule that only DDPMScheduler knows
+        raise click.ClickException(f"MODEL {model!r} cannot be sampled by {sampler}: {_one_line(error)}") from error
+    if _learned_variance(scheduler) and config.out_channels == config.in_channels:
+        raise click.ClickException(
+            f"MODEL {model!r}: its scheduler has variance_type={scheduler.variance_type!r}, which the network does not "
+            "predict; use --sampler ddim"
+        )
+    return scheduler
+
+
+def _learned_variance(scheduler: DDIMScheduler | DDPMScheduler) -> bool:
+    from diffusers import DDPMScheduler
+
+    return isinstance(scheduler, DDPMScheduler) and scheduler.variance_type in ("learned", "learned_range")
+
+
+def _drawn_size(pipe: DDRMPipeline, size: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height): the one that was asked for, or the network's own."""
+    if size is None:
+        own = pipe.unet.config.sample_size
+        if own is None:
+            raise click.UsageError("MODEL does not say for which size it is made; give --size")
+        size = (own, own) if isinstance(own, int) else (own[1], own[0])
+    multiple = pipe._size_multiple
+    if any(side % multiple for side in size):
+        below = "x".join(str(max(1, side // multiple) * multiple) for side in size)
+        above = "x".join(str(-(-side // multiple) * multiple) for side in size)
+        next_ones = above if above == below else f"{below} and {above}"
+        raise click.BadParameter(
+            f"the network takes multiples of {multiple}, got {size[0]}x{size[1]}; next to it: {next_ones}",
+            param_hint="'--size'",
+        )
+    return size
+
+
+def _draw(
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler | DDPMScheduler,
+    generators: list[torch.Generator],
+    size: tuple[int, int],
+    progress: Callable[[int], object],
+) -> Tensor:
+    """Pictures (B, C, *size), one for each generator: the loop of DDIMPipeline and DDPMPipeline.
+
+    It is not called there because those know one size only, keep the state in the network's dtype, and DDIM fails on
+    a network with a learned variance.
+    """
+    import torch
+    from diffusers.utils.torch_utils import randn_tensor
+
+    channels = unet.config.in_channels
+    outputs = 2 * channels if _learned_variance(scheduler) else channels
+    shape = (len(generators), channels, *size)
+    x: Tensor = randn_tensor(shape, generator=generators, device=unet.device, dtype=torch.float32)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = unet(x.to(unet.dtype), t).sample[:, :outputs].float()
+            x = scheduler.step(output, t, x, generator=generators).prev_sample
+            progress(len(x))
+    return x
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+train_prior = config_command(
+    "prior",
+    PriorConfig,
+    "diffusers_restore.training.prior:train_prior",
+    """Train an unconditional diffusion prior on pictures.
+
+    \b
+    diffusers-restore train prior --train_data_dir photos --output_dir prior
+    diffusers-restore train prior --config recipe.yaml --train_data_dir photos --dry_run
+    accelerate launch --num_processes 8 -m diffusers_restore train prior --train_data_dir photos
+
+    OUTPUT_DIR becomes a diffusers repository, which DDPMPipeline and DDRMPipeline load, with a model card; checkpoints,
+    samples/ and logs/ lie beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if
+    it had never been.
+    """,
+)
+
+
+@main.group()
+def train() -> None:
+    """Train the networks of this package.
+
+    The options are those of diffusers' training scripts. With several GPUs, start it by `accelerate launch`.
+    """
+
+
+train.add_command(train_prior)
+
+
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -572,13 +806,8 @@ def _pair(inputs: Sequence[str], output: str, suffix: Callable[[Path], str], sam
         click.UsageError: nothing to read, two results of one name, or a result in the place of an input.
     """
     out = Path(output)
-    names_folder = out.is_dir() or not out.suffix or output.endswith(("/", os.sep))
+    names_folder = _names_folder(output)
     single = len(inputs) == 1 and Path(inputs[0]).is_file()
-    if not names_folder and out.suffix.lower() not in WRITABLE_SUFFIXES:
-        raise click.UsageError(
-            f"-o {output!r}: the suffix of a file must be one of {', '.join(WRITABLE_SUFFIXES)}; for a folder, end "
-            "with a slash"
-        )
     found = list(_expand(inputs, out))
     if not names_folder and not single:
         raise click.UsageError(
@@ -604,6 +833,23 @@ def _pair(inputs: Sequence[str], output: str, suffix: Callable[[Path], str], sam
             if target.resolve() in sources:
                 raise click.UsageError(f"-o {output!r} would overwrite the input {click.format_filename(target)!r}")
     return list(jobs.values())
+
+
+def _names_folder(output: str) -> bool:
+    """Whether -o means a folder: one that exists, or a name that ends with a slash or has no suffix.
+
+    Raises:
+        click.UsageError: the suffix of a file names no format.
+    """
+    out = Path(output)
+    if out.is_dir() or not out.suffix or output.endswith(("/", os.sep)):
+        return True
+    if out.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise click.UsageError(
+            f"-o {output!r}: the suffix of a file must be one of {', '.join(WRITABLE_SUFFIXES)}; for a folder, end "
+            "with a slash"
+        )
+    return False
 
 
 def _expand(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:

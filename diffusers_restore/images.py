@@ -230,6 +230,24 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
     return _to_unit(_batch(tensor, "tensor"))
 
 
+def grid(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, C, H, W) in [-1, 1] side by side, row by row, as one (C, H', W'), as near to a square as can be.
+
+    Two white pixels lie between them; places that are left over at the end are white.
+
+    Raises:
+        ImageError: not such a tensor, or NaN or Inf in it.
+    """
+    batch = _batch(pictures, "pictures")
+    count, channels, height, width = batch.shape
+    columns = min(range(count, 0, -1), key=lambda n: abs(n * width - -(-count // n) * height))
+    sheet = torch.ones(channels, -(-count // columns) * (height + 2) - 2, columns * (width + 2) - 2)
+    for i, picture in enumerate(batch):
+        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
 # --- arrays ---------------------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,18 @@ def make_unet(*, channels: int = 3, out_channels: int | None = None, levels: int
 @pytest.fixture(scope="session")
 def unet() -> UNet2DModel:
     return make_unet()
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Hugging Face Hub on loopback: the environment variables with which a new process talks to it."""
+    root = tmp_path_factory.mktemp("hub")
+    command = [sys.executable, str(Path(__file__).with_name("loopback_hub.py")), "--root", str(root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        name, _, address = server.stdout.readline().strip().partition("=")
+        yield {name: address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(root / "home")}
+        server.terminate()
 
 
 WriteRepo = Callable[..., Path]

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from conftest import WriteRepo, make_unet
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
 from PIL import Image
 
 import diffusers_restore
@@ -668,3 +677,243 @@ def test_degrade_compressed_sensing_gives_numbers(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["a.npy"]
     result = run("degrade", source, "-o", tmp_path / "y.png", "--task", "cs2")
     fails(result, 1, "a.png: a measurement for the task cs2 is no picture; write it to a .npy file")
+
+
+# --- sample ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sample(model: Path) -> Restore:
+    """Run `sample` on the CPU."""
+
+    def sample(*words: object, model: Path = model) -> Result:
+        if "--steps" not in words:
+            words = (*words, "--steps", STEPS)
+        return run("sample", model, *words, "--device", "cpu")
+
+    return sample
+
+
+def stock(sampler: str, unet: UNet2DModel, scheduler: Any, seeds: list[int], steps: int = STEPS) -> list[Any]:
+    """What diffusers' own pipeline draws in one batch, as arrays of bytes."""
+    pipe = DDIMPipeline(unet, scheduler) if sampler == "ddim" else DDPMPipeline(unet, scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [np.asarray(p) for p in pipe(len(seeds), generator=generators, num_inference_steps=steps).images]
+
+
+def cells(path: Path, columns: int, width: int = SIDE, height: int = SIDE) -> list[Any]:
+    """The pictures of a grid, row by row, once it is sure that what lies between them is white."""
+    with Image.open(path) as opened:
+        sheet = np.array(opened).astype(int)
+    assert (sheet.shape[1] + 2) % (width + 2) == (sheet.shape[0] + 2) % (height + 2) == 0
+    assert sheet.shape[1] == columns * (width + 2) - 2
+    tops, lefts = range(0, sheet.shape[0], height + 2), range(0, sheet.shape[1], width + 2)
+    found = [sheet[top : top + height, left : left + width].copy() for top in tops for left in lefts]
+    for top in tops:
+        for left in lefts:
+            sheet[top : top + height, left : left + width] = 255
+    assert (sheet == 255).all()
+    return found
+
+
+def test_help_of_sample_imports_nothing_heavy() -> None:
+    test_help_imports_nothing_heavy(["sample", "--help"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 3, 8, 8), (8, 8)),
+        ((2, 3, 8, 8), (8, 18)),
+        ((3, 1, 8, 8), (18, 18)),
+        ((5, 3, 8, 8), (18, 28)),
+        ((16, 3, 8, 8), (38, 38)),
+        ((4, 3, 4, 16), (22, 16)),
+        ((3, 3, 16, 4), (16, 16)),
+    ],
+)
+def test_a_grid_is_nearly_square(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    assert images.grid(torch.zeros(shape)).shape == (shape[1], *size)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_samples_are_those_of_diffusers(sampler: str, sample: Restore, model: Path, tmp_path: Path) -> None:
+    result = sample("-o", tmp_path / "new" / "g.png", "-n", 3, "--sampler", sampler, "--seed", 7, "--batch-size", 3)
+    succeeds(result)
+    assert result.stdout.startswith(f"{tmp_path / 'new' / 'g.png'}  3 pictures of 16x16  ")
+    assert result.stdout.endswith(" s\n")
+    unet = UNet2DModel.from_pretrained(model / "unet")
+    *drawn, empty = cells(tmp_path / "new" / "g.png", columns=2)
+    assert (empty == 255).all()
+    np.testing.assert_array_equal(drawn, stock(sampler, unet, DDPMScheduler(), [7, 8, 9]))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_a_sample_is_the_same_among_any_others(sampler: str, sample: Restore, tmp_path: Path) -> None:
+    for number, batch in ((4, 3), (2, 1)):
+        words = ["-n", number, "--batch-size", batch, "--sampler", sampler]
+        succeeds(sample("-o", tmp_path / f"{number}.png", *words))
+    four, two = cells(tmp_path / "4.png", columns=2), cells(tmp_path / "2.png", columns=2)
+    assert max(np.abs(four[i] - two[i]).max() for i in range(2)) <= 1
+    assert min(np.abs(four[i] - four[j]).max() for i in range(4) for j in range(i)) > 10  # seeds differ
+    succeeds(sample("-o", f"{tmp_path / 'folder'}/", "-n", 2, "--sampler", sampler))
+    assert names(tmp_path / "folder") == ["0000.png", "0001.png"]
+    for i in range(2):
+        with Image.open(tmp_path / "folder" / f"000{i}.png") as alone:
+            np.testing.assert_array_equal(np.asarray(alone), two[i])
+
+
+def test_samples_of_a_grey_network(sample: Restore, grey_model: Path, tmp_path: Path) -> None:
+    succeeds(sample("-o", tmp_path / "g.png", "-n", 2, model=grey_model))
+    unet = UNet2DModel.from_pretrained(grey_model / "unet")
+    drawn = cells(tmp_path / "g.png", columns=2)
+    for i in range(2):
+        np.testing.assert_array_equal(drawn[i], stock("ddim", unet, DDPMScheduler(), [i])[0])
+
+
+def test_samples_of_a_network_with_a_learned_variance(sample: Restore, write_repo: WriteRepo, tmp_path: Path) -> None:
+    unet, scheduler = make_unet(out_channels=6), DDPMScheduler(variance_type="learned_range")
+    folder = write_repo(unet, scheduler)
+    succeeds(sample("-o", tmp_path / "ddpm.png", "-n", 1, "--sampler", "ddpm", model=folder))
+    loaded = UNet2DModel.from_pretrained(folder / "unet")
+    np.testing.assert_array_equal(cells(tmp_path / "ddpm.png", 1), stock("ddpm", loaded, scheduler, [0]))
+
+    mean = make_unet()
+    weights = unet.state_dict()
+    mean.load_state_dict({name: w[:3] if name.startswith("conv_out") else w for name, w in weights.items()})
+    fixed = write_repo(unet, name="fixed")
+    for sampler, repo in (("ddim", folder), ("ddim", fixed), ("ddpm", fixed)):
+        succeeds(sample("-o", tmp_path / "mean.png", "-n", 1, "--sampler", sampler, model=repo))
+        expected = stock(sampler, mean, DDPMScheduler(), [0])[0].astype(int)
+        assert np.abs(cells(tmp_path / "mean.png", 1)[0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_the_scheduler_is_that_of_the_repository(
+    sampler: str, sample: Restore, write_repo: WriteRepo, tmp_path: Path
+) -> None:
+    """Its schedule, prediction and clipping, whatever kind it is; the kind is the one that was asked for."""
+    options: dict[str, Any] = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    options |= {"clip_sample_range": 0.5, "timestep_spacing": "trailing"}
+    folder = write_repo(make_unet(), DDIMScheduler(**options), pipeline="DDIMPipeline", at_root=True)
+    succeeds(sample("-o", tmp_path / "g.png", "-n", 1, "--sampler", sampler, "--steps", 3, model=folder))
+    expected = stock(sampler, UNet2DModel.from_pretrained(folder), DDPMScheduler(**options), [0], 3)
+    np.testing.assert_array_equal(cells(tmp_path / "g.png", 1), expected)
+
+
+def test_sizes_of_samples(sample: Restore, model: Path, write_repo: WriteRepo, tmp_path: Path) -> None:
+    unet = UNet2DModel.from_pretrained(model / "unet")
+    unet.register_to_config(sample_size=(8, 12))  # (height, width)
+    expected = stock("ddim", unet, DDPMScheduler(), [0])
+    succeeds(sample("-o", tmp_path / "asked.png", "-n", 1, "--size", "12x8"))
+    succeeds(sample("-o", tmp_path / "own.png", "-n", 1, model=write_repo(unet)))
+    for name in ("asked", "own"):
+        np.testing.assert_array_equal(cells(tmp_path / f"{name}.png", 1, 12, 8), expected)
+    assert json.loads((model / "unet" / "config.json").read_text())["sample_size"] == SIDE
+
+    unet.register_to_config(sample_size=None)
+    unsized = write_repo(unet, name="unsized")
+    fails(sample("-o", tmp_path / "x.png", model=unsized), 2, "does not say for which size it is made; give --size")
+    succeeds(sample("-o", tmp_path / "x.png", "-n", 1, "--size", 8, model=unsized))
+
+
+def test_samples_of_the_default_prior(tmp_path: Path) -> None:
+    result = run("sample", "-o", tmp_path / "g.png", "-n", 1, "--steps", 2, "--size", 32, "--device", "cpu")
+    succeeds(result)
+    assert "g.png  1 picture of 32x32  " in result.stdout
+    with Image.open(tmp_path / "g.png") as drawn:
+        assert (drawn.size, drawn.mode) == ((32, 32), "RGB")
+    words = ["-o", tmp_path / "x.png", "--device", "cpu", "--size"]
+    fails(run("sample", *words, "60x64"), 2, "takes multiples of 8, got 60x64; next to it: 56x64 and 64x64")
+    fails(run("sample", *words, 3), 2, "takes multiples of 8, got 3x3; next to it: 8x8\n")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_samples_in_half_precision(dtype: str, sample: Restore, tmp_path: Path) -> None:
+    succeeds(sample("-o", tmp_path / "half.png", "-n", 2, "--dtype", dtype, "--sampler", "ddpm"))
+    succeeds(sample("-o", tmp_path / "full.png", "-n", 2, "--sampler", "ddpm"))
+    half, full = (np.array(cells(tmp_path / f"{name}.png", 2)) for name in ("half", "full"))
+    assert 0 < np.abs(half - full).mean() < 3  # the noise is the same
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["--size", "0"], ["'--size'", "expected a number of pixels, or WIDTHxHEIGHT such as 96x64, got '0'"]),
+        (["--size", "-8"], ["'--size'", "got '-8'"]),
+        (["--size", "8x"], ["'--size'", "got '8x'"]),
+        (["--size", "8x8x8"], ["'--size'", "got '8x8x8'"]),
+        (["--size", "wide"], ["'--size'", "got 'wide'"]),
+        (["--size", "15"], ["'--size'", "takes multiples of 2, got 15x15; next to it: 14x14 and 16x16"]),
+        (["--steps", "2000"], ["'--steps'", "whole number >= 1 and <= 1000, got 2000"]),
+        (["-n", "0"], ["'--number'", "0 is not in the range x>=1"]),
+        (["--batch-size", "0"], ["'--batch-size'"]),
+        (["--sampler", "pndm"], ["'--sampler'", "ddim"]),
+        (["--device", "cuda:99"], ["no device 'cuda:99' here"]),
+        (["-o", "out.gif"], ["the suffix of a file must be one of .png"]),
+    ],
+)
+def test_mistakes_in_sampling(
+    words: list[str], messages: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    device = [] if "--device" in words else ["--device", "cpu"]
+    fails(run("sample", model, "-o", "out.png", *device, *words), 2, *messages)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "scheduler", "words", "message"),
+    [
+        ({"num_class_embeds": 5}, DDPMScheduler(), [], "is class-conditional (5 classes)"),
+        ({"channels": 4}, DDPMScheduler(), [], "draws 4 channels; a picture has 1 or 3"),
+        ({}, ScoreSdeVeScheduler(), [], "ScoreSdeVeScheduler is not one of a variance-preserving process"),
+        ({}, CMStochasticIterativeScheduler(), [], "CMStochasticIterativeScheduler is not one of"),
+        ({"time_embedding_type": "fourier"}, DDPMScheduler(), [], "is a score network of a VE process"),
+        ({}, DDPMScheduler(beta_schedule="sigmoid"), [], "cannot be sampled by ddim: sigmoid is not implemented"),
+        (
+            {},
+            DDPMScheduler(variance_type="learned"),
+            ["--sampler", "ddpm"],
+            "variance_type='learned', which the network does not predict; use --sampler ddim",
+        ),
+    ],
+)
+def test_models_that_cannot_be_sampled(
+    config: dict[str, Any],
+    scheduler: Any,
+    words: list[str],
+    message: str,
+    sample: Restore,
+    write_repo: WriteRepo,
+    tmp_path: Path,
+) -> None:
+    folder = write_repo(make_unet(**config), scheduler)
+    result = sample("-o", tmp_path / "g.png", *words, model=folder)
+    fails(result, 1, f"Error: MODEL {str(folder)!r}", message)
+    assert not (tmp_path / "g.png").exists()
+
+
+def test_a_latent_model_and_an_absent_one_cannot_be_sampled(
+    sample: Restore, write_repo: WriteRepo, tmp_path: Path
+) -> None:
+    folder = write_repo(make_unet(), DDIMScheduler(), pipeline="LDMPipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "vqvae": ["diffusers", "VQModel"]}))
+    fails(sample("-o", tmp_path / "g.png", model=folder), 1, "LDMPipeline with vqvae")
+    fails(sample("-o", tmp_path / "g.png", model=tmp_path / "absent"), 1, "Error: MODEL: there is no folder")
+
+
+def test_samples_that_cannot_be_drawn_or_written(
+    sample: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "0001.png").mkdir()
+    fails(sample("-o", tmp_path, "-n", 3), 1, "Error: cannot write", "0001.png")
+    assert names(tmp_path) == ["0000.png"]  # what was drawn before is kept
+
+    def exhausted(*args: Any, **kwargs: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(UNet2DModel, "forward", exhausted)
+    fails(sample("-o", tmp_path / "g.png"), 1, "memory is too small; try a smaller --batch-size or --size")

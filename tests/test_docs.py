@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
+import struct
 import tomllib
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from conftest import WriteRepo, make_unet
 from PIL import Image
 
-from diffusers_restore.cli import main
+from diffusers_restore.cli import main, train_prior
 from diffusers_restore.operators import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +44,58 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
         path.parent.mkdir(exist_ok=True)
         coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(path)
 
-    for name in ("photo.jpg", "noisy.png", "scans/1.png", "scans/2.jpg"):
+    for name in (
+        "photo.jpg",
+        "noisy.png",
+        "scans/1.png",
+        "scans/2.jpg",
+        "photos/1.png",
+        "photos/2.jpg",
+        "photos/3.jpg",
+    ):
         picture(name, 40, 48)
     picture("small.png", 10, 12)
     picture("face.png", 8, 8)
     picture("grey.png", 40, 48, "L")
     Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / "mask.png")
+    digits = rng.integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    (tmp_path / "mnist").mkdir()
+    with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:
+        file.write(struct.pack(">4i", 0x803, *digits.shape) + digits.tobytes())
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_repo(make_unet(channels=1), name="digits")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+# What the documentation trains is trained here for a step or two, of a tiny network.
+TOY = {
+    "max_train_steps": 1,
+    "resolution": 16,
+    "validation_resolution": 16,
+    "block_out_channels": "16,32",
+    "train_batch_size": 1,
+    "mixed_precision": "no",
+    "logger": "none",
+}
+SCRIPT = r"(examples/train_prior.py|-m diffusers_restore train prior)"
+TRAINING = "|".join(
+    [
+        "diffusers-restore train prior",
+        rf"accelerate launch --multi_gpu --num_processes \d {SCRIPT}",
+        rf"torchrun --nproc_per_node \d {SCRIPT}",
+    ]
+)
+
+
+def training_arguments(words: list[str]) -> list[str] | None:
+    """The arguments of a command line that trains, however many processes it is launched on; None for another."""
+    found = re.match(TRAINING, " ".join(words))
+    if found is None:
+        return None
+    given = words[len(found.group().split()) :]
+    toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))]
+    return [*given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -65,8 +111,12 @@ def test_shell_blocks_run(code: str, folder: Path) -> None:
         if program == "make":
             assert set(arguments) <= set(targets)
             continue
-        assert program == "diffusers-restore"
-        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        training = training_arguments([program, *arguments])
+        if training is not None:
+            result = CliRunner().invoke(train_prior, training, catch_exceptions=False)
+        else:
+            assert program == "diffusers-restore"
+            result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         assert result.exit_code == 0, result.output
 
 

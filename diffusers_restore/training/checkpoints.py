@@ -1,0 +1,114 @@
+"""Checkpoints of a training run: written aside and renamed, read back only if they are whole.
+
+checkpoint-500/
+unet.safetensors             weights of each network
+unet.average.safetensors     their running average
+optimizer.loss.safetensors   the optimiser of each phase
+state.json                   numbers, among them the step
+manifest.json                length and SHA-256 of each file, written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import InvalidInputError
+
+MANIFEST = "manifest.json"
+ASIDE = ".part"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number N of checkpoint-N; -1 for another name."""
+    prefix, _, number = checkpoint.name.rpartition("-")
+    return int(number) if prefix == "checkpoint" and number.isdecimal() else -1
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or not, the latest last."""
+    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0]
+    return sorted(found, key=step_of)
+
+
+def save_checkpoint(
+    checkpoint: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, limit: int
+) -> None:
+    """Write a checkpoint under another name, rename it, and remove all but the latest `limit` of its folder."""
+    aside = checkpoint.with_name(checkpoint.name + ASIDE)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name, values in tensors.items():
+        save_file({key: value.contiguous() for key, value in values.items()}, aside / f"{name}.safetensors")
+    (aside / "state.json").write_text(json.dumps(state, indent=2))
+    manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+    (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    aside.rename(checkpoint)
+    for old in checkpoints(checkpoint.parent)[:-limit]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors and the state that `save_checkpoint` wrote.
+
+    Raises:
+        InvalidInputError: a file is absent, cut short or changed, as after a crash of the machine.
+    """
+    problem = damage(checkpoint)
+    if problem:
+        raise InvalidInputError(f"checkpoint {str(checkpoint)!r} is damaged: {problem}")
+    tensors = {path.name.removesuffix(".safetensors"): load_file(path) for path in checkpoint.glob("*.safetensors")}
+    return tensors, json.loads((checkpoint / "state.json").read_text())
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint; None if they are what was written."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST}: {error}"
+    for name, expected in manifest.items():
+        try:
+            found = _fingerprint(checkpoint / name)
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if found["bytes"] != expected["bytes"]:
+            return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
+        if found != expected:
+            return f"{name} has another SHA-256 than when it was written"
+    return None
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors: "3.exp_avg" is of its fourth parameter."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Undo `optimizer_tensors`; rates and other numbers stay those of `optimizer`."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        # In the memory layout of the parameter: fused optimisers walk through both in the order of memory.
+        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+        state.setdefault(int(index), {})[name] = like.copy_(value)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

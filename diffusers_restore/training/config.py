@@ -1,0 +1,429 @@
+"""What a training run is made of, as frozen dataclasses, and the command line and files that fill them.
+
+Nothing here imports torch, so that `--help` is answered at once. The names of the options are those of diffusers'
+training scripts where these have one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+import yaml
+
+from ..errors import InvalidInputError, check_int, check_real, unknown_name
+
+BASE_HELP = "One option of a file is one option of the command line, which has the last word."
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a configuration that the command line has too."""
+    return field(default=default, metadata={"help": help})
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a training crop is cut out of a picture.
+
+    Args:
+        resolution: the side of the crop in pixels.
+        channels: 1 (colour becomes grey) or 3 (grey is replicated).
+        min_scale: with `max_scale`, the range of the rescaling of the picture's own pixels, drawn log-uniformly; a
+            picture is never made smaller than the crop. None, None: the shorter side is resized to `resolution`.
+        max_scale: see `min_scale`.
+        center_crop: take the middle instead of a random place.
+        random_flip: mirror every other crop.
+        random_rotate: turn by 0, 1, 2 or 3 quarters.
+
+    Raises:
+        InvalidInputError: a size or scale that isn't above 0, scales in the wrong order or one of them alone, or
+            another number of channels.
+    """
+
+    resolution: int
+    channels: int = 3
+    min_scale: float | None = None
+    max_scale: float | None = None
+    center_crop: bool = False
+    random_flip: bool = False
+    random_rotate: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("resolution", self.resolution, 1)
+        if self.channels not in (1, 3):
+            raise InvalidInputError(f"channels must be 1 or 3, got {self.channels!r}")
+        if (self.min_scale is None) != (self.max_scale is None):
+            raise InvalidInputError(
+                f"min_scale and max_scale must be given together or not at all, got {self.min_scale} and "
+                f"{self.max_scale}"
+            )
+        if self.min_scale is not None:
+            check_real("max_scale", self.max_scale, check_real("min_scale", self.min_scale, above=0))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data.
+
+    Raises:
+        InvalidInputError: a value is out of range, or values contradict each other.
+    """
+
+    train_data_dir: str | None = option(
+        None, "Folder of pictures (with all folders in it), or an MNIST idx file or its folder."
+    )
+    dataset_name: str | None = option(None, "A data set of the Hugging Face Hub, or a local one of `datasets`.")
+    dataset_config_name: str | None = option(None, "Which configuration of the data set.")
+    dataset_split: str = option("train", "Which split of the data set.")
+    image_column: str = option("image", "The column of the data set that holds the pictures.")
+    streaming: bool = option(False, "Read the data set while training instead of downloading it first.")
+    resolution: int = option(64, "Side of a training picture in pixels.")
+    channels: int = option(3, "1 for grey pictures, 3 for RGB.")
+    min_scale: float | None = option(
+        None, "Smallest rescaling of a picture before it is cropped; without it, the shorter side is resized to fit."
+    )
+    max_scale: float | None = option(None, "Largest rescaling of a picture before it is cropped.")
+    center_crop: bool = option(False, "Crop the centre instead of a random place.")
+    random_flip: bool = option(False, "Mirror every other picture.")
+    random_rotate: bool = option(False, "Turn pictures by random quarter turns.")
+    validation_images: int = option(8, "Pictures that are held out to measure on, at equal distances in the data.")
+    validation_resolution: int | None = option(
+        None, "Side of the pictures that are measured on.  [default: --resolution]"
+    )
+    dataloader_num_workers: int = option(0, "Processes that prepare pictures, for each training process.")
+    strict: bool = option(False, "Stop at a picture that can't be read instead of skipping it with a report.")
+
+    def __post_init__(self) -> None:
+        if (self.train_data_dir is None) == (self.dataset_name is None):
+            raise InvalidInputError(
+                "exactly one of train_data_dir and dataset_name must say where the pictures are, got "
+                f"train_data_dir={self.train_data_dir!r} and dataset_name={self.dataset_name!r}"
+            )
+        if self.streaming and self.dataset_name is None:
+            raise InvalidInputError("streaming needs dataset_name; a folder is read picture by picture anyway")
+        self.crop  # noqa: B018  # checks its own values
+        check_int("validation_images", self.validation_images, 0)
+        if self.validation_resolution is not None:
+            check_int("validation_resolution", self.validation_resolution, 1)
+        check_int("dataloader_num_workers", self.dataloader_num_workers, 0)
+        if self.streaming and self.dataloader_num_workers > 1:
+            raise InvalidInputError(
+                f"dataloader_num_workers must be 0 or 1 for a stream, which is read in order, got "
+                f"{self.dataloader_num_workers}"
+            )
+
+    @property
+    def crop(self) -> Crop:
+        """How training pictures are cut."""
+        return Crop(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Crop)})
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser: AdamW and its learning rate.
+
+    Raises:
+        InvalidInputError: a value is out of range.
+    """
+
+    learning_rate: float = option(1e-4, "Of one optimiser step, whatever the number of processes.")
+    lr_scheduler: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = option(
+        "warmup_stable_decay",
+        "How the rate falls after its warm-up; warmup_stable_decay is constant and falls in the last lr_decay_steps, "
+        "so that a longer run repeats a shorter one up to its decay.",
+    )
+    lr_warmup_steps: int = option(200, "Steps over which the rate rises.")
+    lr_decay_steps: int = option(1000, "Last steps of warmup_stable_decay, in which the rate falls to 1 %.")
+    adam_beta1: float = option(0.9, "Decay of the mean of the gradients.")
+    adam_beta2: float = option(0.999, "Decay of the mean of their squares.")
+    adam_weight_decay: float = option(1e-2, "Of AdamW.")
+    adam_epsilon: float = option(1e-8, "Of AdamW.")
+
+    def __post_init__(self) -> None:
+        check_real("learning_rate", self.learning_rate, above=0)
+        check_int("lr_warmup_steps", self.lr_warmup_steps, 0)
+        check_int("lr_decay_steps", self.lr_decay_steps, 0)
+        for name in ("adam_beta1", "adam_beta2"):
+            if check_real(name, getattr(self, name), 0, 1) == 1:
+                raise InvalidInputError(f"{name} must be below 1, got 1")
+        check_real("adam_weight_decay", self.adam_weight_decay, 0)
+        check_real("adam_epsilon", self.adam_epsilon, above=0)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Training.
+
+    Raises:
+        InvalidInputError: a value is out of range.
+    """
+
+    output_dir: str = option("output", "Where the trained pipeline, its card, checkpoints and logs go.")
+    max_train_steps: int = option(20_000, "Optimiser steps.")
+    train_batch_size: int = option(16, "Pictures per process and micro-batch.")
+    gradient_accumulation_steps: int = option(1, "Micro-batches of an optimiser step.")
+    max_grad_norm: float = option(1.0, "Gradients of each network are clipped to this norm; 0 doesn't clip.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the networks' forward passes.")
+    use_ema: bool = option(True, "Average the weights over the run; the average is what is measured and exported.")
+    ema_max_decay: float = option(0.999, "Decay of that average after its warm-up.")
+    ema_inv_gamma: float = option(1.0, "Inverse multiplicative factor of the warm-up of the average.")
+    ema_power: float = option(0.75, "Exponent of the warm-up of the average.")
+    checkpointing_steps: int = option(500, "Measure, write a checkpoint, and export if it is the best, this often.")
+    checkpoints_total_limit: int = option(2, "Older checkpoints are removed.")
+    resume_from_checkpoint: str | None = option(
+        None, '"latest", or the folder of a checkpoint. Without a checkpoint, latest begins anew.'
+    )
+    logging_steps: int = option(50, "Log the mean loss this often.")
+    logger: str = option("tensorboard", "tensorboard, wandb, ... (what accelerate has), or none.")
+    seed: int = option(0, "Every random draw is a function of the seed, the step and the place in the batch.")
+    export_dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "Of the exported weights.")
+    push_to_hub: bool = option(False, "Upload the trained pipeline to the Hugging Face Hub at the end.")
+    hub_model_id: str | None = option(None, "The repository to upload to.  [default: the name of --output_dir]")
+    hub_private_repo: bool = option(False, "Make that repository private.")
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps"):
+            check_int(name, getattr(self, name), 1)
+        for name in ("checkpointing_steps", "checkpoints_total_limit"):
+            check_int(name, getattr(self, name), 1)
+        check_real("max_grad_norm", self.max_grad_norm, 0)
+        check_real("ema_max_decay", self.ema_max_decay, 0, 1)
+        check_real("ema_inv_gamma", self.ema_inv_gamma, above=0)
+        check_real("ema_power", self.ema_power, 0)
+        check_int("seed", self.seed, 0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Network: a UNet2DModel without attention, so that it takes pictures of any size.
+
+    Raises:
+        InvalidInputError: a value is out of range.
+    """
+
+    block_out_channels: tuple[int, ...] = option((32, 64, 128, 160), "Channels of each level, finest first.")
+    layers_per_block: int = option(1, "Residual blocks per level.")
+    dropout: float = option(0.0, "Share of activations that are dropped in training.")
+
+    def __post_init__(self) -> None:
+        for channels in self.block_out_channels:
+            check_int("block_out_channels", channels, 1)
+        check_int("layers_per_block", self.layers_per_block, 1)
+        check_real("dropout", self.dropout, 0, 1)
+
+
+@dataclass(frozen=True)
+class DDPMConfig:
+    """Objective: what the network predicts, and how the noise levels are drawn and weighted.
+
+    Raises:
+        InvalidInputError: a value is out of range.
+    """
+
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = option(
+        "v_prediction",
+        "The noise, the picture, or v (arXiv:2202.00512), whose errors the samplers never multiply by more than one.",
+    )
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = option(
+        "squaredcos_cap_v2", "Noise schedule of DDPMScheduler; squaredcos_cap_v2 is the cosine (arXiv:2102.09672)."
+    )
+    num_train_timesteps: int = option(1000, "Noise levels.")
+    timestep_sampling: Literal["uniform", "lognormal"] = option(
+        "uniform",
+        "How noise levels are drawn: all alike, or with ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
+        "arXiv:2206.00364), which spends the training where pictures are half seen.",
+    )
+    snr_gamma: float | None = option(None, "Min-SNR weighting of the loss (arXiv:2303.09556); 5 is usual.")
+    noise_offset: float = option(0.0, "Share of noise that is constant over a channel of a picture; 0.1 is usual.")
+
+    def __post_init__(self) -> None:
+        check_int("num_train_timesteps", self.num_train_timesteps, 2)
+        if self.snr_gamma is not None:
+            check_real("snr_gamma", self.snr_gamma, above=0)
+        check_real("noise_offset", self.noise_offset, 0)
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """A DDPM prior, trained from the beginning or from the weights of another.
+
+    Raises:
+        InvalidInputError: the network can't take pictures of this size.
+    """
+
+    data: DataConfig
+    network: UNetConfig = UNetConfig()
+    objective: DDPMConfig = DDPMConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: LoopConfig = LoopConfig()
+    pretrained_model_name_or_path: str | None = option(
+        None, "Begin with the network and the noise schedule of this repository or folder; the options on them are off."
+    )
+
+    def __post_init__(self) -> None:
+        multiple = 2 ** (len(self.network.block_out_channels) - 1)
+        for name in ("resolution", "validation_resolution"):
+            size = getattr(self.data, name)
+            if size is not None and size % multiple and self.pretrained_model_name_or_path is None:
+                raise InvalidInputError(
+                    f"{name} must be a multiple of {multiple}, which {len(self.network.block_out_channels)} levels "
+                    f"of block_out_channels need, got {size}"
+                )
+
+
+# --- from files and from the command line ---------------------------------------------------------------------------
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """The options of a configuration and of all its parts, by name, in the order of its fields."""
+    flat: dict[str, Any] = {}
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        flat |= flatten(value) if dataclasses.is_dataclass(value) else {one.name: value}
+    return flat
+
+
+def build(config_class: type, values: Mapping[str, Any]) -> Any:
+    """The configuration whose options, and those of its parts, have `values`; the rest is by default.
+
+    Raises:
+        UnknownNameError: there is no option of that name.
+        InvalidInputError: a value is out of range.
+    """
+    known = [name for _, part in _parts(config_class) for name, _, _ in _options(part)]
+    for name in values:
+        if name not in known:
+            raise unknown_name("option", name, known)
+    hints = get_type_hints(config_class)
+    arguments: dict[str, Any] = {}
+    for one in dataclasses.fields(config_class):
+        part = hints[one.name]
+        if _is_part(part):
+            own = {name for name, _, _ in _options(part)}
+            arguments[one.name] = build(part, {name: value for name, value in values.items() if name in own})
+        elif one.name in values:
+            arguments[one.name] = values[one.name]
+    return config_class(**arguments)
+
+
+def to_yaml(config: Any) -> str:
+    """All options as the text of a file that `--config` takes."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in flatten(config).items()}
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def config_command(name: str, config_class: type, target: str, help: str) -> click.Command:
+    """A click command with an option for each field of `config_class`, which calls `target`, "module:function".
+
+    `target` is imported when the command runs; it is called with the configuration and `dry_run`.
+    """
+
+    def run(dry_run: bool, config: None, **values: Any) -> None:
+        module, _, function = target.partition(":")
+        try:
+            built = build(config_class, values)
+            getattr(import_module(module), function)(built, dry_run=dry_run)
+        except InvalidInputError as error:
+            raise click.ClickException(str(error)) from error
+
+    sections: list[tuple[str, list[click.Parameter]]] = []
+    for title, part in _parts(config_class):
+        sections.append((title, [_click_option(*one) for one in _options(part)]))
+    params = [param for _, section in sections for param in section]
+    common: list[click.Parameter] = [
+        click.Option(
+            ["--config"],
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            is_eager=True,
+            callback=_read_config,
+            metavar="FILE",
+            help=f"Options in a YAML or JSON file. {BASE_HELP}",
+        ),
+        click.Option(["--dry_run"], is_flag=True, help="Print all options and what a step costs, and stop."),
+    ]
+    return _SectionedCommand(name, callback=run, params=common + params, help=help, sections=sections)
+
+
+class _SectionedCommand(click.Command):
+    """A command whose --help shows the options of each part of the configuration by themselves."""
+
+    def __init__(self, *args: Any, sections: list[tuple[str, list[click.Parameter]]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        shown = {id(param) for _, section in self._sections for param in section}
+        common = [param for param in self.get_params(ctx) if id(param) not in shown]
+        for title, section in [*self._sections, ("Options", common)]:
+            records = [record for param in section if (record := param.get_help_record(ctx)) is not None]
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} is neither YAML nor JSON: {error}", ctx, param) from error
+    if not isinstance(values, dict):
+        raise click.BadParameter(f"{path} must hold options as `name: value` lines", ctx, param)
+    known = {one.name for one in ctx.command.params if one.name is not None} - {"config", "dry_run", "help"}
+    for name in values:
+        if name not in known:
+            raise click.BadParameter(f"{path}: {unknown_name('option', name, known)}", ctx, param)
+    ctx.default_map = {name: value for name, value in values.items() if value is not None}
+
+
+class _WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # which older clicks don't take
+    name = "integers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        try:
+            return tuple(int(str(one)) for one in (value.split(",") if isinstance(value, str) else value))
+        except (TypeError, ValueError):
+            self.fail(f"expected whole numbers between commas, such as 32,64,128, got {value!r}", param, ctx)
+
+
+def _is_part(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _parts(config_class: type) -> list[tuple[str, type]]:
+    """The parts of a configuration with their titles, then the configuration itself for the options of its own."""
+    hints = get_type_hints(config_class)
+    parts = [hints[one.name] for one in dataclasses.fields(config_class) if _is_part(hints[one.name])]
+    own = [config_class] if _options(config_class) else []
+    return [(str(part.__doc__).partition("\n")[0].rstrip("."), part) for part in [*own, *parts]]
+
+
+def _options(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    hints = get_type_hints(part)
+    return [(one.name, hints[one.name], one) for one in dataclasses.fields(part) if not _is_part(hints[one.name])]
+
+
+def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Option:
+    kind = hint
+    if get_origin(hint) in (Union, types.UnionType):
+        (kind,) = (argument for argument in get_args(hint) if argument is not type(None))
+    settings: dict[str, Any] = {"default": one.default, "help": one.metadata["help"]}
+    settings["show_default"] = one.default is not None and one.default is not False
+    if kind is bool:
+        return click.Option([f"--{name}/--no_{name}"], **settings)
+    if get_origin(kind) is Literal:
+        return click.Option([f"--{name}"], type=click.Choice(get_args(kind)), **settings)
+    if get_origin(kind) is tuple:
+        settings["show_default"] = ",".join(str(value) for value in one.default)  # type: ignore[union-attr]
+        return click.Option([f"--{name}"], type=_WholeNumbers(), metavar="N,N,...", **settings)
+    metavar = {int: "N", float: "X"}.get(kind, "TEXT")
+    return click.Option([f"--{name}"], type=kind, metavar=metavar, **settings)

@@ -1,0 +1,86 @@
+"""What a training step costs, measured before a long run is started."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .config import LoopConfig, OptimizerConfig
+from .data import TrainingData
+from .loop import corrupted_batches, make_accelerator, make_optimizers, optimizer_step
+from .objectives import Objective
+
+MEASURED_STEPS = 3
+
+
+def step_cost(
+    objective: Objective,
+    networks: Mapping[str, nn.Module],
+    data: TrainingData,
+    optimizer_config: OptimizerConfig,
+    config: LoopConfig,
+) -> str:
+    """A report: parameters, arithmetic, time and memory of a step of one process, and the time of the whole run.
+
+    The steps are taken on copies of the networks.
+    """
+    accelerator = make_accelerator(config)
+    copies = {name: copy.deepcopy(network).to(accelerator.device) for name, network in networks.items()}
+    for network in copies.values():
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizers = make_optimizers(objective, copies, optimizer_config)
+    wrapped = {name: accelerator.prepare(network.train()) for name, network in copies.items()}
+    stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
+    batches = data.batches(
+        batch_size=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        rank=0,
+        world_size=1,
+        first_step=0,
+    )
+
+    def step(number: int) -> None:
+        corrupted = list(corrupted_batches(objective, batches, accelerator, config, number))
+        losses = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config)
+        for value in losses.values():
+            value.item()  # waits for the device
+
+    with FlopCounterMode(display=False) as flops:
+        step(0)
+    seconds = []
+    for number in range(1, 1 + MEASURED_STEPS):
+        begin = time.perf_counter()
+        step(number)
+        seconds.append(time.perf_counter() - begin)
+    once = statistics.median(seconds)
+    pictures = config.train_batch_size * config.gradient_accumulation_steps
+    lines = [f"data: {data.description}"]
+    for name, network in networks.items():
+        lines.append(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters")
+    lines += [
+        f"a step of one process: {pictures} pictures, {1e-12 * flops.get_total_flops():.3f} TFLOP, {once:.3g} s "
+        f"({pictures / once:.3g} pictures/s), {_peak_memory(accelerator.device) / 2**30:.2f} GiB at the peak",
+        f"{config.max_train_steps} steps: {_duration(once * config.max_train_steps)} on {accelerator.device}, without "
+        "measuring and checkpoints",
+    ]
+    return "\n".join(lines)
+
+
+def _peak_memory(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak if sys.platform == "darwin" else 1024 * peak)
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60:02} min" if hours else f"{rest // 60} min {rest % 60:02} s"

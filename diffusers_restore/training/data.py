@@ -1,0 +1,424 @@
+"""How sample number n of a run is made from a source of pictures, and what a run is trained and measured on.
+
+Every sample is a pure function of (seed, n), n = 0, 1, 2, ... over all processes of a run: a resumed run, a run on two
+processes and one process with gradient accumulation see the same data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import RawArray
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import numpy as np
+import torch
+from datasets.distributed import split_dataset_by_node
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from tqdm import tqdm
+
+from ..errors import InvalidInputError, check_int
+from .config import Crop, DataConfig
+from .sources import Pictures, Source, Subset, open_source, open_stream, read_item
+
+CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
+SHUFFLE_BUFFER = 1000  # items of a stream that are held to draw the next one from
+
+_ORDER, _CROP, _STREAMED_CROP = range(3)  # what random numbers are for: each use has a stream of its own
+
+
+def _rng(seed: int, *key: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+# --- crops ----------------------------------------------------------------------------------------------------------
+
+
+def cut(pictures: Pictures, crop: Crop, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One random crop of all pictures alike, uint8 (len(pictures), channels, resolution, resolution)."""
+    # Always the same draws, so that an option changes nothing but what it says.
+    scale_draw, left_draw, top_draw = rng.random(3)
+    flip, turns = int(rng.integers(2)), int(rng.integers(4))
+    width, height = pictures[0].size
+    side = float(min(width, height))  # of the square to cut out, in the picture's own pixels
+    if crop.min_scale is not None and crop.max_scale is not None:
+        smallest = crop.resolution / side
+        low, high = max(crop.min_scale, smallest), max(crop.max_scale, smallest)
+        side = min(side, crop.resolution / (low * (high / low) ** scale_draw))
+    if crop.center_crop:
+        left_draw = top_draw = 0.5
+    # Whole pixels: a crop at scale 1 is a copy, not an interpolation between neighbours.
+    left, top = (math.floor(draw * (math.floor(x - side) + 1)) for draw, x in ((left_draw, width), (top_draw, height)))
+    arrays = []
+    for picture in pictures:
+        square = picture.resize(
+            (crop.resolution, crop.resolution), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
+        )
+        pixels = np.asarray(square.convert("L" if crop.channels == 1 else "RGB"))
+        arrays.append(np.atleast_3d(pixels).transpose(2, 0, 1))
+    batch = np.stack(arrays)
+    if crop.random_flip and flip:
+        batch = batch[..., ::-1]
+    if crop.random_rotate:
+        batch = np.rot90(batch, turns, axes=(2, 3))
+    return np.ascontiguousarray(batch)
+
+
+# --- samples --------------------------------------------------------------------------------------------------------
+
+
+class Samples(Dataset[Tensor]):
+    """Sample n of a run, uint8 (k, C, H, W) of k pictures: epoch n // len(source) permutes the source.
+
+    A picture that can't be read is reported once, on stderr, and replaced by the next one of the permutation that can.
+
+    Args:
+        source: where pictures come from.
+        crop: how they are cut.
+        seed: a whole number >= 0.
+        strict: raise on a picture that can't be read.
+
+    Raises:
+        InvalidInputError: an empty source or a seed below 0; from `samples[n]`, a picture that can't be read where
+            `strict`, or not one that can.
+    """
+
+    def __init__(self, source: Source, crop: Crop, *, seed: int, strict: bool = False) -> None:
+        check_int("len(source)", len(source), 1)
+        self._source, self._crop, self._strict = source, crop, strict
+        self._seed = check_int("seed", seed, 0)
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._cache: dict[int, Pictures] = {}
+        self._free = CACHE_BYTES
+        self._unreadable = RawArray("b", len(source))  # shared by workers, so that only one of them reports
+
+    def __getitem__(self, n: int) -> Tensor:
+        epoch, position = divmod(n, len(self._source))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, _rng(self._seed, _ORDER, epoch).permutation(len(self._source))
+        for index in itertools.chain(self._order[position:], self._order[:position]):
+            pictures = self._pictures(int(index))
+            if pictures is not None:
+                return torch.from_numpy(cut(pictures, self._crop, _rng(self._seed, _CROP, n)))
+        raise InvalidInputError(f"source: none of the {len(self._source)} pictures can be read")
+
+    def _pictures(self, index: int) -> Pictures | None:
+        if index in self._cache:
+            return self._cache[index]
+        if self._unreadable[index]:
+            return None
+        try:
+            pictures = self._source[index]
+        except (OSError, InvalidInputError) as error:
+            reported, self._unreadable[index] = self._unreadable[index], not self._strict
+            if not reported:  # by another worker in the meantime
+                _refuse(self._source.name(index), error, self._strict)
+            return None
+        worker = get_worker_info()
+        reserved = 0 if worker is None else CACHE_BYTES - CACHE_BYTES // worker.num_workers
+        size = sum(picture.width * picture.height * (1 if picture.mode == "L" else 4) for picture in pictures)
+        if size <= self._free - reserved:
+            self._cache[index] = pictures
+            self._free -= size
+        return pictures
+
+
+class StreamedSamples(IterableDataset[Tensor]):
+    """The samples of one process from a stream, uint8 (1, C, H, W), without end; `set_epoch` shuffles each epoch anew.
+
+    Sample k comes from the process's k-th item, or the next one that can be read; an unreadable one is reported on
+    stderr whenever it comes by. Resuming reads all items again up to `first`, but doesn't decode them.
+
+    Args:
+        stream: from `open_stream`.
+        image_column: its column.
+        crop: how pictures are cut.
+        seed: a whole number >= 0.
+        rank: of this process.
+        world_size: how many processes there are.
+        first: how many samples this process has taken already.
+        strict: raise on a picture that can't be read.
+
+    Raises:
+        InvalidInputError: a number out of range; from the iterator, a picture that can't be read where `strict`, or
+            an epoch without one that can.
+    """
+
+    def __init__(
+        self,
+        stream: Any,
+        image_column: str,
+        crop: Crop,
+        *,
+        seed: int,
+        rank: int,
+        world_size: int,
+        first: int = 0,
+        strict: bool = False,
+    ) -> None:
+        self._column, self._crop, self._strict = image_column, crop, strict
+        self._seed = check_int("seed", seed, 0)
+        self.world_size = check_int("world_size", world_size, 1)
+        self.rank = check_int("rank", rank, 0, world_size - 1)
+        self.first = check_int("first", first, 0)
+        shuffled = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self._stream = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        count = 0  # items so far
+        waiting: list[int] = []  # samples whose item couldn't be read, nor any after it
+        for epoch in itertools.count():
+            self._stream.set_epoch(epoch)
+            start = count
+            # `iter` and not `__iter__`, which draws other random numbers where it finds itself in a worker.
+            for batch in self._stream.iter(batch_size=1):
+                count += 1
+                if count <= self.first:
+                    continue
+                waiting.append(count - 1)
+                try:
+                    picture = read_item(batch[self._column][0])
+                except (OSError, InvalidInputError) as error:
+                    _refuse(f"stream[{count - 1}] of rank {self.rank}", error, self._strict)
+                    continue
+                for k in waiting:
+                    yield torch.from_numpy(cut((picture,), self._crop, _rng(self._seed, _STREAMED_CROP, self.rank, k)))
+                waiting.clear()
+            if count - start <= len(waiting):  # an epoch of nothing, or of nothing that can be read
+                raise InvalidInputError(
+                    f"stream: none of the {count - start} pictures of an epoch for rank {self.rank} of "
+                    f"{self.world_size} can be read"
+                )
+
+
+def _refuse(name: str, error: Exception, strict: bool) -> None:
+    if strict:
+        raise InvalidInputError(f"{name}: {error}") from error
+    tqdm.write(f"skipped {name}: {error}", file=sys.stderr)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+class _Blocks(Sampler[list[int]]):
+    """Micro-batch m = 0, 1, 2, ... of rank r: the batch_size numbers from (m world_size + r) batch_size on."""
+
+    def __init__(self, batch_size: int, rank: int, world_size: int, first: int) -> None:
+        self._batch_size, self._rank, self._world_size, self._first = batch_size, rank, world_size, first
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for m in itertools.count(self._first):
+            start = (m * self._world_size + self._rank) * self._batch_size
+            yield list(range(start, start + self._batch_size))
+
+
+def batches(
+    samples: Samples | StreamedSamples,
+    *,
+    batch_size: int,
+    accumulation: int,
+    rank: int,
+    world_size: int,
+    first_step: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Tensor, ...]]:
+    """The micro-batches of one process from an optimiser step on, without end: k uint8 tensors (B, C, H, W) each.
+
+    Step s of all processes together takes the samples from s * accumulation * world_size * batch_size on: one block.
+
+    Args:
+        samples: of the run, or streamed ones of this process.
+        batch_size: samples in a micro-batch.
+        accumulation: micro-batches in an optimiser step.
+        rank: of this process.
+        world_size: how many processes there are.
+        first_step: the optimiser step to start at.
+        num_workers: processes that decode; 0 decodes in this one, and a stream takes at most 1.
+        pin_memory: put batches where a GPU can fetch them.
+
+    Raises:
+        InvalidInputError: a number out of range, or a stream of another rank or that starts at another sample.
+    """
+    check_int("batch_size", batch_size, 1)
+    check_int("world_size", world_size, 1)
+    check_int("rank", rank, 0, world_size - 1)
+    check_int("num_workers", num_workers, 0)
+    first = check_int("first_step", first_step, 0) * check_int("accumulation", accumulation, 1)
+    taken: dict[str, Any]
+    if isinstance(samples, Samples):
+        taken = {"batch_sampler": _Blocks(batch_size, rank, world_size, first)}
+    else:
+        if num_workers > 1:
+            raise InvalidInputError(f"num_workers must be 0 or 1 for a stream, got {num_workers}")
+        expected, given = (rank, world_size, first * batch_size), (samples.rank, samples.world_size, samples.first)
+        if given != expected:
+            raise InvalidInputError(f"samples must have (rank, world_size, first) = {expected}, got {given}")
+        taken = {"batch_size": batch_size}
+    loader: DataLoader[Tensor] = DataLoader(
+        samples,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=_collate,
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+        **taken,
+    )
+    return (batch.unbind() for batch in loader)
+
+
+def _collate(samples: list[Tensor]) -> Tensor:
+    """B samples (k, C, H, W) as (k, B, C, H, W)."""
+    return torch.stack(samples, dim=1)
+
+
+def _ignore_interrupt(worker_id: int) -> None:
+    """Ctrl-C is for the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def to_unit(pictures: Tensor) -> Tensor:
+    """uint8 of any shape to float32 in [-1, 1].
+
+    Raises:
+        InvalidInputError: another dtype.
+    """
+    if pictures.dtype != torch.uint8:
+        raise InvalidInputError(f"pictures must be torch.uint8, got {pictures.dtype}")
+    return pictures.float() / 127.5 - 1
+
+
+# --- a run ----------------------------------------------------------------------------------------------------------
+
+
+class Batches(Protocol):
+    """Gives the micro-batches of one process from a step on, uint8 tensors (B, C, H, W) each, as `batches` does."""
+
+    def __call__(
+        self, *, batch_size: int, accumulation: int, rank: int, world_size: int, first_step: int
+    ) -> Iterator[tuple[Tensor, ...]]: ...
+
+
+@final
+@dataclass(frozen=True)
+class TrainingData:
+    """Pictures to train on, pictures to measure on, and how a model card calls them.
+
+    Attributes:
+        batches: makes the micro-batches of a process.
+        validation: held-out pictures, each as uint8 tensors (C, H, W): `(clean,)` or `(degraded, clean)`.
+        description: "392 pictures of photos; 8 more are held out".
+    """
+
+    batches: Batches
+    validation: tuple[tuple[Tensor, ...], ...]
+    description: str
+
+
+def open_data(config: DataConfig, seed: int) -> TrainingData:
+    """Open the pictures that `config` names.
+
+    Raises:
+        InvalidInputError: they can't be found, or one can't be read where `config.strict`.
+    """
+    if config.streaming:
+        return _stream(config, seed)
+    source = open_source(
+        config.train_data_dir,
+        config.dataset_name,
+        config.dataset_config_name,
+        config.dataset_split,
+        config.image_column,
+    )
+    name = config.dataset_name or Path(str(config.train_data_dir)).resolve().name
+    return from_source(source, config, seed, name)
+
+
+def from_source(source: Source, config: DataConfig, seed: int, name: str) -> TrainingData:
+    """Train on a source of pictures or of pairs, all but those that are held out, at equal distances.
+
+    Raises:
+        InvalidInputError: a held-out picture can't be read where `config.strict`.
+    """
+    count = min(config.validation_images, len(source) // 2)
+    held_out: dict[int, tuple[Tensor, ...]] = {}
+    for first in np.linspace(0, len(source) - 1, count).astype(int).tolist():
+        for i in itertools.chain(range(first, len(source)), range(first)):  # the next one that can be read
+            if i not in held_out and (pictures := _readable(source, i, config.strict)) is not None:
+                held_out[i] = _measured(pictures, config)
+                break
+    rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
+    samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
+    description = f"{len(rest)} pictures of {name}" + (f"; {len(held_out)} more are held out" if held_out else "")
+    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description)
+
+
+def _stream(config: DataConfig, seed: int) -> TrainingData:
+    name = str(config.dataset_name)
+    stream = open_stream(name, config.dataset_config_name, config.dataset_split, config.image_column)
+    held_out: list[tuple[Tensor, ...]] = []
+    taken = 0
+    for item in stream if config.validation_images else ():
+        taken += 1
+        try:
+            held_out.append(_measured((read_item(item[config.image_column]),), config))
+        except (OSError, InvalidInputError) as error:
+            _refuse(f"stream[{taken - 1}]", error, config.strict)
+        if len(held_out) == config.validation_images:
+            break
+    rest = stream.skip(taken)
+
+    def make(
+        *, batch_size: int, accumulation: int, rank: int, world_size: int, first_step: int
+    ) -> Iterator[tuple[Tensor, ...]]:
+        samples = StreamedSamples(
+            rest,
+            config.image_column,
+            config.crop,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            first=first_step * accumulation * batch_size,
+            strict=config.strict,
+        )
+        return batches(
+            samples,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            rank=rank,
+            world_size=world_size,
+            first_step=first_step,
+            **_loading(config),
+        )
+
+    description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
+    return TrainingData(make, tuple(held_out), description)
+
+
+def _loading(config: DataConfig) -> dict[str, Any]:
+    return {"num_workers": config.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
+
+
+def _readable(source: Source, index: int, strict: bool) -> Pictures | None:
+    try:
+        return source[index]
+    except (OSError, InvalidInputError) as error:
+        _refuse(source.name(index), error, strict)
+        return None
+
+
+def _measured(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:
+    """The centre of held-out pictures, not rescaled unless the others are resized to fit."""
+    scale = None if config.min_scale is None else 1.0
+    resolution = config.validation_resolution or config.resolution
+    crop = Crop(resolution, config.channels, scale, scale, center_crop=True)
+    return tuple(torch.from_numpy(one) for one in cut(pictures, crop, np.random.default_rng(0)))

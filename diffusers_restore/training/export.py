@@ -1,0 +1,119 @@
+"""From a trained network to a pipeline folder with a model card, and to the Hub."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from .. import __version__, images
+from ..errors import InvalidInputError
+from .checkpoints import ASIDE
+from .config import LoopConfig
+
+if TYPE_CHECKING:
+    from .loop import Progress
+
+GRID = "samples.png"
+
+
+def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
+    """Write a pipeline with its card and sample grid into `output_dir`: aside, then renamed file by file."""
+    aside = output_dir / f"export{ASIDE}"
+    shutil.rmtree(aside, ignore_errors=True)
+    pipeline.save_pretrained(aside)
+    card.save(aside / "README.md")
+    images.save(images.grid(progress.pictures), aside / GRID)
+    for source in sorted(aside.rglob("*")):
+        target = output_dir / source.relative_to(aside)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            source.replace(target)
+    shutil.rmtree(aside)
+
+
+def model_card(
+    title: str, text: str, tags: list[str], data: str, config: str, progress: Progress, *, training: LoopConfig
+) -> ModelCard:
+    """A card with the command, the data, the figures and the samples of a run.
+
+    `text` says what the model is and how to use it; `data` what it was trained on; `config` all options as YAML.
+    """
+    metadata = ModelCardData(library_name="diffusers", tags=["diffusers", "diffusers_restore", *tags])
+    average = "the running average of the weights" if training.use_ema else "the weights"
+    figures = "\n".join(f"| {name} | {value:.3f} |" for name, value in progress.figures.items())
+    batch = f"{training.train_batch_size}, {training.gradient_accumulation_steps} for a step"
+    processes = f"{progress.processes} process" + ("es" if progress.processes > 1 else "")
+    measured = f"Measured on the held-out pictures:\n\n| figure | value |\n|---|---|\n{figures}\n" if figures else ""
+    body = f"""---
+{metadata.to_yaml()}
+---
+
+# {title}
+
+{text}
+
+![samples]({GRID})
+
+## Training
+
+Trained on {data}. These are {average} after {progress.step} of {training.max_train_steps} steps, on
+{processes} (micro-batches of {batch}), with diffusers_restore {__version__}:
+
+```bash
+{command_line()}
+```
+
+{measured}
+<details><summary>All options</summary>
+
+```yaml
+{config.strip()}
+```
+
+</details>
+"""
+    return ModelCard(body)
+
+
+def command_line() -> str:
+    """The command that started this process, as one would type it."""
+    program, *arguments = sys.argv
+    name = Path(program).name
+    words = [f"python {shlex.quote(program)}" if name.endswith(".py") else name, *map(shlex.quote, arguments)]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and name.endswith(".py"):
+        words[0] = f"torchrun --nproc_per_node {processes} {shlex.quote(program)}"
+    return " ".join(words)
+
+
+def prepare_push(config: LoopConfig) -> str:
+    """Make the repository before the training, so that a missing token is noticed then; its id.
+
+    Raises:
+        InvalidInputError: the Hub refuses.
+    """
+    name = config.hub_model_id or Path(config.output_dir).resolve().name
+    try:
+        return str(HfApi().create_repo(name, private=config.hub_private_repo, exist_ok=True).repo_id)
+    except (HfHubHTTPError, LocalTokenNotFoundError, HFValidationError) as error:
+        raise InvalidInputError(f"push_to_hub can't make the repository {name!r}: {error}") from error
+
+
+def push(output_dir: Path, repo_id: str) -> str:
+    """Upload the pipeline and its card without checkpoints and logs; the address of the commit."""
+    info = HfApi().upload_folder(
+        repo_id=repo_id,
+        folder_path=output_dir,
+        commit_message="Trained with diffusers_restore",
+        ignore_patterns=["checkpoint-*", "logs/*", "samples/*", "metrics.jsonl", f"*{ASIDE}/*"],
+    )
+    return str(info.commit_url)

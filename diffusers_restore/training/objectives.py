@@ -1,0 +1,169 @@
+"""What a method adds to the training loop: how pictures are corrupted, what is predicted, and the loss.
+
+An `Objective` is all that the loop knows of a method. A method with several networks or optimisers (a GAN) names its
+phases: in each, one optimiser steps some of the networks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, final
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor, nn
+
+from ..errors import InvalidInputError, check_real
+from ..schedulers.prediction import predict_x0_and_epsilon
+
+LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
+
+
+class Objective(ABC):
+    """One method as the training loop sees it.
+
+    The tensors of a batch are (B, C, H, W) in [-1, 1]: `(clean,)` or `(degraded, clean)`. Every random draw comes from
+    the generator, so that a step is a function of (seed, step, place in the batch).
+    """
+
+    phases: ClassVar[Mapping[str, tuple[str, ...]]]
+    """In the order of a step: the name of an optimiser -> the networks that it steps; the others are frozen."""
+
+    criterion: ClassVar[str]
+    """The figure of `evaluate` by which the best weights are chosen; more is better."""
+
+    @abstractmethod
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Any:
+        """What `losses` needs of a micro-batch, drawn once and used in every phase of the step."""
+
+    @abstractmethod
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Any) -> dict[str, Tensor]:
+        """The terms of the loss of a phase by name, scalars; their sum is minimised and each is logged."""
+
+    @abstractmethod
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        """Figures by name, scalars, of the held-out picture number `index`, (1, C, H, W): the same for every step."""
+
+    @abstractmethod
+    def show(
+        self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
+    ) -> Tensor:
+        """Pictures to look at, (len(indices), C, H, W) in [-1, 1]; number i may show the held-out `pictures[i]`."""
+
+
+class NoisyBatch(NamedTuple):
+    """Noisy pictures, their timesteps (B,), what the network should say, and the weight of each picture (B,)."""
+
+    noisy: Tensor
+    timesteps: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+@final
+class DDPMObjective(Objective):
+    """Denoising: E w(t) |f(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) - target|^2 (arXiv:2006.11239).
+
+    `scheduler.config.prediction_type` says what the target is: epsilon, x0 ("sample") or v (arXiv:2202.00512).
+    `timestep_sampling` is "uniform", or "lognormal" for ln(sqrt(1 - abar_t) / sqrt(abar_t)) ~ N(-1.2, 1.2^2)
+    (arXiv:2206.00364). `snr_gamma` gives the weights of min-SNR (arXiv:2303.09556), which stand for
+    min(snr, gamma) on the error of x0. `noise_offset` adds that much noise that is constant over each channel.
+
+    Raises:
+        InvalidInputError: the scheduler's variance is learned, which has no loss in diffusers.
+    """
+
+    phases: ClassVar = {"loss": ("unet",)}
+    criterion = "psnr_25"
+
+    def __init__(
+        self,
+        scheduler: DDPMScheduler,
+        *,
+        timestep_sampling: str = "uniform",
+        snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+    ) -> None:
+        if timestep_sampling not in ("uniform", "lognormal"):
+            raise InvalidInputError(f"timestep_sampling must be uniform or lognormal, got {timestep_sampling!r}")
+        if str(scheduler.config.variance_type).startswith("learned"):
+            raise InvalidInputError(
+                f"a scheduler with variance_type {scheduler.config.variance_type!r} can't be trained with: diffusers "
+                "has no loss for a learned variance; take fixed_small"
+            )
+        self.scheduler = scheduler
+        self.timestep_sampling = timestep_sampling
+        self.snr_gamma = None if snr_gamma is None else check_real("snr_gamma", snr_gamma, above=0)
+        self.noise_offset = check_real("noise_offset", noise_offset, 0)
+        abar = scheduler.alphas_cumprod
+        self._sigmas = ((1 - abar) / abar).sqrt()
+
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> NoisyBatch:
+        (x0,) = batch
+        shape, device = x0.shape, x0.device
+        noise = torch.randn(shape, generator=generator, device=device)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator, device=device)
+        if self.timestep_sampling == "uniform":
+            timesteps = torch.randint(len(self._sigmas), (len(x0),), generator=generator, device=device)
+        else:
+            drawn = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(len(x0), generator=generator, device=device)
+            self._sigmas = self._sigmas.to(device)
+            timesteps = torch.searchsorted(self._sigmas, drawn.exp()).clamp(max=len(self._sigmas) - 1)
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                target = noise
+            case "sample":
+                target = x0
+            case _:
+                target = self.scheduler.get_velocity(x0, noise, timesteps)
+        return NoisyBatch(self.scheduler.add_noise(x0, noise, timesteps), timesteps, target, self._weight(timesteps))
+
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: NoisyBatch) -> dict[str, Tensor]:
+        prediction = networks["unet"](corrupted.noisy, corrupted.timesteps).sample
+        error = (prediction.float() - corrupted.target).square().mean(dim=(1, 2, 3))
+        return {"loss": (corrupted.weight * error).mean()}
+
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        """PSNR in dB of the network's one-step x0 estimate at noise levels 15, 25 and 50 (of 255)."""
+        (x0,) = picture
+        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(index)).to(x0)
+        figures = {}
+        for level in (15, 25, 50):
+            timestep = int((self._sigmas - level / 127.5).abs().argmin())
+            noisy = self.scheduler.add_noise(x0, noise, torch.tensor([timestep], device=x0.device))
+            output = networks["unet"](noisy, timestep).sample
+            abar = float(self.scheduler.alphas_cumprod[timestep])
+            x0_hat, _ = predict_x0_and_epsilon(output, noisy, abar, self.scheduler.config.prediction_type)
+            figures[f"psnr_{level}"] = 10 * torch.log10(4 / (x0_hat.clamp(-1, 1) - x0).square().mean())
+        return figures
+
+    def show(
+        self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
+    ) -> Tensor:
+        """Pictures drawn from the prior by DDIM in 25 steps; the start of number i is a function of i."""
+        unet: Any = networks["unet"]
+        size = unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        device = next(unet.parameters()).device
+        starts = [
+            torch.randn((unet.config.in_channels, height, width), generator=torch.Generator().manual_seed(i))
+            for i in indices
+        ]
+        x = torch.stack(starts).to(device)
+        sampler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=True)
+        sampler.set_timesteps(min(25, len(self._sigmas)), device=device)
+        for t in sampler.timesteps:
+            x = sampler.step(unet(x, t).sample, t, x).prev_sample
+        return x.clamp(-1, 1)
+
+    def _weight(self, timesteps: Tensor) -> Tensor:
+        if self.snr_gamma is None:
+            return torch.ones(len(timesteps), device=timesteps.device)
+        snr = compute_snr(self.scheduler, timesteps)
+        weight = snr.clamp(max=self.snr_gamma)
+        # A unit error of epsilon is one of snr in x0's, and a unit error of v one of snr + 1.
+        divisor = {"epsilon": snr, "v_prediction": snr + 1}
+        return weight / divisor.get(self.scheduler.config.prediction_type, torch.ones_like(snr))

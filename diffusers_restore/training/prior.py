@@ -1,0 +1,114 @@
+"""Training a DDPM prior: a plain diffusers repository that `DDPMPipeline` and `DDRMPipeline` load."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
+
+from ..errors import InvalidInputError
+from ..schedulers.prediction import check_variance_preserving
+from .config import PriorConfig, to_yaml
+from .cost import step_cost
+from .data import open_data
+from .export import export_pipeline, model_card
+from .loop import Progress, train
+from .objectives import DDPMObjective
+
+USE = """\
+An unconditional DDPM, written by `DDPMPipeline.save_pretrained`. Draw pictures from it, or restore with it:
+
+```python
+from diffusers import DDPMPipeline
+from diffusers_restore import DDRMPipeline
+
+pictures = DDPMPipeline.from_pretrained(repo)(batch_size=4).images
+restored = DDRMPipeline.from_pretrained(repo)(image, operator="sr4", num_inference_steps=20).images
+```"""
+
+
+def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
+    """Train a prior as `config` says; `config.training.output_dir` is then a diffusers repository.
+
+    With `dry_run`, all options and the cost of a step are printed, and nothing is written.
+
+    Raises:
+        InvalidInputError: what the configuration names can't be used.
+    """
+    unet, scheduler = make_prior(config)
+    data = open_data(config.data, config.training.seed)
+    objective = DDPMObjective(
+        scheduler,
+        timestep_sampling=config.objective.timestep_sampling,
+        snr_gamma=config.objective.snr_gamma,
+        noise_offset=config.objective.noise_offset,
+    )
+    networks = {"unet": unet}
+    if dry_run:
+        print(to_yaml(config))
+        print(step_cost(objective, networks, data, config.optimizer, config.training))
+        return
+
+    output_dir = Path(config.training.output_dir)
+
+    def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
+        exported = copy.deepcopy(averaged["unet"])
+        nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
+        card = model_card(
+            f"{output_dir.resolve().name}: a DDPM prior",
+            USE,
+            ["unconditional-image-generation", "image-restoration"],
+            data.description,
+            to_yaml(config),
+            progress,
+            training=config.training,
+        )
+        export_pipeline(DDPMPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
+
+    train(objective, networks, data, config.optimizer, config.training, export=export)
+
+
+def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
+    """The network and the noise schedule to train, new or those of `pretrained_model_name_or_path`.
+
+    Raises:
+        InvalidInputError: that repository is no unconditional DDPM of so many channels.
+    """
+    channels = config.data.channels
+    if config.pretrained_model_name_or_path is not None:
+        pipeline = DDPMPipeline.from_pretrained(config.pretrained_model_name_or_path)
+        check_variance_preserving(pipeline.scheduler.config)
+        unet = pipeline.unet
+        if unet.config.in_channels != channels or unet.config.out_channels != channels:
+            raise InvalidInputError(
+                f"the network of {config.pretrained_model_name_or_path!r} has {unet.config.in_channels} input and "
+                f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
+            )
+        return unet.float(), cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
+    widths = config.network.block_out_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        unet = UNet2DModel(
+            sample_size=config.data.resolution,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=widths,
+            layers_per_block=config.network.layers_per_block,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            norm_num_groups=math.gcd(16, *widths),
+            dropout=config.network.dropout,
+            add_attention=False,
+        )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=config.objective.num_train_timesteps,
+        beta_schedule=config.objective.beta_schedule,
+        prediction_type=config.objective.prediction_type,
+    )
+    return unet, scheduler

@@ -1,0 +1,393 @@
+"""Training pictures: where they come from."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, final
+
+import datasets
+import numpy as np
+from datasets.utils.file_utils import xopen
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from ..errors import ImageError, InvalidInputError, check_int, unknown_name
+from ..images import (
+    _READABLE,
+    DEFAULT_MAX_PIXELS,
+    PathInput,
+    _check_tiff,
+    _failing_as,
+    _pillow_limit,
+    to_pil,
+    to_tensor,
+)
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+Pictures: TypeAlias = tuple[Image.Image, ...]
+"""(clean,) or (degraded, clean), of one size."""
+
+_IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def read_picture(file: PathInput | bytes) -> Image.Image:
+    """Read a picture file, by its path or its bytes, as an 8-bit PIL picture: "L" if it is grey, else "RGB".
+
+    The EXIF orientation is applied and transparency dropped. 16 bits are scaled to 8; float TIFFs are in [0, 1].
+
+    Raises:
+        ImageError: absent, damaged, not a picture, or larger than `images.DEFAULT_MAX_PIXELS`.
+    """
+    content = io.BytesIO(file) if isinstance(file, bytes) else file
+    name = f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
+    with _failing_as(f"cannot read {name!r}"), _pillow_limit(DEFAULT_MAX_PIXELS):
+        try:
+            with Image.open(content, formats=_READABLE) as image:
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    _check_tiff(Path(name), image)
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_8_bits(image)
+        except UnidentifiedImageError as error:
+            expected = ", ".join(_READABLE)
+            raise ImageError(f"cannot read {name!r}: not a picture, or a damaged one; expected {expected}") from error
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow's own conversion clips these at 255
+        return to_pil(to_tensor(image))[0]
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:  # by way of alpha: Pillow warns about palettes with transparent entries
+        image = image.convert(mode + "A")
+    return image.convert(mode)
+
+
+def read_item(item: Any) -> Image.Image:
+    """The picture of an undecoded item of an Image column: {"bytes": ..., "path": ...}, or None."""
+    if item is None or (item["bytes"] is None and item["path"] is None):
+        raise ImageError("the item holds no picture")
+    if item["bytes"] is not None:
+        return read_picture(item["bytes"])
+    path = item["path"]
+    if "://" not in path:
+        return read_picture(path)
+    with _failing_as(f"cannot read {path!r}"), xopen(path, "rb") as file:  # in an archive, or on the Hub
+        return read_picture(file.read())
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
+
+
+class Source(ABC):
+    """Training pictures by number; an immutable sequence."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Pictures:
+        """8-bit PIL pictures of mode "L" or "RGB", of one size.
+
+        Raises:
+            ImageError: a picture can't be read.
+            OSError: its file can't be.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a report calls the pictures: "photos/a.png", "train[17]"."""
+
+
+@final
+class ImageFolder(Source):
+    """The pictures below a folder, in the order of their paths.
+
+    Raises:
+        InvalidInputError: there is no such folder.
+    """
+
+    def __init__(self, folder: PathInput) -> None:
+        self._files = _picture_files("folder", folder)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Pictures:
+        return (read_picture(self._files[index]),)
+
+    def name(self, index: int) -> str:
+        return str(self._files[index])
+
+
+@final
+class IdxImages(Source):
+    """The grey pictures of an idx file such as MNIST's, gzipped or not.
+
+    Args:
+        path: the file, or a folder with one `train-images-idx3-ubyte` somewhere below it.
+
+    Raises:
+        InvalidInputError: no such file, several of them, or one that isn't a whole idx file of pictures.
+    """
+
+    def __init__(self, path: PathInput) -> None:
+        file = _idx_file(Path(path))
+        if file is None:
+            raise InvalidInputError(
+                f"path must be an idx file, or a folder with train-images-idx3-ubyte or train-images-idx3-ubyte.gz "
+                f"below it, got {str(path)!r}"
+            )
+        self._file, self._images = file, _read_idx(file)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Pictures:
+        return (Image.fromarray(self._images[index]),)
+
+    def name(self, index: int) -> str:
+        return f"{self._file}[{index}]"
+
+
+@final
+class DatasetImages(Source):
+    """The Image column of a `datasets.Dataset`.
+
+    Raises:
+        InvalidInputError: there is no such column, or it holds something else.
+    """
+
+    def __init__(self, dataset: Any, column: str) -> None:
+        self._dataset, self._column = _undecoded(dataset, column), column
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Pictures:
+        return (read_item(self._dataset[index][self._column]),)
+
+    def name(self, index: int) -> str:
+        return f"{self._dataset.split or 'dataset'}[{index}]"
+
+
+@final
+class PairedFolders(Source):
+    """Two folders with the same names of pictures below them; the suffixes may differ.
+
+    Raises:
+        InvalidInputError: there is no such folder, a picture has no partner, or two differ in their suffix only.
+    """
+
+    def __init__(self, degraded: PathInput, clean: PathInput) -> None:
+        degraded_files, clean_files = _by_stem("degraded", degraded), _by_stem("clean", clean)
+        alone = sorted(str(stem) for stem in degraded_files.keys() ^ clean_files.keys())
+        if alone:
+            listed = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
+            raise InvalidInputError(
+                f"degraded {str(degraded)!r} and clean {str(clean)!r} must hold pictures of the same names, got "
+                f"{len(alone)} without a partner: {listed}"
+            )
+        self._files = tuple((file, clean_files[stem]) for stem, file in degraded_files.items())
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Pictures:
+        degraded, clean = (read_picture(file) for file in self._files[index])
+        if degraded.size != clean.size:
+            raise ImageError(f"the two pictures of a pair must have one size, got {degraded.size} and {clean.size}")
+        return degraded, clean
+
+    def name(self, index: int) -> str:
+        return str(self._files[index][0])
+
+
+@final
+class ConcatenatedPairs(Source):
+    """The pictures below a folder, each of them two side by side, as pix2pix has them.
+
+    Args:
+        folder: where they are.
+        clean: the side of the clean one, "left" or "right".
+
+    Raises:
+        InvalidInputError: there is no such folder, or no such side.
+    """
+
+    def __init__(self, folder: PathInput, clean: str = "left") -> None:
+        if clean not in ("left", "right"):
+            raise InvalidInputError(f"clean must be 'left' or 'right', got {clean!r}")
+        self._files, self._clean = _picture_files("folder", folder), clean
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Pictures:
+        both = read_picture(self._files[index])
+        half, odd = divmod(both.width, 2)
+        if odd:
+            raise ImageError(f"two pictures side by side must have an even width, got {both.width}")
+        left, right = both.crop((0, 0, half, both.height)), both.crop((half, 0, both.width, both.height))
+        return (right, left) if self._clean == "left" else (left, right)
+
+    def name(self, index: int) -> str:
+        return str(self._files[index])
+
+
+@final
+class Subset(Source):
+    """Some pictures of another source, in the order of `indices`.
+
+    Raises:
+        InvalidInputError: an index that the source doesn't have.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        last = len(source) - 1
+        self._source = source
+        self._indices = tuple(check_int(f"indices[{i}]", index, 0, last) for i, index in enumerate(indices))
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Pictures:
+        return self._source[self._indices[index]]
+
+    def name(self, index: int) -> str:
+        return self._source.name(self._indices[index])
+
+
+def open_source(
+    train_data_dir: PathInput | None = None,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    split: str = "train",
+    image_column: str = "image",
+) -> Source:
+    """The pictures of a run.
+
+    Args:
+        train_data_dir: an idx file, a folder with one below it, or a folder of pictures.
+        dataset_name: what `datasets.load_dataset` accepts: a name on the Hub or a local folder.
+        dataset_config_name: which configuration of the dataset.
+        split: which split of the dataset.
+        image_column: the column of the dataset that holds pictures.
+
+    Raises:
+        InvalidInputError: both of the first two or neither, nothing that can be loaded, or fewer than two pictures.
+    """
+    if (train_data_dir is None) == (dataset_name is None):
+        raise InvalidInputError(
+            f"exactly one of train_data_dir and dataset_name must be given, got {train_data_dir!r} and {dataset_name!r}"
+        )
+    source: Source
+    if train_data_dir is None:
+        source = DatasetImages(_load_dataset(dataset_name, dataset_config_name, split, streaming=False), image_column)
+    elif not Path(train_data_dir).exists():
+        raise InvalidInputError(f"train_data_dir must be a folder or an idx file, got {str(train_data_dir)!r}")
+    elif _idx_file(Path(train_data_dir)) is not None:
+        source = IdxImages(train_data_dir)
+    else:
+        source = ImageFolder(train_data_dir)
+    if len(source) < 2:
+        where = dataset_name if train_data_dir is None else str(train_data_dir)
+        raise InvalidInputError(
+            f"{where!r} must hold at least two pictures ({', '.join(SUFFIXES)}, or an idx file), found {len(source)}"
+        )
+    return source
+
+
+def open_stream(
+    dataset_name: str, dataset_config_name: str | None = None, split: str = "train", image_column: str = "image"
+) -> Any:
+    """A `datasets.IterableDataset` of undecoded pictures, without the other columns; arguments as for `open_source`.
+
+    Raises:
+        InvalidInputError: nothing that can be loaded, or no such column of pictures.
+    """
+    return _undecoded(_load_dataset(dataset_name, dataset_config_name, split, streaming=True), image_column)
+
+
+def _load_dataset(name: str | None, config_name: str | None, split: str, *, streaming: bool) -> Any:
+    try:
+        return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"cannot load dataset_name {name!r}, dataset_config_name {config_name!r}, split {split!r}: {error}"
+        ) from error
+
+
+def _undecoded(dataset: Any, column: str) -> Any:
+    """The Image column of a dataset of either kind, cast so that whoever reads an item decodes it."""
+    features = dataset.features or {}
+    if column not in features:
+        raise unknown_name("image_column", column, features)
+    if not isinstance(features[column], datasets.Image):
+        raise InvalidInputError(f"image_column {column!r} must be a column of datasets.Image, got {features[column]}")
+    return dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+
+
+def _picture_files(argument: str, folder: PathInput) -> tuple[Path, ...]:
+    if not Path(folder).is_dir():
+        raise InvalidInputError(f"{argument} must be a folder, got {str(folder)!r}")
+    files = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return tuple(sorted(files))
+
+
+def _by_stem(argument: str, folder: PathInput) -> dict[Path, Path]:
+    """The picture files below a folder by their relative paths without suffix."""
+    files: dict[Path, Path] = {}
+    for path in _picture_files(argument, folder):
+        stem = path.relative_to(folder).with_suffix("")
+        if stem in files:
+            raise InvalidInputError(
+                f"{argument} must hold one picture of each name, got {str(files[stem])!r} and {str(path)!r}"
+            )
+        files[stem] = path
+    return files
+
+
+def _idx_file(path: Path) -> Path | None:
+    """The file itself, or the one idx file of training pictures below a folder; None if there is none."""
+    if path.is_file():
+        return path
+    found = sorted(path.rglob("*train-images?idx3-ubyte*"), reverse=True)  # of a file and its .gz, the file comes last
+    files = {
+        str(file).removesuffix(".gz"): file
+        for file in found
+        if file.name.endswith(("ubyte", "ubyte.gz")) and file.is_file()
+    }
+    if len(files) > 1:
+        raise InvalidInputError(f"{str(path)!r} holds several idx files, name one of them: {', '.join(sorted(files))}")
+    return next(iter(files.values()), None)
+
+
+def _read_idx(file: Path) -> NDArray[np.uint8]:
+    """The pictures (N, H, W) of an idx file: big-endian magic number, N, H, W, then the pixels."""
+    data = file.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InvalidInputError(f"{str(file)!r} must be a whole gzip file: {error}") from error
+    if len(data) < 16 or int.from_bytes(data[:4], "big") != _IDX_MAGIC:
+        raise InvalidInputError(
+            f"{str(file)!r} must be an idx file of pictures, which opens with {_IDX_MAGIC:#010x} and three sizes, got "
+            f"0x{data[:4].hex()} and {len(data)} bytes in all"
+        )
+    count, height, width = (int(size) for size in np.frombuffer(data, ">u4", 3, offset=4))
+    if height * width == 0 or len(data) - 16 != count * height * width:
+        raise InvalidInputError(
+            f"{str(file)!r} must hold {count} pictures of {height} x {width} bytes after its header, got "
+            f"{len(data) - 16} bytes"
+        )
+    return np.frombuffer(data, np.uint8, offset=16).reshape(count, height, width)

@@ -1,0 +1,428 @@
+"""The training loop: resumed runs are unbroken ones, two processes are one with accumulation, and what is written."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffusers_restore import DDRMPipeline
+from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
+from diffusers_restore.training.config import LoopConfig, OptimizerConfig, PriorConfig, build
+from diffusers_restore.training.loop import make_accelerator, make_optimizers, optimizer_step
+from diffusers_restore.training.objectives import Objective
+
+# Each run is a process of its own, forked from a server that has imported everything and computed nothing.
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["diffusers_restore.training.prior", "torch.utils.tensorboard", "test_training"])
+
+TOY: dict[str, Any] = {
+    "resolution": 16,
+    "validation_images": 2,
+    "block_out_channels": (16, 32),
+    "dropout": 0.1,
+    "random_flip": True,
+    "lr_warmup_steps": 2,
+    "lr_decay_steps": 4,
+    "learning_rate": 1e-3,
+    "train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_train_steps": 12,
+    "checkpointing_steps": 3,
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        smooth = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)).resize((48, 40))
+        smooth.save(folder / f"{i}.png")
+    return folder
+
+
+# --- runs in processes of their own ---------------------------------------------------------------------------------
+
+
+def run_training(values: Mapping[str, Any], environment: Mapping[str, str], log: str, half_write: int) -> None:
+    """The body of one process; `half_write` is the number of the tensor file at which it is killed half-way."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    from diffusers_restore.training import checkpoints as module
+    from diffusers_restore.training.prior import train_prior
+
+    written = 0
+    save_file = module.save_file
+
+    def killed(tensors: Any, path: Path) -> None:
+        nonlocal written
+        written += 1
+        save_file(tensors, path)
+        if written == half_write:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    module.save_file = killed
+    train_prior(build(PriorConfig, values))
+
+
+def start(values: Mapping[str, Any], processes: int, log: Path, half_write: int = 0) -> list[Any]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(processes):
+        environment = {"OMP_NUM_THREADS": "1"}
+        if processes > 1:
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        arguments = (dict(values), environment, str(log), half_write)
+        started.append(FORKSERVER.Process(target=run_training, args=arguments))
+    for process in started:
+        process.start()
+    return started
+
+
+def wait(started: list[Any], log: Path) -> None:
+    for process in started:
+        process.join(120)
+        assert process.exitcode == 0, log.read_text()
+
+
+def kill(started: list[Any]) -> None:
+    for process in started:
+        process.kill()
+        process.join(60)
+    assert [process.exitcode for process in started] == [-signal.SIGKILL] * len(started)
+
+
+def train(photos: Path, output: Path, processes: int = 1, **more: Any) -> None:
+    values = TOY | {"train_data_dir": str(photos), "output_dir": str(output)} | more
+    log = output.with_name(output.name + ".log")
+    wait(start(values, processes, log), log)
+
+
+def final(output: Path) -> dict[str, Any]:
+    """All that a run leaves behind, but for times."""
+    tensors, state = load_checkpoint(checkpoints(output)[-1])
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    exported = load_file(output / "unet" / "diffusion_pytorch_model.safetensors")
+    return {
+        "tensors": tensors | {"exported": exported},
+        "state": state,
+        "metrics": [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines],
+        "tensorboard": tensorboard(output),
+        "samples": {path.name: path.read_bytes() for path in sorted((output / "samples").iterdir())},
+    }
+
+
+def tensorboard(output: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "logs" / "train"))
+    events.Reload()
+    names = [name for name in events.Tags()["scalars"] if name != "seconds_per_step"]
+    return {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
+
+
+def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
+    assert first["tensors"].keys() == second["tensors"].keys()
+    for file, tensors in first["tensors"].items():
+        assert tensors.keys() == second["tensors"][file].keys()
+        for key, value in tensors.items():
+            assert torch.equal(value, second["tensors"][file][key]), (file, key)
+    for what in ("state", "metrics", "tensorboard", "samples"):
+        assert first[what] == second[what]
+
+
+def wait_for_step(output: Path, step: int, started: list[Any]) -> None:
+    """Until the log tells of a step; it is written at every step of these runs."""
+    log = output / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and all(process.is_alive() for process in started):
+        if log.exists() and f'"step": {step},' in log.read_text():
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"the run ended, or hung, before step {step}")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
+    photos: Path, tmp_path: Path, processes: int, precision: str
+) -> None:
+    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
+    train(photos, whole, processes, mixed_precision=precision)
+
+    resumed = TOY | {"train_data_dir": str(photos), "output_dir": str(broken), "mixed_precision": precision}
+    resumed["resume_from_checkpoint"] = "latest"
+    moments = random.Random(f"{processes} {precision}")
+    for steps in ((1, 5), (6, 9)):
+        started = start(resumed, processes, log)
+        wait_for_step(broken, moments.randint(*steps), started)
+        time.sleep(moments.uniform(0, 0.03))
+        kill(started)
+    # And a third time, in the middle of a checkpoint, which leaves half a file.
+    started = start(resumed, processes, log, half_write=2)
+    started[0].join(120)
+    kill(started)
+    assert list(broken.glob("checkpoint-*.part"))
+    wait(start(resumed, processes, log), log)
+
+    assert_equal(final(whole), final(broken))
+    assert not list(broken.glob("*.part"))
+    assert [path.name for path in checkpoints(broken)] == ["checkpoint-9", "checkpoint-12"]
+    assert f"on\n{processes} process" in (whole / "README.md").read_text()
+
+
+def test_two_processes_train_as_one_does_with_accumulation(photos: Path, tmp_path: Path) -> None:
+    # Without dropout, whose draws are those of a process. Gradients are summed in another order: float tolerance.
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(photos, one, 1, dropout=0.0, gradient_accumulation_steps=4)
+    train(photos, two, 2, dropout=0.0, gradient_accumulation_steps=2)
+    first, second = final(one), final(two)
+    assert [line["step"] for line in first["metrics"]] == [line["step"] for line in second["metrics"]]
+    for a, b in zip(first["metrics"], second["metrics"], strict=True):
+        assert a == pytest.approx(b, rel=2e-4)
+
+
+LAUNCHERS = {
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
+}
+EXAMPLE = Path(__file__).parents[1] / "examples" / "train_prior.py"
+
+
+def launch(
+    launcher: list[str], photos: Path, output: Path, *more: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    values = TOY | {"block_out_channels": "16,32", "max_train_steps": 2, "checkpointing_steps": 2, "logger": "none"}
+    values |= {"train_data_dir": photos, "output_dir": output}
+    del values["random_flip"]
+    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    return subprocess.run(
+        [sys.executable, *launcher, str(EXAMPLE), *flags, *more],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_example_trains_on_two_processes(photos: Path, tmp_path: Path, launcher: str) -> None:
+    output = tmp_path / "out put"
+    result = launch(LAUNCHERS[launcher], photos, output)
+    assert result.returncode == 0, result.stderr
+    assert "on\n2 processes (micro-batches of 2, 2 for a step)" in (output / "README.md").read_text()
+
+    # Plain diffusers, in a process that has no diffusers_restore.
+    script = (
+        "import sys; sys.modules['diffusers_restore'] = None\n"
+        "from diffusers import DDPMPipeline, DiffusionPipeline\n"
+        f"for kind in (DDPMPipeline, DiffusionPipeline):\n"
+        f"    pipe = kind.from_pretrained({str(output)!r})\n"
+        "    pipe.set_progress_bar_config(disable=True)\n"
+        "    print(pipe(num_inference_steps=2).images[0].size)"
+    )
+    plain = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
+    assert plain.stdout.split("\n")[:2] == ["(16, 16)"] * 2
+
+    pipe = DDRMPipeline.from_pretrained(output)
+    assert pipe(Image.new("RGB", (8, 8)), operator="sr4", num_inference_steps=1).images[0].size == (32, 32)
+
+
+def test_fewer_processes_than_were_asked_for_are_an_error(photos: Path, tmp_path: Path) -> None:
+    # Without GPUs and --multi_gpu, accelerate starts one process and says nothing.
+    result = launch(["-m", "accelerate.commands.launch", "--num_processes", "2"], photos, tmp_path / "output")
+    assert result.returncode != 0
+    assert "Error: 2 processes were asked for, but 1 is running" in result.stderr
+    assert "--multi_gpu --num_processes 2" in result.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_trained_prior_is_pushed_without_checkpoints_and_logs(
+    photos: Path, tmp_path: Path, hub: dict[str, str]
+) -> None:
+    result = launch([], photos, tmp_path / "toy", "--push_to_hub", environment=hub)
+    assert result.returncode == 0, result.stderr
+    assert "pushed to http" in result.stdout + result.stderr
+    script = (
+        "from diffusers import DDPMPipeline; from huggingface_hub import HfApi\n"
+        "print(*sorted(HfApi().list_repo_files('tester/toy')))\n"
+        "print(DDPMPipeline.from_pretrained('tester/toy').unet.config.sample_size)"
+    )
+    pulled = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | hub, capture_output=True, text=True, timeout=300
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    files, size = pulled.stdout.splitlines()
+    assert size == "16"
+    assert set(files.split()) - {".gitattributes"} == {
+        "README.md",
+        "model_index.json",
+        "samples.png",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    }
+
+
+def test_a_missing_token_is_noticed_before_the_training(photos: Path, tmp_path: Path, hub: dict[str, str]) -> None:
+    result = launch([], photos, tmp_path / "toy", "--push_to_hub", environment=hub | {"HF_TOKEN": ""})
+    assert result.returncode == 1
+    assert "push_to_hub" in result.stderr
+    assert not (tmp_path / "toy").exists()
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def damaged(run: Path, name: str) -> None:
+    file = run / name / "unet.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(photos: Path, tmp_path: Path) -> None:
+    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
+    train(photos, whole)
+    train(photos, broken, max_train_steps=9, lr_decay_steps=7)  # its rate doesn't matter: the run goes on from 6
+    damaged(broken, "checkpoint-9")
+    train(photos, broken, resume_from_checkpoint="latest")
+    assert "skipped" in log.read_text()
+    assert "checkpoint-9: unet.safetensors has" in log.read_text()
+    assert [json.loads(line)["step"] for line in (broken / "metrics.jsonl").read_text().splitlines()] == [
+        json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()
+    ]
+
+    damaged(broken, "checkpoint-12")
+    started = start(
+        TOY
+        | {"train_data_dir": str(photos), "output_dir": str(broken)}
+        | {"resume_from_checkpoint": str(broken / "checkpoint-12")},
+        1,
+        log,
+    )
+    started[0].join(120)
+    assert started[0].exitcode == 1
+    assert "checkpoint-12' is damaged: unet.safetensors has" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "holds checkpoints of another run; go on with resume_from_checkpoint=latest"),
+        ({"resume_from_checkpoint": "latest", "block_out_channels": (16, 16)}, "is one of other networks"),
+        ({"resume_from_checkpoint": "nowhere"}, "checkpoint 'nowhere' is damaged: manifest.json"),
+        ({"mixed_precision": "fp16", "resume_from_checkpoint": "latest"}, "mixed_precision=fp16 needs a GPU"),
+        ({"logger": "notepad", "resume_from_checkpoint": "latest"}, "logger='notepad'"),
+        ({"logger": "wandb", "resume_from_checkpoint": "latest"}, "pip install wandb"),
+        ({"learning_rate": 1e30, "max_train_steps": 12, "resume_from_checkpoint": "latest"}, "a lower learning_rate"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(trained: Path, photos: Path, more: dict[str, Any], message: str) -> None:
+    before = {path: path.read_bytes() for path in sorted(trained.rglob("checkpoint-*/*"))}
+    log = trained.with_name("refused.log")
+    log.unlink(missing_ok=True)
+    values = TOY | {"max_train_steps": 6, "train_data_dir": str(photos), "output_dir": str(trained)} | more
+    (process,) = start(values, 1, log)
+    process.join(120)
+    assert process.exitcode == 1
+    assert message in log.read_text()
+    assert before == {path: path.read_bytes() for path in sorted(trained.rglob("checkpoint-*/*"))}
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "run"
+    train(photos, output, max_train_steps=6)
+    return output
+
+
+# --- the step -------------------------------------------------------------------------------------------------------
+
+
+class Adversarial(Objective):
+    """A toy of two networks and two optimisers: the judge steps first, the painter then hears the new judge."""
+
+    phases: ClassVar = {"judge": ("judge",), "painter": ("painter",)}
+    criterion = "figure"
+
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        return batch[0] + torch.randn(batch[0].shape, generator=generator)
+
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Tensor) -> dict[str, Tensor]:
+        painted = networks["painter"](corrupted)
+        if phase == "judge":
+            return {"loss/judge": networks["judge"](painted.detach()).mean()}
+        return {"loss/fool": -networks["judge"](painted).mean(), "loss/size": 0.1 * painted.square().mean()}
+
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        return {}
+
+    def show(
+        self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
+    ) -> Tensor:
+        return torch.zeros(len(indices), 3, 4, 4)
+
+
+def toy_networks() -> dict[str, nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return {"judge": nn.Conv2d(3, 1, 3), "painter": nn.Conv2d(3, 3, 3, padding=1)}
+
+
+def test_a_step_of_two_networks_with_an_optimiser_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective, config = Adversarial(), LoopConfig(max_grad_norm=0.05, gradient_accumulation_steps=3, logger="none")
+    rng = torch.Generator().manual_seed(0)
+    micro_batches = [objective.corrupt((torch.zeros(2, 3, 8, 8),), rng) for _ in range(3)]
+    accelerator = make_accelerator(config)
+    networks = toy_networks()
+    optimizers = make_optimizers(objective, networks, OptimizerConfig(learning_rate=0.01))
+    quiet = []
+    no_sync = accelerator.no_sync
+    monkeypatch.setattr(accelerator, "no_sync", lambda network: quiet.append(network) or no_sync(network))
+    logged = optimizer_step(accelerator, objective, networks, optimizers, micro_batches, config)
+    # Gradients are exchanged with the last of three micro-batches only.
+    assert quiet == [networks["judge"]] * 2 + [networks["painter"]] * 2
+
+    expected = toy_networks()
+    batch = torch.cat(micro_batches)
+    judge = torch.optim.AdamW(expected["judge"].parameters(), lr=0.01)
+    loss = expected["judge"](expected["painter"](batch).detach()).mean()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(expected["judge"].parameters(), 0.05)
+    assert norm > 0.05
+    assert logged["loss/judge"].item() == pytest.approx(loss.item(), abs=1e-6)
+    assert logged["grad_norm/judge"].item() == pytest.approx(norm.item(), rel=1e-5)
+    judge.step()
+    painter = torch.optim.AdamW(expected["painter"].parameters(), lr=0.01)
+    painted = expected["painter"](batch)
+    (0.1 * painted.square().mean() - expected["judge"](painted).mean()).backward()
+    nn.utils.clip_grad_norm_(expected["painter"].parameters(), 0.05)
+    painter.step()
+    for name, network in networks.items():
+        for one, other in zip(network.parameters(), expected[name].parameters(), strict=True):
+            assert torch.allclose(one, other, atol=1e-6)
