@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -330,6 +332,25 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(photos: Path, tmp_pa
     assert "checkpoint-12' is damaged: unet.safetensors has" in log.read_text()
 
 
+def test_a_stream_and_bad_files_resume_alike(photos: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"image": {"bytes": path.read_bytes(), "path": None}} for path in photos.iterdir()]
+    rows[0]["image"]["bytes"] = b"no picture"  # one that would be held out
+    rows[5]["image"]["bytes"] = rows[5]["image"]["bytes"][:50]
+    features = datasets.Features({"image": datasets.Image()})
+    (tmp_path / "parquet").mkdir()
+    datasets.Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "parquet" / "train.parquet"))
+    values = {"train_data_dir": None, "dataset_name": str(tmp_path / "parquet"), "streaming": True}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(photos, whole, max_train_steps=6, **values)
+    train(photos, broken, max_train_steps=6, **values)
+    shutil.rmtree(broken / "checkpoint-6")
+    train(photos, broken, max_train_steps=6, resume_from_checkpoint="latest", **values)
+    assert_equal(final(whole), final(broken))
+    log = whole.with_name("whole.log").read_text()
+    assert "skipped stream[0]: cannot read '<10 bytes>': not a picture" in log
+    assert "its first 2 pictures are held out" in (whole / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -337,6 +358,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(photos: Path, tmp_pa
         ({"resume_from_checkpoint": "latest", "block_out_channels": (16, 16)}, "is one of other networks"),
         ({"resume_from_checkpoint": "nowhere"}, "checkpoint 'nowhere' is damaged: manifest.json"),
         ({"mixed_precision": "fp16", "resume_from_checkpoint": "latest"}, "mixed_precision=fp16 needs a GPU"),
+        ({"output_dir": __file__}, "output_dir '" + __file__ + "' can't be made"),
         ({"logger": "notepad", "resume_from_checkpoint": "latest"}, "logger='notepad'"),
         ({"logger": "wandb", "resume_from_checkpoint": "latest"}, "pip install wandb"),
         ({"learning_rate": 1e30, "max_train_steps": 12, "resume_from_checkpoint": "latest"}, "a lower learning_rate"),

@@ -94,15 +94,15 @@ def streamed(folder: str, crop: Crop = FLAT, *, rank: int = 0, world_size: int =
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cache", "fewest", "most"), [(0, 32, 32), (1000, 6, 31), (2**30, 5, 5)])
+@pytest.mark.parametrize(("cache", "fewest", "most"), [(0, 32, 32), (1100, 20, 31), (2**30, 5, 5)])
 def test_a_sample_is_a_function_of_seed_and_number(
     photos: Path, monkeypatch: pytest.MonkeyPatch, cache: int, fewest: int, most: int
 ) -> None:
-    expected = stack(Samples(data.open_source(photos), CROP, seed=1), 16)
-    read, files = data.read_picture, []
-    monkeypatch.setattr(data, "read_picture", lambda file: (files.append(file), read(file))[1])
+    expected = stack(Samples(sources.open_source(photos), CROP, seed=1), 16)
+    read, files = sources.read_picture, []
+    monkeypatch.setattr(sources, "read_picture", lambda file: (files.append(file), read(file))[1])
     monkeypatch.setattr(data, "CACHE_BYTES", cache)
-    samples = Samples(data.open_source(photos), CROP, seed=1)
+    samples = Samples(sources.open_source(photos), CROP, seed=1)
     backwards = torch.stack([samples[n] for n in reversed(range(16))]).flip(0)
     assert torch.equal(backwards, expected)
     assert torch.equal(stack(samples, 16), expected)
@@ -438,6 +438,13 @@ def test_two_ranks_share_a_stream(tmp_path: Path, shards: int) -> None:
     assert sorted(ranks[0][:6] + ranks[1][:6]) == sorted(ranks[0][6:] + ranks[1][6:]) == list(range(12))
     assert ranks[0][:6] + ranks[1][:6] != list(range(12))
     assert ranks[0][:6] != ranks[0][6:]
+
+
+@pytest.mark.usefixtures("local_datasets")
+def test_crops_of_a_stream_depend_on_seed_and_rank(tmp_path: Path) -> None:
+    folder = parquet(tmp_path / "parquet", [encoded(noise(12, 20, 3))] * 4)
+    runs = [streamed(folder, CROP, seed=seed, rank=rank, world_size=2) for seed in (3, 4) for rank in (0, 1)]
+    assert len({next(iter(run)).numpy().tobytes() for run in runs}) == 4
 
 
 @pytest.mark.usefixtures("local_datasets")

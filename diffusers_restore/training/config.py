@@ -19,8 +19,6 @@ import yaml
 
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
 
-BASE_HELP = "One option of a file is one option of the command line, which has the last word."
-
 
 def option(default: Any, help: str) -> Any:
     """A field of a configuration that the command line has too."""
@@ -332,7 +330,7 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
         try:
             built = build(config_class, values)
             getattr(import_module(module), function)(built, dry_run=dry_run)
-        except InvalidInputError as error:
+        except (InvalidInputError, FloatingPointError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
     sections: list[tuple[str, list[click.Parameter]]] = []
@@ -346,7 +344,7 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
             is_eager=True,
             callback=_read_config,
             metavar="FILE",
-            help=f"Options in a YAML or JSON file. {BASE_HELP}",
+            help="Options in a YAML or JSON file, by their names here; the command line has the last word.",
         ),
         click.Option(["--dry_run"], is_flag=True, help="Print all options and what a step costs, and stop."),
     ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 
+import psutil
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -67,18 +66,17 @@ def step_cost(
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters")
     lines += [
         f"a step of one process: {pictures} pictures, {1e-12 * flops.get_total_flops():.3f} TFLOP, {once:.3g} s "
-        f"({pictures / once:.3g} pictures/s), {_peak_memory(accelerator.device) / 2**30:.2f} GiB at the peak",
+        f"({pictures / once:.3g} pictures/s), {_memory(accelerator.device)}",
         f"{config.max_train_steps} steps: {_duration(once * config.max_train_steps)} on {accelerator.device}, without "
         "measuring and checkpoints",
     ]
     return "\n".join(lines)
 
 
-def _peak_memory(device: torch.device) -> float:
+def _memory(device: torch.device) -> str:
     if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(peak if sys.platform == "darwin" else 1024 * peak)
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of {device} at the peak"
+    return f"{psutil.Process().memory_info().rss / 2**30:.2f} GiB in use"
 
 
 def _duration(seconds: float) -> str:

@@ -87,12 +87,17 @@ Trained on {data}. These are {average} after {progress.step} of {training.max_tr
 def command_line() -> str:
     """The command that started this process, as one would type it."""
     program, *arguments = sys.argv
-    name = Path(program).name
-    words = [f"python {shlex.quote(program)}" if name.endswith(".py") else name, *map(shlex.quote, arguments)]
+    path = Path(program)
+    # `python -m package` leaves the path of its __main__.py here.
+    words = ["-m", path.parent.name] if path.name == "__main__.py" else [program]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1 and name.endswith(".py"):
-        words[0] = f"torchrun --nproc_per_node {processes} {shlex.quote(program)}"
-    return " ".join(words)
+    if path.suffix != ".py":
+        words[0] = path.name
+    elif processes > 1:
+        words = ["torchrun", "--nproc_per_node", str(processes), *words]
+    else:
+        words = ["python", *words]
+    return shlex.join([*words, *arguments])
 
 
 def prepare_push(config: LoopConfig) -> str:

@@ -111,7 +111,10 @@ def train(
     if accelerator.is_main_process:
         if config.push_to_hub:
             repo_id = prepare_push(config)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInputError(f"output_dir {config.output_dir!r} can't be made: {error}") from error
         for leftover in output_dir.glob(f"checkpoint-*{ASIDE}"):
             shutil.rmtree(leftover)
         _rewind(output_dir / "metrics.jsonl", start)
@@ -167,9 +170,10 @@ def train(
             exported = averages or networks
             progress = _measure(accelerator, objective, exported, data, done)
             if accelerator.is_main_process:
-                _log(accelerator, output_dir, progress.figures, done)
                 _show(accelerator, output_dir, progress.pictures, done)
-                bar.write(f"step {done}: " + ", ".join(f"{k} {v:.3f}" for k, v in progress.figures.items()))
+                if progress.figures:
+                    _log(accelerator, output_dir, progress.figures, done)
+                    bar.write(f"step {done}: " + ", ".join(f"{k} {v:.3f}" for k, v in progress.figures.items()))
                 score = progress.figures.get(objective.criterion, math.inf)
                 if score >= best:  # equal where a run was killed between its export and its checkpoint
                     best = score

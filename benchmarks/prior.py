@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Measure how well priors denoise in one step, and keep the table of what was tried for the bundled one.
+
+    python benchmarks/prior.py                                             # the bundled prior
+    python benchmarks/prior.py --name "128 px crops" --change "..." prior  # another one, as a row of the table
+
+PSNR in dB of the network's x0 estimate of a noisy picture at noise levels 15, 25 and 50 (of 255): the mean over centre
+crops of 224 px of the pictures of CBSD68 and of Set5, with the network in bfloat16. Results go to
+benchmarks/results/prior.{json,md}; a row of the same name is replaced, the others stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline
+from PIL import Image
+from tqdm import tqdm
+
+import diffusers_restore
+from diffusers_restore import images
+from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
+from diffusers_restore.training import DDPMObjective
+
+SETS = {"CBSD68": "cbsd68_jpg.zip", "Set5": "set5.zip"}
+SUFFIXES = (".bmp", ".png", ".jpg")
+LEVELS = (15, 25, 50)
+CROP = 224
+BUNDLED = "bundled"
+# On whole pictures of CBSD68, not on their centres, and not on JPEG copies: for orientation.
+PUBLISHED = [
+    {"name": "CBM3D, as published", "CBSD68": [33.5, 30.7, 27.4]},
+    {"name": "CDnCNN, as published", "CBSD68": [33.9, 31.2, 27.9]},
+]
+RESULTS = Path(__file__).parent / "results"
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=diffusers_restore.DEFAULT_PRIOR, help="a folder or Hub repository")
+    parser.add_argument("--name", default=BUNDLED, help="of the row")
+    parser.add_argument("--change", default="", help="what was tried, in words")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
+    parser.add_argument("--limit", type=int, help="only the first N pictures of each set")
+    parser.add_argument("--output", type=Path, default=RESULTS / "prior", help="result files, without their suffix")
+    return parser.parse_args(argv)
+
+
+def load_pictures(file: Path, limit: int | None) -> list[torch.Tensor]:
+    """The centres of the pictures, (1, 3, 224, 224) each."""
+    with zipfile.ZipFile(file) as archive:
+        names = sorted((n for n in archive.namelist() if n.lower().endswith(SUFFIXES)), key=lambda n: Path(n).name)
+        pictures = [images.to_tensor(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names[:limit]]
+    corners = [((x.shape[2] - CROP) // 2, (x.shape[3] - CROP) // 2) for x in pictures]
+    return [x[:, :, top : top + CROP, left : left + CROP] for x, (top, left) in zip(pictures, corners, strict=True)]
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(argv)
+    for file in SETS.values():
+        if not (args.data / file).is_file():
+            sys.exit(f"there is no {file} in {args.data}: name the folder with {' and '.join(SETS.values())} by --data")
+    pipe = DDPMPipeline.from_pretrained(args.model)
+    unet = pipe.unet.float().eval().to(memory_format=torch.channels_last)
+    objective = DDPMObjective(pipe.scheduler)
+    row: dict[str, Any] = {"name": args.name, "change": args.change}
+    for group, file in SETS.items():
+        with torch.autocast("cpu", torch.bfloat16):
+            figures = [
+                objective.evaluate({"unet": unet}, (x,), i)
+                for i, x in enumerate(tqdm(load_pictures(args.data / file, args.limit), desc=group, leave=False))
+            ]
+        row[group] = [round(mean(float(one[f"psnr_{level}"]) for one in figures), 3) for level in LEVELS]
+    row["run"] = {**how_it_was_run("benchmarks/prior.py", argv), "pictures": args.limit or "all"}
+
+    kept = args.output.with_name(args.output.name + ".json")
+    rows = json.loads(kept.read_text())["rows"] if kept.exists() else []
+    places = [i for i, one in enumerate(rows) if one["name"] == row["name"]]
+    if places:
+        row["change"] = row["change"] or rows[places[0]]["change"]
+        rows[places[0]] = row
+    else:
+        rows.append(row)
+    text = to_markdown(rows)
+    written = write_report(args.output, {"rows": rows}, text)
+    print(text)
+    print("written: " + ", ".join(str(path) for path in written))
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    def cells(row: dict[str, Any]) -> dict[str, Any]:
+        figures = {
+            f"{group} {n}": value for group in SETS for n, value in zip(LEVELS, row.get(group, ()), strict=False)
+        }
+        return {"prior": row["name"], **figures, "what was tried": row.get("change", "")}
+
+    columns = {"prior": "", **{f"{group} {n}": ".2f" for group in SETS for n in LEVELS}, "what was tried": ""}
+    commands = [f"- {row['name']}: `{row['run']['command']}`, {row['run']['pictures']} pictures" for row in rows]
+    return "\n".join(
+        [
+            "# One-step denoising of priors\n",
+            "PSNR in dB of the x0 estimate at noise levels 15, 25 and 50 (of 255). What the steps of a "
+            "row were trained with: its last column.\n",
+            markdown_table([cells(row) for row in [*rows, *PUBLISHED]], columns),
+            "## How it was run\n",
+            *commands,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
