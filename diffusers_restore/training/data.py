@@ -19,7 +19,6 @@ from typing import Any, Protocol, final
 
 import numpy as np
 import torch
-from datasets.distributed import split_dataset_by_node
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -132,83 +131,6 @@ class Samples(Dataset[Tensor]):
         return pictures
 
 
-class StreamedSamples(IterableDataset[Tensor]):
-    """The samples of one process from a stream, uint8 (1, C, H, W), without end; `set_epoch` shuffles each epoch anew.
-
-    Sample k comes from the process's k-th item, or the next one that can be read; an unreadable one is reported on
-    stderr whenever it comes by. Resuming reads all items again up to `first`, but doesn't decode them.
-
-    Args:
-        stream: from `open_stream`.
-        image_column: its column.
-        crop: how pictures are cut.
-        seed: a whole number >= 0.
-        rank: of this process.
-        world_size: how many processes there are.
-        first: how many samples this process has taken already.
-        strict: raise on a picture that can't be read.
-
-    Raises:
-        InvalidInputError: a number out of range; from the iterator, a picture that can't be read where `strict`, or
-            an epoch without one that can.
-    """
-
-    def __init__(
-        self,
-        stream: Any,
-        image_column: str,
-        crop: Crop,
-        *,
-        seed: int,
-        rank: int,
-        world_size: int,
-        first: int = 0,
-        strict: bool = False,
-    ) -> None:
-        self._column, self._crop, self._strict = image_column, crop, strict
-        self._seed = check_int("seed", seed, 0)
-        self.world_size = check_int("world_size", world_size, 1)
-        self.rank = check_int("rank", rank, 0, world_size - 1)
-        self.first = check_int("first", first, 0)
-        shuffled = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        self._stream = split_dataset_by_node(shuffled, rank=rank, world_size=world_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        count = 0  # items so far
-        waiting: list[int] = []  # samples whose item couldn't be read, nor any after it
-        for epoch in itertools.count():
-            self._stream.set_epoch(epoch)
-            start = count
-            # `iter` and not `__iter__`, which draws other random numbers where it finds itself in a worker.
-            for batch in self._stream.iter(batch_size=1):
-                count += 1
-                if count <= self.first:
-                    continue
-                waiting.append(count - 1)
-                try:
-                    picture = read_item(batch[self._column][0])
-                except (OSError, InvalidInputError) as error:
-                    _refuse(f"stream[{count - 1}] of rank {self.rank}", error, self._strict)
-                    continue
-                for k in waiting:
-                    yield torch.from_numpy(cut((picture,), self._crop, _rng(self._seed, _STREAMED_CROP, self.rank, k)))
-                waiting.clear()
-            if count - start <= len(waiting):  # an epoch of nothing, or of nothing that can be read
-                raise InvalidInputError(
-                    f"stream: none of the {count - start} pictures of an epoch for rank {self.rank} of "
-                    f"{self.world_size} can be read"
-                )
-
-
-def _refuse(name: str, error: Exception, strict: bool) -> None:
-    if strict:
-        raise InvalidInputError(f"{name}: {error}") from error
-    tqdm.write(f"skipped {name}: {error}", file=sys.stderr)
-
-
-# --- batches --------------------------------------------------------------------------------------------------------
-
-
 class _Blocks(Sampler[list[int]]):
     """Micro-batch m = 0, 1, 2, ... of rank r: the batch_size numbers from (m world_size + r) batch_size on."""
 
@@ -219,6 +141,77 @@ class _Blocks(Sampler[list[int]]):
         for m in itertools.count(self._first):
             start = (m * self._world_size + self._rank) * self._batch_size
             yield list(range(start, start + self._batch_size))
+
+
+class StreamedSamples:
+    """Samples of a stream: number n is made from item n, over all epochs, each of which is shuffled anew.
+
+    An item that can't be read is reported on stderr whenever it comes by, and replaced by the next of `take` that can.
+
+    Args:
+        stream: from `open_stream`.
+        image_column: its column.
+        crop: how pictures are cut.
+        seed: a whole number >= 0.
+        strict: raise on a picture that can't be read.
+
+    Raises:
+        InvalidInputError: a seed below 0.
+    """
+
+    def __init__(self, stream: Any, image_column: str, crop: Crop, *, seed: int, strict: bool = False) -> None:
+        self._column, self._crop, self._strict = image_column, crop, strict
+        self._seed = check_int("seed", seed, 0)
+        self._stream = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+
+    def take(self, numbers: Iterator[int]) -> Iterator[Tensor]:
+        """The samples of ascending numbers, uint8 (1, C, H, W). Items between them are read, but not decoded.
+
+        Raises:
+            InvalidInputError: a picture that can't be read where `strict`, or an epoch without one that can.
+        """
+        wanted, item = next(numbers), 0
+        waiting: list[int] = []  # samples whose item couldn't be read, nor any after it
+        for epoch in itertools.count():
+            self._stream.set_epoch(epoch)
+            first = item
+            # `iter` and not `__iter__`, which draws other random numbers where it finds itself in a worker.
+            for batch in self._stream.iter(batch_size=1):
+                item += 1
+                if item <= wanted:
+                    continue
+                waiting.append(wanted)
+                wanted = next(numbers)
+                try:
+                    picture = read_item(batch[self._column][0])
+                except (OSError, InvalidInputError) as error:
+                    _refuse(f"stream[{item - 1}]", error, self._strict)
+                    continue
+                for n in waiting:
+                    yield torch.from_numpy(cut((picture,), self._crop, _rng(self._seed, _STREAMED_CROP, n)))
+                waiting.clear()
+            if item - first <= len(waiting):  # an epoch of nothing, or of nothing that can be read
+                raise InvalidInputError(f"stream: none of the {item - first} pictures of an epoch can be read")
+
+
+@dataclass(frozen=True)
+class _Taken(IterableDataset[Tensor]):
+    """What a DataLoader reads of a stream."""
+
+    samples: StreamedSamples
+    blocks: _Blocks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.samples.take(itertools.chain.from_iterable(self.blocks))
+
+
+def _refuse(name: str, error: Exception, strict: bool) -> None:
+    if strict:
+        raise InvalidInputError(f"{name}: {error}") from error
+    tqdm.write(f"skipped {name}: {error}", file=sys.stderr)
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
 
 
 def batches(
@@ -254,18 +247,17 @@ def batches(
     check_int("rank", rank, 0, world_size - 1)
     check_int("num_workers", num_workers, 0)
     first = check_int("first_step", first_step, 0) * check_int("accumulation", accumulation, 1)
+    blocks = _Blocks(batch_size, rank, world_size, first)
+    dataset: Samples | _Taken
     taken: dict[str, Any]
     if isinstance(samples, Samples):
-        taken = {"batch_sampler": _Blocks(batch_size, rank, world_size, first)}
+        dataset, taken = samples, {"batch_sampler": blocks}
+    elif num_workers <= 1:
+        dataset, taken = _Taken(samples, blocks), {"batch_size": batch_size}
     else:
-        if num_workers > 1:
-            raise InvalidInputError(f"num_workers must be 0 or 1 for a stream, got {num_workers}")
-        expected, given = (rank, world_size, first * batch_size), (samples.rank, samples.world_size, samples.first)
-        if given != expected:
-            raise InvalidInputError(f"samples must have (rank, world_size, first) = {expected}, got {given}")
-        taken = {"batch_size": batch_size}
+        raise InvalidInputError(f"num_workers must be 0 or 1 for a stream, got {num_workers}")
     loader: DataLoader[Tensor] = DataLoader(
-        samples,
+        dataset,
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
@@ -375,33 +367,9 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
             _refuse(f"stream[{taken - 1}]", error, config.strict)
         if len(held_out) == config.validation_images:
             break
-    rest = stream.skip(taken)
-
-    def make(
-        *, batch_size: int, accumulation: int, rank: int, world_size: int, first_step: int
-    ) -> Iterator[tuple[Tensor, ...]]:
-        samples = StreamedSamples(
-            rest,
-            config.image_column,
-            config.crop,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            first=first_step * accumulation * batch_size,
-            strict=config.strict,
-        )
-        return batches(
-            samples,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            rank=rank,
-            world_size=world_size,
-            first_step=first_step,
-            **_loading(config),
-        )
-
+    samples = StreamedSamples(stream.skip(taken), config.image_column, config.crop, seed=seed, strict=config.strict)
     description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
-    return TrainingData(make, tuple(held_out), description)
+    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description)
 
 
 def _loading(config: DataConfig) -> dict[str, Any]:
