@@ -104,6 +104,37 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     return Picture(_checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT), alpha, pixels.bits)
 
 
+def read_picture(file: PathInput | bytes) -> Image.Image:
+    """Read a picture file, by its path or its bytes, as an 8-bit PIL picture: "L" if it is grey, else "RGB".
+
+    The EXIF orientation is applied and transparency dropped. 16 bits are scaled to 8; float TIFFs are in [0, 1].
+
+    Raises:
+        ImageError: absent, damaged, not a picture, or larger than `DEFAULT_MAX_PIXELS`.
+    """
+    content = io.BytesIO(file) if isinstance(file, bytes) else file
+    name = f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
+    with failing_as(f"cannot read {name!r}"), _pillow_limit(DEFAULT_MAX_PIXELS):
+        try:
+            with Image.open(content, formats=_READABLE) as image:
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    _check_tiff(Path(name), image)
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_8_bits(image)
+        except UnidentifiedImageError as error:
+            expected = ", ".join(_READABLE)
+            raise ImageError(f"cannot read {name!r}: not a picture, or a damaged one; expected {expected}") from error
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow's own conversion clips these at 255
+        return to_pil(to_tensor(image))[0]
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    if image.has_transparency_data:  # by way of alpha: Pillow warns about palettes with transparent entries
+        image = image.convert(mode + "A")
+    return image.convert(mode)
+
+
 def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch.Tensor:
     """Read a black and white picture as a mask (H, W) float32: 1 = known (white), 0 = missing (black).
 
@@ -161,7 +192,7 @@ def save(tensor: torch.Tensor, path: PathInput, *, alpha: torch.Tensor | None = 
         unit = _to_unit(values)[0]
         if alpha is not None:
             unit = np.concatenate([unit, _fit_alpha(alpha, unit.shape[0], unit.shape[1])], axis=2)
-        with _failing_as(f"cannot write {str(target)!r}"):
+        with failing_as(f"cannot write {str(target)!r}"):
             data = _encode(unit, file_format, 16 if bits > 8 and file_format in _CARRY_16_BITS else 8)
     _write(target, data)
 
@@ -288,7 +319,7 @@ def _batch(tensor: torch.Tensor, name: str) -> torch.Tensor:
 def _from_pil(image: Image.Image, name: str) -> torch.Tensor:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} is empty: {image.width} x {image.height} pixels")
-    with _failing_as(f"cannot read {name}"):
+    with failing_as(f"cannot read {name}"):
         return _from_unit(_pixels(ImageOps.exif_transpose(image)).color[None])
 
 
@@ -349,7 +380,7 @@ def _as_path(path: PathInput) -> Path:
 
 
 @contextmanager
-def _failing_as(message: str) -> Iterator[None]:
+def failing_as(message: str) -> Iterator[None]:
     """Turn any failure into an ImageError: on a damaged file, decoders raise whatever they happen to trip on."""
     try:
         yield
@@ -361,7 +392,7 @@ def _failing_as(message: str) -> Iterator[None]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    with _failing_as(f"cannot read {str(path)!r}"):
+    with failing_as(f"cannot read {str(path)!r}"):
         if not path.exists():
             raise ImageError(f"cannot read {str(path)!r}: there is no such file")
         if not path.is_file():
@@ -561,7 +592,7 @@ def _write(target: Path, data: bytes) -> None:
     if not target.parent.is_dir():
         raise ImageError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
     aside = target.with_name(f".diffusers_restore-{uuid.uuid4().hex}")
-    with _failing_as(f"cannot write {str(target)!r}"):
+    with failing_as(f"cannot write {str(target)!r}"):
         try:
             with aside.open("xb") as file:
                 file.write(data)

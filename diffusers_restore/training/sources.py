@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
-import os
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,19 +13,10 @@ import datasets
 import numpy as np
 from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import ImageError, InvalidInputError, check_int, unknown_name
-from ..images import (
-    _READABLE,
-    DEFAULT_MAX_PIXELS,
-    PathInput,
-    _check_tiff,
-    _failing_as,
-    _pillow_limit,
-    to_pil,
-    to_tensor,
-)
+from ..images import PathInput, failing_as, read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -40,37 +29,6 @@ _IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def read_picture(file: PathInput | bytes) -> Image.Image:
-    """Read a picture file, by its path or its bytes, as an 8-bit PIL picture: "L" if it is grey, else "RGB".
-
-    The EXIF orientation is applied and transparency dropped. 16 bits are scaled to 8; float TIFFs are in [0, 1].
-
-    Raises:
-        ImageError: absent, damaged, not a picture, or larger than `images.DEFAULT_MAX_PIXELS`.
-    """
-    content = io.BytesIO(file) if isinstance(file, bytes) else file
-    name = f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
-    with _failing_as(f"cannot read {name!r}"), _pillow_limit(DEFAULT_MAX_PIXELS):
-        try:
-            with Image.open(content, formats=_READABLE) as image:
-                if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    _check_tiff(Path(name), image)
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_8_bits(image)
-        except UnidentifiedImageError as error:
-            expected = ", ".join(_READABLE)
-            raise ImageError(f"cannot read {name!r}: not a picture, or a damaged one; expected {expected}") from error
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode in ("F", "I") or image.mode.startswith("I;16"):  # Pillow's own conversion clips these at 255
-        return to_pil(to_tensor(image))[0]
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if image.has_transparency_data:  # by way of alpha: Pillow warns about palettes with transparent entries
-        image = image.convert(mode + "A")
-    return image.convert(mode)
-
-
 def read_item(item: Any) -> Image.Image:
     """The picture of an undecoded item of an Image column: {"bytes": ..., "path": ...}, or None."""
     if item is None or (item["bytes"] is None and item["path"] is None):
@@ -80,7 +38,7 @@ def read_item(item: Any) -> Image.Image:
     path = item["path"]
     if "://" not in path:
         return read_picture(path)
-    with _failing_as(f"cannot read {path!r}"), xopen(path, "rb") as file:  # in an archive, or on the Hub
+    with failing_as(f"cannot read {path!r}"), xopen(path, "rb") as file:  # in an archive, or on the Hub
         return read_picture(file.read())
 
 
