@@ -72,6 +72,7 @@ def run_training(values: Mapping[str, Any], environment: Mapping[str, str], log:
     os.dup2(output, 2)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # five seconds after each epoch of a stream
     from diffusers_restore.training import checkpoints as module
     from diffusers_restore.training.prior import train_prior
 
@@ -116,6 +117,7 @@ def wait(started: list[Any], log: Path) -> None:
 def kill(started: list[Any]) -> None:
     for process in started:
         process.kill()
+    for process in started:
         process.join(60)
     assert [process.exitcode for process in started] == [-signal.SIGKILL] * len(started)
 

@@ -54,8 +54,11 @@ def save_checkpoint(
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
     shutil.rmtree(checkpoint, ignore_errors=True)
     aside.rename(checkpoint)
-    for old in checkpoints(checkpoint.parent)[:-limit]:
-        shutil.rmtree(old)
+    # Later ones are those of a run that was given up for this one, which began before them.
+    earlier = [path for path in checkpoints(checkpoint.parent) if step_of(path) <= step_of(checkpoint)]
+    for old in checkpoints(checkpoint.parent):
+        if old not in earlier[-limit:]:
+            shutil.rmtree(old)
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -7,6 +7,8 @@ training scripts where these have one.
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +25,32 @@ from ..errors import InvalidInputError, check_int, check_real, unknown_name
 def option(default: Any, help: str) -> Any:
     """A field of a configuration that the command line has too."""
     return field(default=default, metadata={"help": help})
+
+
+def _is_part(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint)
+
+
+def _options(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    hints = get_type_hints(part)
+    return [(one.name, hints[one.name], one) for one in dataclasses.fields(part) if not _is_part(hints[one.name])]
+
+
+def _check_words(part: Any) -> None:
+    """Raise InvalidInputError for an option that is no word, no flag or not one of the choices, if it has to be."""
+    for name, hint, _ in _options(type(part)):
+        value, kinds = getattr(part, name), [hint]
+        if get_origin(hint) in (Union, types.UnionType):
+            kinds = list(get_args(hint))
+        if value is None and type(None) in kinds:
+            continue
+        for kind in kinds:
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise InvalidInputError(f"{name} must be one of {', '.join(get_args(kind))}, got {value!r}")
+            if kind is bool and not isinstance(value, bool):
+                raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+            if kind is str and not (isinstance(value, str) and value):
+                raise InvalidInputError(f"{name} must be a text that isn't empty, got {value!r}")
 
 
 # --- the parts ------------------------------------------------------------------------------------------------------
@@ -101,6 +129,7 @@ class DataConfig:
     strict: bool = option(False, "Stop at a picture that can't be read instead of skipping it with a report.")
 
     def __post_init__(self) -> None:
+        _check_words(self)
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise InvalidInputError(
                 "exactly one of train_data_dir and dataset_name must say where the pictures are, got "
@@ -147,6 +176,7 @@ class OptimizerConfig:
     adam_epsilon: float = option(1e-8, "Of AdamW.")
 
     def __post_init__(self) -> None:
+        _check_words(self)
         check_real("learning_rate", self.learning_rate, above=0)
         check_int("lr_warmup_steps", self.lr_warmup_steps, 0)
         check_int("lr_decay_steps", self.lr_decay_steps, 0)
@@ -178,7 +208,8 @@ class LoopConfig:
     checkpointing_steps: int = option(500, "Measure, write a checkpoint, and export if it is the best, this often.")
     checkpoints_total_limit: int = option(2, "Older checkpoints are removed.")
     resume_from_checkpoint: str | None = option(
-        None, '"latest", or the folder of a checkpoint. Without a checkpoint, latest begins anew.'
+        None,
+        '"latest", or the folder of a checkpoint, after which later ones are removed. Without any, latest begins anew.',
     )
     logging_steps: int = option(50, "Log the mean loss this often.")
     logger: str = option("tensorboard", "tensorboard, wandb, ... (what accelerate has), or none.")
@@ -189,6 +220,7 @@ class LoopConfig:
     hub_private_repo: bool = option(False, "Make that repository private.")
 
     def __post_init__(self) -> None:
+        _check_words(self)
         for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps"):
             check_int(name, getattr(self, name), 1)
         for name in ("checkpointing_steps", "checkpoints_total_limit"):
@@ -213,6 +245,11 @@ class UNetConfig:
     dropout: float = option(0.0, "Share of activations that are dropped in training.")
 
     def __post_init__(self) -> None:
+        _check_words(self)
+        if not isinstance(self.block_out_channels, (tuple, list)) or not self.block_out_channels:
+            raise InvalidInputError(
+                f"block_out_channels must be one or more whole numbers, got {self.block_out_channels!r}"
+            )
         for channels in self.block_out_channels:
             check_int("block_out_channels", channels, 1)
         check_int("layers_per_block", self.layers_per_block, 1)
@@ -244,6 +281,7 @@ class DDPMConfig:
     noise_offset: float = option(0.0, "Share of noise that is constant over a channel of a picture; 0.1 is usual.")
 
     def __post_init__(self) -> None:
+        _check_words(self)
         check_int("num_train_timesteps", self.num_train_timesteps, 2)
         if self.snr_gamma is not None:
             check_real("snr_gamma", self.snr_gamma, above=0)
@@ -268,14 +306,20 @@ class PriorConfig:
     )
 
     def __post_init__(self) -> None:
-        multiple = 2 ** (len(self.network.block_out_channels) - 1)
-        for name in ("resolution", "validation_resolution"):
-            size = getattr(self.data, name)
-            if size is not None and size % multiple and self.pretrained_model_name_or_path is None:
-                raise InvalidInputError(
-                    f"{name} must be a multiple of {multiple}, which {len(self.network.block_out_channels)} levels "
-                    f"of block_out_channels need, got {size}"
-                )
+        _check_words(self)
+        if self.pretrained_model_name_or_path is None:
+            check_sizes(self.data, len(self.network.block_out_channels))
+
+
+def check_sizes(data: DataConfig, levels: int) -> None:
+    """Raise InvalidInputError if a network of so many levels can't halve the pictures."""
+    multiple = 2 ** (levels - 1)
+    for name in ("resolution", "validation_resolution"):
+        size = getattr(data, name)
+        if size is not None and size % multiple:
+            raise InvalidInputError(
+                f"{name} must be a multiple of {multiple}, which {levels} levels of block_out_channels need, got {size}"
+            )
 
 
 # --- from files and from the command line ---------------------------------------------------------------------------
@@ -371,16 +415,31 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     if path is None:
         return
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        try:
+            values = json.loads(text)  # not all of JSON is YAML: tabs, and characters written as two escapes
+        except json.JSONDecodeError:
+            values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is neither YAML nor JSON: {error}", ctx, param) from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} must hold options as `name: value` lines", ctx, param)
-    known = {one.name for one in ctx.command.params if one.name is not None} - {"config", "dry_run", "help"}
-    for name in values:
+    known = {one.name: one.type for one in ctx.command.params if one.name not in (None, "config", "dry_run", "help")}
+    for name, value in values.items():
         if name not in known:
             raise click.BadParameter(f"{path}: {unknown_name('option', name, known)}", ctx, param)
-    ctx.default_map = {name: value for name, value in values.items() if value is not None}
+        if isinstance(value, dict) or (isinstance(value, list) and not isinstance(known[name], _WholeNumbers)):
+            raise click.BadParameter(f"{path}: {name} must be one value, got {value!r}", ctx, param)
+    ctx.default_map = {name: _word(value) for name, value in values.items() if value is not None}
+
+
+def _word(value: Any) -> Any:
+    """A value of a file as one would type it, so that the types of the options read it; lists stay."""
+    if isinstance(value, list):
+        return [_word(one) for one in value]
+    if isinstance(value, bool):
+        return {True: "yes", False: "no"}[value]  # YAML reads an unquoted no as false
+    return str(value) if isinstance(value, (int, float, datetime.date)) else value
 
 
 class _WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # which older clicks don't take
@@ -393,21 +452,12 @@ class _WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # which older c
             self.fail(f"expected whole numbers between commas, such as 32,64,128, got {value!r}", param, ctx)
 
 
-def _is_part(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint)
-
-
 def _parts(config_class: type) -> list[tuple[str, type]]:
     """The parts of a configuration with their titles, then the configuration itself for the options of its own."""
     hints = get_type_hints(config_class)
     parts = [hints[one.name] for one in dataclasses.fields(config_class) if _is_part(hints[one.name])]
     own = [config_class] if _options(config_class) else []
     return [(str(part.__doc__).partition("\n")[0].rstrip("."), part) for part in [*own, *parts]]
-
-
-def _options(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
-    hints = get_type_hints(part)
-    return [(one.name, hints[one.name], one) for one in dataclasses.fields(part) if not _is_part(hints[one.name])]
 
 
 def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Option:

@@ -16,7 +16,7 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError, check_real
-from ..schedulers.prediction import predict_x0_and_epsilon
+from ..schedulers.prediction import check_prediction_type, predict_x0_and_epsilon
 
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
 
@@ -88,6 +88,7 @@ class DDPMObjective(Objective):
     ) -> None:
         if timestep_sampling not in ("uniform", "lognormal"):
             raise InvalidInputError(f"timestep_sampling must be uniform or lognormal, got {timestep_sampling!r}")
+        check_prediction_type(scheduler.config.prediction_type)
         if str(scheduler.config.variance_type).startswith("learned"):
             raise InvalidInputError(
                 f"a scheduler with variance_type {scheduler.config.variance_type!r} can't be trained with: diffusers "
@@ -153,7 +154,8 @@ class DDPMObjective(Objective):
             for i in indices
         ]
         x = torch.stack(starts).to(device)
-        sampler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=True)
+        # Trailing: the chain begins at the last level, whether or not 25 divides their number.
+        sampler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=True, timestep_spacing="trailing")
         sampler.set_timesteps(min(25, len(self._sigmas)), device=device)
         for t in sampler.timesteps:
             x = sampler.step(unet(x, t).sample, t, x).prev_sample
@@ -164,6 +166,6 @@ class DDPMObjective(Objective):
             return torch.ones(len(timesteps), device=timesteps.device)
         snr = compute_snr(self.scheduler, timesteps)
         weight = snr.clamp(max=self.snr_gamma)
-        # A unit error of epsilon is one of snr in x0's, and a unit error of v one of snr + 1.
+        # A unit squared error of x0 is one of snr in epsilon, and one of snr + 1 in v.
         divisor = {"epsilon": snr, "v_prediction": snr + 1}
         return weight / divisor.get(self.scheduler.config.prediction_type, torch.ones_like(snr))

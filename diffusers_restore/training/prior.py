@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import InvalidInputError
 from ..schedulers.prediction import check_variance_preserving
-from .config import PriorConfig, to_yaml
+from .config import PriorConfig, check_sizes, to_yaml
 from .cost import step_cost
 from .data import open_data
 from .export import export_pipeline, model_card
@@ -82,7 +82,11 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
     """
     channels = config.data.channels
     if config.pretrained_model_name_or_path is not None:
-        pipeline = DDPMPipeline.from_pretrained(config.pretrained_model_name_or_path)
+        name = config.pretrained_model_name_or_path
+        try:
+            pipeline = DDPMPipeline.from_pretrained(name)
+        except (OSError, ValueError) as error:  # the Hub's HFValidationError is a ValueError
+            raise InvalidInputError(f"{name!r} can't be loaded as a DDPM, from a folder or the Hub: {error}") from error
         check_variance_preserving(pipeline.scheduler.config)
         unet = pipeline.unet
         if unet.config.in_channels != channels or unet.config.out_channels != channels:
@@ -90,6 +94,11 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
                 f"the network of {config.pretrained_model_name_or_path!r} has {unet.config.in_channels} input and "
                 f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
             )
+        if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+            raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
+        check_sizes(config.data, len(unet.config.block_out_channels))
+        if unet.config.sample_size is None:
+            unet.register_to_config(sample_size=config.data.resolution)
         return unet.float(), cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
     widths = config.network.block_out_channels
     with torch.random.fork_rng(devices=[]):
