@@ -33,7 +33,7 @@ from tqdm import tqdm
 from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
 from diffusers_restore.training.config import PriorConfig, build
 from diffusers_restore.training.data import TrainingData, open_data
-from diffusers_restore.training.loop import make_optimizers, train
+from diffusers_restore.training.loop import make_accelerator, make_optimizers, train
 from diffusers_restore.training.objectives import DDPMObjective
 from diffusers_restore.training.prior import make_prior
 
@@ -63,20 +63,23 @@ def write_photos(folder: Path, count: int) -> None:
 
 def bare_seconds(config: PriorConfig, steps: int) -> list[float]:
     """Seconds of each forward, backward and optimiser step on one batch that lies ready."""
+    device = make_accelerator(config.training).device
     unet, scheduler = make_prior(config)
-    unet = unet.train().to(memory_format=torch.channels_last)
-    (optimizer,) = make_optimizers(DDPMObjective(scheduler), {"unet": unet}, config.optimizer).values()
+    unet = unet.train().to(device, memory_format=torch.channels_last)
+    (optimizer,) = make_optimizers(DDPMObjective(scheduler), {"unet": unet}, {"unet": config.optimizer}).values()
     shape = (config.training.train_batch_size, 3, config.data.resolution, config.data.resolution)
-    noisy, target = (torch.randn(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    timesteps = torch.randint(1000, shape[:1])
+    noisy, target = (torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    timesteps = torch.randint(1000, shape[:1], device=device)
     seconds = []
     for _ in range(steps + 1):
         started = perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.training.mixed_precision == "bf16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.training.mixed_precision == "bf16"):
             prediction = unet(noisy, timesteps).sample
-        mse_loss(prediction.float(), target).backward()
+        loss = mse_loss(prediction.float(), target)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        loss.item()  # waits for the device
         seconds.append(perf_counter() - started)
     return seconds[1:]  # the first warms up
 
@@ -103,7 +106,7 @@ def loop_seconds(config: PriorConfig, steps: int, folder: Path) -> list[float]:
         DDPMObjective(scheduler),
         {"unet": unet},
         replace(data, validation=()),
-        config.optimizer,
+        {"unet": config.optimizer},
         training,
         export=lambda networks, progress: None,
     )

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from diffusers_restore import DDRMPipeline
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
-from diffusers_restore.training.config import LoopConfig, OptimizerConfig, PriorConfig, build
+from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
+from diffusers_restore.training.data import open_data
 from diffusers_restore.training.loop import make_accelerator, make_optimizers, optimizer_step
+from diffusers_restore.training.loop import train as train_networks
 from diffusers_restore.training.objectives import Objective
 
 # Each run is a process of its own, forked from a server that has imported everything and computed nothing.
@@ -66,15 +68,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_training(values: Mapping[str, Any], environment: Mapping[str, str], log: str, half_write: int) -> None:
-    """The body of one process; `half_write` is the number of the tensor file at which it is killed half-way."""
+    os.environ.update(environment)
+    begin_process(log, half_write)
+    from diffusers_restore.training.prior import train_prior
+
+    train_prior(build(PriorConfig, values))
+
+
+def begin_process(log: str, half_write: int) -> None:
+    """Print to a file; be killed in the middle of writing tensor file number `half_write`."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.update(environment)
     torch.set_num_threads(1)
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0  # five seconds after each epoch of a stream
     from diffusers_restore.training import checkpoints as module
-    from diffusers_restore.training.prior import train_prior
 
     written = 0
     save_file = module.save_file
@@ -88,7 +96,6 @@ def run_training(values: Mapping[str, Any], environment: Mapping[str, str], log:
             os.kill(os.getpid(), signal.SIGKILL)
 
     module.save_file = killed
-    train_prior(build(PriorConfig, values))
 
 
 def start(values: Mapping[str, Any], processes: int, log: Path, half_write: int = 0) -> list[Any]:
@@ -119,7 +126,9 @@ def kill(started: list[Any]) -> None:
         process.kill()
     for process in started:
         process.join(60)
-    assert [process.exitcode for process in started] == [-signal.SIGKILL] * len(started)
+    # The others may have noticed first that the main process is gone.
+    assert started[0].exitcode == -signal.SIGKILL
+    assert all(process.exitcode for process in started)
 
 
 def train(photos: Path, output: Path, processes: int = 1, **more: Any) -> None:
@@ -202,10 +211,10 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
 
 
 def test_two_processes_train_as_one_does_with_accumulation(photos: Path, tmp_path: Path) -> None:
-    # Without dropout, whose draws are those of a process. Gradients are summed in another order: float tolerance.
+    # Gradients are summed in another order: float tolerance.
     one, two = tmp_path / "one", tmp_path / "two"
-    train(photos, one, 1, dropout=0.0, gradient_accumulation_steps=4)
-    train(photos, two, 2, dropout=0.0, gradient_accumulation_steps=2)
+    train(photos, one, 1, gradient_accumulation_steps=4)
+    train(photos, two, 2, gradient_accumulation_steps=2)
     first, second = final(one), final(two)
     assert [line["step"] for line in first["metrics"]] == [line["step"] for line in second["metrics"]]
     for a, b in zip(first["metrics"], second["metrics"], strict=True):
@@ -356,9 +365,21 @@ def test_a_stream_and_bad_files_resume_alike(photos: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({}, "holds checkpoints of another run; go on with resume_from_checkpoint=latest"),
-        ({"resume_from_checkpoint": "latest", "block_out_channels": (16, 16)}, "is one of other networks"),
-        ({"resume_from_checkpoint": "nowhere"}, "checkpoint 'nowhere' is damaged: manifest.json"),
+        ({}, "holds checkpoints of another run; go on with it by resume_from_checkpoint=latest"),
+        (
+            {"resume_from_checkpoint": "latest", "block_out_channels": (16, 16)},
+            "block_out_channels: [16, 32], got",
+        ),
+        (
+            {"resume_from_checkpoint": "latest", "prediction_type": "epsilon"},
+            "prediction_type: 'v_prediction', got",
+        ),
+        ({"resume_from_checkpoint": "latest", "seed": 1}, "the checkpoint was trained with seed: 0, got 1"),
+        ({"resume_from_checkpoint": "latest", "use_ema": False}, "the checkpoint was trained with use_ema: True"),
+        ({"resume_from_checkpoint": "latest", "gradient_accumulation_steps": 3}, "micro-batches of a step: 2, got 3"),
+        ({"resume_from_checkpoint": "latest", "validation_images": 3}, "with pictures: 7, got 6"),
+        ({"resume_from_checkpoint": "latest", "max_train_steps": 5}, "max_train_steps must be at least 6"),
+        ({"resume_from_checkpoint": "checkpoint-4"}, "no checkpoint 'checkpoint-4'; in"),
         ({"mixed_precision": "fp16", "resume_from_checkpoint": "latest"}, "mixed_precision=fp16 needs a GPU"),
         ({"output_dir": __file__}, "output_dir '" + __file__ + "' can't be made"),
         ({"logger": "notepad", "resume_from_checkpoint": "latest"}, "logger='notepad'"),
@@ -393,29 +414,84 @@ class Adversarial(Objective):
 
     phases: ClassVar = {"judge": ("judge",), "painter": ("painter",)}
     criterion = "figure"
+    averaged = ("painter",)
 
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
         return batch[0] + torch.randn(batch[0].shape, generator=generator)
 
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Tensor) -> dict[str, Tensor]:
-        painted = networks["painter"](corrupted)
+        painted = networks["painter"](networks["lens"](corrupted))
         if phase == "judge":
             return {"loss/judge": networks["judge"](painted.detach()).mean()}
         return {"loss/fool": -networks["judge"](painted).mean(), "loss/size": 0.1 * painted.square().mean()}
 
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
-        return {}
+        return {"figure": -networks["painter"](picture[0]).square().mean()}
 
     def show(
         self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
     ) -> Tensor:
-        return torch.zeros(len(indices), 3, 4, 4)
+        return torch.cat([networks["painter"](pictures[i][0]) for i in indices]).clamp(-1, 1)
 
 
 def toy_networks() -> dict[str, nn.Module]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return {"judge": nn.Conv2d(3, 1, 3), "painter": nn.Conv2d(3, 3, 3, padding=1)}
+        judge = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.2), nn.Conv2d(4, 1, 3))
+        judge[0].bias.requires_grad_(False)
+        return {"judge": judge, "painter": nn.Conv2d(3, 3, 3, padding=1), "lens": nn.Conv2d(3, 3, 1)}
+
+
+TOY_OPTIMIZERS = {"judge": OptimizerConfig(learning_rate=0.01), "painter": OptimizerConfig(learning_rate=0.03)}
+
+
+def run_adversarial(photos: Path, output: Path, log: str, half_write: int) -> None:
+    begin_process(log, half_write)
+    data = open_data(DataConfig(train_data_dir=str(photos), resolution=8, validation_images=2), 0)
+    config = LoopConfig(
+        output_dir=str(output),
+        max_train_steps=6,
+        train_batch_size=2,
+        checkpointing_steps=2,
+        logging_steps=1,
+        logger="none",
+        resume_from_checkpoint="latest",
+    )
+    exported = []
+    train_networks(
+        Adversarial(),
+        toy_networks(),
+        data,
+        TOY_OPTIMIZERS,
+        config,
+        export=lambda networks, progress: exported.append(progress.step),
+    )
+    print(f"exported {exported}")
+
+
+def test_two_networks_train_and_resume_in_the_loop(photos: Path, tmp_path: Path) -> None:
+    for name, kills in (("whole", (0,)), ("broken", (5, 0))):  # five files to a checkpoint: in the first one
+        for half_write in kills:
+            log = tmp_path / f"{name}.log"
+            process = FORKSERVER.Process(target=run_adversarial, args=(photos, tmp_path / name, str(log), half_write))
+            process.start()
+            process.join(120)
+            assert process.exitcode == (-signal.SIGKILL if half_write else 0), log.read_text()
+    (whole, state), (broken, other) = (
+        load_checkpoint(tmp_path / name / "checkpoint-6") for name in ("whole", "broken")
+    )
+    # No average of the judge, and nothing of the lens, which no phase steps.
+    assert whole.keys() == {"judge", "optimizer.judge", "optimizer.painter", "painter", "painter.average"}
+    assert state == other
+    for file, tensors in whole.items():
+        assert all(torch.equal(value, broken[file][key]) for key, value in tensors.items()), file
+    before = toy_networks()
+    assert not torch.equal(whole["painter"]["weight"], before["painter"].weight)
+    assert not torch.equal(whole["painter"]["weight"], whole["painter.average"]["weight"])
+    assert torch.equal(whole["judge"]["0.bias"], before["judge"][0].bias)
+    assert "exported [2" in (tmp_path / "whole.log").read_text()
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert (lines[-2]["learning_rate/judge"] * 3) == pytest.approx(lines[-2]["learning_rate/painter"])
 
 
 def test_a_step_of_two_networks_with_an_optimiser_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,25 +500,30 @@ def test_a_step_of_two_networks_with_an_optimiser_each(monkeypatch: pytest.Monke
     micro_batches = [objective.corrupt((torch.zeros(2, 3, 8, 8),), rng) for _ in range(3)]
     accelerator = make_accelerator(config)
     networks = toy_networks()
-    optimizers = make_optimizers(objective, networks, OptimizerConfig(learning_rate=0.01))
+    networks["judge"][1].p = 0.0
+    optimizers = make_optimizers(objective, networks, TOY_OPTIMIZERS)
     quiet = []
     no_sync = accelerator.no_sync
     monkeypatch.setattr(accelerator, "no_sync", lambda network: quiet.append(network) or no_sync(network))
-    logged = optimizer_step(accelerator, objective, networks, optimizers, micro_batches, config)
+    gradients = [one.requires_grad for network in networks.values() for one in network.parameters()]
+    with torch.random.fork_rng(devices=[]):
+        losses, norms = optimizer_step(accelerator, objective, networks, optimizers, micro_batches, config, 0)
+    assert gradients == [one.requires_grad for network in networks.values() for one in network.parameters()]
     # Gradients are exchanged with the last of three micro-batches only.
     assert quiet == [networks["judge"]] * 2 + [networks["painter"]] * 2
 
     expected = toy_networks()
-    batch = torch.cat(micro_batches)
-    judge = torch.optim.AdamW(expected["judge"].parameters(), lr=0.01)
+    expected["judge"][1].p = 0.0
+    batch = expected["lens"](torch.cat(micro_batches)).detach()
+    judge = torch.optim.AdamW([one for one in expected["judge"].parameters() if one.requires_grad], lr=0.01)
     loss = expected["judge"](expected["painter"](batch).detach()).mean()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(expected["judge"].parameters(), 0.05)
     assert norm > 0.05
-    assert logged["loss/judge"].item() == pytest.approx(loss.item(), abs=1e-6)
-    assert logged["grad_norm/judge"].item() == pytest.approx(norm.item(), rel=1e-5)
+    assert losses["loss/judge"].item() == pytest.approx(loss.item(), abs=1e-6)
+    assert norms["grad_norm/judge"].item() == pytest.approx(norm.item(), rel=1e-5)
     judge.step()
-    painter = torch.optim.AdamW(expected["painter"].parameters(), lr=0.01)
+    painter = torch.optim.AdamW(expected["painter"].parameters(), lr=0.03)
     painted = expected["painter"](batch)
     (0.1 * painted.square().mean() - expected["judge"](painted).mean()).backward()
     nn.utils.clip_grad_norm_(expected["painter"].parameters(), 0.05)

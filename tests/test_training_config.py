@@ -31,6 +31,7 @@ from diffusers_restore.errors import InvalidInputError, UnknownNameError
 from diffusers_restore.training.checkpoints import (
     checkpoints,
     damage,
+    discard_later,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -177,7 +178,7 @@ def test_every_option_has_a_help_and_a_name_of_its_own() -> None:
     assert set(names) == {*flatten(config()), "config", "dry_run"}
     for param in train_prior.params:
         assert len(param.help) > 5, param.name
-        assert param.help.rstrip("]").endswith((".", "--resolution", "--output_dir")), param.name
+        assert param.help.rstrip("]").endswith((".", "--resolution", "--output_dir", "else no")), param.name
 
 
 def test_every_option_is_tried_here() -> None:
@@ -209,7 +210,7 @@ def test_every_option_of_the_command_line_arrives(parsed: Parsed) -> None:
 def test_every_option_of_a_file_arrives(form: str, parsed: Parsed, tmp_path: Path) -> None:
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in OTHER.items()}
     text = {
-        "to_yaml": to_yaml(config(**OTHER)),
+        "to_yaml": to_yaml(flatten(config(**OTHER))),
         "yaml": yaml.safe_dump(plain),
         "json": json.dumps(plain),
         "json with tabs": json.dumps(plain, indent="\t"),
@@ -219,7 +220,7 @@ def test_every_option_of_a_file_arrives(form: str, parsed: Parsed, tmp_path: Pat
 
 def test_the_written_configuration_is_read_back(parsed: Parsed, tmp_path: Path) -> None:
     odd = config(train_data_dir="üñ 😀: #1", output_dir="null", dataset_split="1e3", image_column="yes", seed=0)
-    assert parsed("--config", file(tmp_path, to_yaml(odd))) == odd
+    assert parsed("--config", file(tmp_path, to_yaml(flatten(odd)))) == odd
     text = json.dumps({"train_data_dir": odd.data.train_data_dir})  # in which ü and 😀 are escaped
     assert parsed("--config", file(tmp_path, text)).data.train_data_dir == "üñ 😀: #1"
 
@@ -532,7 +533,7 @@ def test_a_dry_run_says_what_a_run_would_be(photos: Path, tmp_path: Path, monkey
         "max_train_steps": 36_000,
         "output_dir": "out/deep",
     }
-    path = file(tmp_path, to_yaml(config(**values)))
+    path = file(tmp_path, to_yaml(flatten(config(**values))))
     result = run("--config", path, "--dry_run")
     assert result.exit_code == 0, result.output
     options, report = result.stdout.split("\n\n", 1)
@@ -568,9 +569,16 @@ def test_a_dry_run_says_what_a_run_would_be(photos: Path, tmp_path: Path, monkey
 def test_what_is_not_there_is_found_out_by_a_dry_run(
     words: list[str], message: str, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(photos)
+    monkeypatch.chdir(photos.parent)
     small = ["--resolution", "16", "--block_out_channels", "8,8", "--train_batch_size", "1", "--dry_run"]
     fails(run("--train_data_dir", photos, *small, *words), message)
+
+
+def test_a_run_does_not_train_on_its_own_samples(tmp_path: Path) -> None:
+    for inside in (tmp_path, tmp_path / "a" / "b"):
+        with pytest.raises(InvalidInputError, match="lies in train_data_dir"):
+            config(train_data_dir=str(tmp_path), output_dir=str(inside))
+    config(train_data_dir=str(tmp_path / "photos"), output_dir=str(tmp_path / "photos2"))
 
 
 # --- learning rate --------------------------------------------------------------------------------------------------
@@ -727,13 +735,12 @@ def test_the_oldest_go_first(tmp_path: Path) -> None:
     assert names(tmp_path) == ["checkpoint-1200"]
 
 
-@pytest.mark.parametrize("limit", [1, 2])
-def test_a_run_that_went_back_keeps_what_it_writes(limit: int, tmp_path: Path) -> None:
-    """It was resumed from a checkpoint before the last; those of the run that was given up are not `latest`."""
-    for step in (100, 200, 300):
-        write(tmp_path, step)
-    write(tmp_path, 150, limit=limit)
-    assert names(tmp_path) == ["checkpoint-100", "checkpoint-150"][-limit:]
+def test_what_a_run_that_went_back_gave_up_is_removed(tmp_path: Path) -> None:
+    for step in (100, 200, 1000):
+        write(tmp_path, step, limit=3)
+    (tmp_path / "checkpoint-300.part").mkdir()
+    discard_later(tmp_path, 100)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-100"]
 
 
 def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:

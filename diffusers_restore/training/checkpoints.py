@@ -54,11 +54,17 @@ def save_checkpoint(
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
     shutil.rmtree(checkpoint, ignore_errors=True)
     aside.rename(checkpoint)
-    # Later ones are those of a run that was given up for this one, which began before them.
-    earlier = [path for path in checkpoints(checkpoint.parent) if step_of(path) <= step_of(checkpoint)]
-    for old in checkpoints(checkpoint.parent):
-        if old not in earlier[-limit:]:
-            shutil.rmtree(old)
+    for old in checkpoints(checkpoint.parent)[:-limit]:
+        shutil.rmtree(old)
+
+
+def discard_later(output_dir: Path, step: int) -> None:
+    """Remove the checkpoints of a run that was given up after `step`, the latest first, and what a kill left half."""
+    for checkpoint in reversed(checkpoints(output_dir)):
+        if step_of(checkpoint) > step:
+            shutil.rmtree(checkpoint)
+    for aside in output_dir.glob(f"checkpoint-*{ASIDE}"):
+        shutil.rmtree(aside)
 
 
 def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

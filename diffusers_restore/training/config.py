@@ -200,7 +200,9 @@ class LoopConfig:
     train_batch_size: int = option(16, "Pictures per process and micro-batch.")
     gradient_accumulation_steps: int = option(1, "Micro-batches of an optimiser step.")
     max_grad_norm: float = option(1.0, "Gradients of each network are clipped to this norm; 0 doesn't clip.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the networks' forward passes.")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
+        None, "Precision of the networks' forward passes.  [default: what accelerate is configured for, else no]"
+    )
     use_ema: bool = option(True, "Average the weights over the run; the average is what is measured and exported.")
     ema_max_decay: float = option(0.999, "Decay of that average after its warm-up.")
     ema_inv_gamma: float = option(1.0, "Inverse multiplicative factor of the warm-up of the average.")
@@ -307,6 +309,12 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         _check_words(self)
+        folder, output_dir = self.data.train_data_dir, Path(self.training.output_dir).resolve()
+        if folder is not None and output_dir.is_relative_to(Path(folder).resolve()):
+            raise InvalidInputError(
+                f"output_dir {self.training.output_dir!r} lies in train_data_dir {folder!r}: the next run would train "
+                "on the samples of this one; take another folder"
+            )
         if self.pretrained_model_name_or_path is None:
             check_sizes(self.data, len(self.network.block_out_channels))
 
@@ -357,9 +365,9 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
     return config_class(**arguments)
 
 
-def to_yaml(config: Any) -> str:
-    """All options as the text of a file that `--config` takes."""
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in flatten(config).items()}
+def to_yaml(options: Mapping[str, Any]) -> str:
+    """Options, as of `flatten`, as the text of a file that `--config` takes."""
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     return yaml.safe_dump(plain, sort_keys=False)
 
 

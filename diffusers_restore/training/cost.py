@@ -24,7 +24,7 @@ def step_cost(
     objective: Objective,
     networks: Mapping[str, nn.Module],
     data: TrainingData,
-    optimizer_config: OptimizerConfig,
+    optimizer_configs: Mapping[str, OptimizerConfig],
     config: LoopConfig,
 ) -> str:
     """A report: parameters, arithmetic, time and memory of a step of one process, and the time of the whole run.
@@ -35,7 +35,7 @@ def step_cost(
     copies = {name: copy.deepcopy(network).to(accelerator.device) for name, network in networks.items()}
     for network in copies.values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizers = make_optimizers(objective, copies, optimizer_config)
+    optimizers = make_optimizers(objective, copies, optimizer_configs)
     wrapped = {name: accelerator.prepare(network.train()) for name, network in copies.items()}
     stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
     batches = data.batches(
@@ -47,8 +47,8 @@ def step_cost(
     )
 
     def step(number: int) -> None:
-        corrupted = list(corrupted_batches(objective, batches, accelerator, config, number))
-        losses = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config)
+        corrupted = corrupted_batches(objective, batches, accelerator, config, number)
+        losses, _ = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, number)
         for value in losses.values():
             value.item()  # waits for the device
 

@@ -309,11 +309,13 @@ class TrainingData:
         batches: makes the micro-batches of a process.
         validation: held-out pictures, each as uint8 tensors (C, H, W): `(clean,)` or `(degraded, clean)`.
         description: "392 pictures of photos; 8 more are held out".
+        count: pictures to train on; None for a stream.
     """
 
     batches: Batches
     validation: tuple[tuple[Tensor, ...], ...]
     description: str
+    count: int | None
 
 
 def open_data(config: DataConfig, seed: int) -> TrainingData:
@@ -351,7 +353,7 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
     description = f"{len(rest)} pictures of {name}" + (f"; {len(held_out)} more are held out" if held_out else "")
-    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description)
+    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
 
 
 def _stream(config: DataConfig, seed: int) -> TrainingData:
@@ -369,7 +371,7 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
             break
     samples = StreamedSamples(stream.skip(taken), config.image_column, config.crop, seed=seed, strict=config.strict)
     description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
-    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description)
+    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description, None)
 
 
 def _loading(config: DataConfig) -> dict[str, Any]:

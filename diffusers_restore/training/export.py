@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from .. import __version__, images
 from ..errors import InvalidInputError
@@ -30,7 +30,8 @@ def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Prog
     shutil.rmtree(aside, ignore_errors=True)
     pipeline.save_pretrained(aside)
     card.save(aside / "README.md")
-    images.save(images.grid(progress.pictures), aside / GRID)
+    if progress.pictures is not None:
+        images.save(images.grid(progress.pictures), aside / GRID)
     for source in sorted(aside.rglob("*")):
         target = output_dir / source.relative_to(aside)
         if source.is_dir():
@@ -61,7 +62,7 @@ def model_card(
 
 {text}
 
-![samples]({GRID})
+{"" if progress.pictures is None else f"![samples]({GRID})"}
 
 ## Training
 
@@ -108,17 +109,30 @@ def prepare_push(config: LoopConfig) -> str:
     """
     name = config.hub_model_id or Path(config.output_dir).resolve().name
     try:
-        return str(HfApi().create_repo(name, private=config.hub_private_repo, exist_ok=True).repo_id)
-    except (HfHubHTTPError, LocalTokenNotFoundError, HFValidationError) as error:
+        # None leaves it to the settings of an organisation.
+        return str(HfApi().create_repo(name, private=config.hub_private_repo or None, exist_ok=True).repo_id)
+    except Exception as error:  # those of the HTTP library too
         raise InvalidInputError(f"push_to_hub can't make the repository {name!r}: {error}") from error
 
 
 def push(output_dir: Path, repo_id: str) -> str:
-    """Upload the pipeline and its card without checkpoints and logs; the address of the commit."""
-    info = HfApi().upload_folder(
-        repo_id=repo_id,
-        folder_path=output_dir,
-        commit_message="Trained with diffusers_restore",
-        ignore_patterns=["checkpoint-*", "logs/*", "samples/*", "metrics.jsonl", f"*{ASIDE}/*"],
-    )
+    """Upload the pipeline and its card, and nothing else that lies in the folder; the address of the commit.
+
+    Raises:
+        InvalidInputError: the Hub refuses or can't be reached.
+    """
+    index = json.loads((output_dir / "model_index.json").read_text())
+    components = [name for name, value in index.items() if isinstance(value, list)]
+    try:
+        info = HfApi().upload_folder(
+            repo_id=repo_id,
+            folder_path=output_dir,
+            commit_message="Trained with diffusers_restore",
+            allow_patterns=["model_index.json", "README.md", GRID, *(f"{name}/*" for name in components)],
+        )
+    except Exception as error:  # those of the HTTP library too
+        raise InvalidInputError(
+            f"push_to_hub failed: {error}; the pipeline is in {str(output_dir)!r}, and the same command with "
+            "resume_from_checkpoint=latest tries again"
+        ) from error
     return str(info.commit_url)

@@ -12,12 +12,12 @@ import copy
 import json
 import math
 import os
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,12 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from .. import images
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, unknown_name
 from .checkpoints import (
     ASIDE,
     checkpoints,
     damage,
+    discard_later,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -45,7 +46,6 @@ from .data import TrainingData, to_unit
 from .export import prepare_push, push
 from .objectives import Objective
 
-SHOWN = 16  # pictures to look at
 _NOISE, _DROPOUT = 1, 2  # what a random stream is for; data.py has its own
 
 
@@ -56,13 +56,13 @@ class Progress:
     Attributes:
         step: optimiser steps that were taken.
         figures: of the held-out pictures, by name; empty without held-out pictures.
-        pictures: to look at, (n, C, H, W) in [-1, 1].
+        pictures: to look at, (n, C, H, W) in [-1, 1]; None if there are none.
         processes: that trained.
     """
 
     step: int
     figures: dict[str, float]
-    pictures: Tensor
+    pictures: Tensor | None
     processes: int
 
 
@@ -73,35 +73,53 @@ def train(
     objective: Objective,
     networks: Mapping[str, nn.Module],
     data: TrainingData,
-    optimizer_config: OptimizerConfig,
+    optimizer_configs: Mapping[str, OptimizerConfig],
     config: LoopConfig,
     *,
     export: Export,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Train `networks` in place by `objective`.
+    """Train `networks` in place by `objective`, each of its phases with an optimiser of its own.
 
-    At every `checkpointing_steps` and at the end the averaged networks are measured on the held-out pictures, all
-    processes sharing the work. If `objective.criterion` is the best so far (or nothing is held out), `export` is
-    called in the main process with the averaged networks; then a checkpoint is written.
+    At every `checkpointing_steps` and at the end the networks, averaged where `objective.averaged` says so, are
+    measured on the held-out pictures, all processes sharing the work. If `objective.criterion` is the best so far (or
+    nothing is held out), the main process calls `export` with them; then a checkpoint is written. `settings` are what
+    else defines the run, as JSON can hold it: a checkpoint of other settings is refused.
 
     Raises:
         InvalidInputError: fewer processes than were asked for, a checkpoint that doesn't fit, an unknown logger, a
             precision that the device doesn't have.
+        FloatingPointError: the loss or the weights are no longer finite.
     """
     output_dir = Path(config.output_dir)
     accelerator = make_accelerator(config)
     check_processes(accelerator.num_processes)
-    start, tensors, state = _resume(accelerator, output_dir, config)
+    settings = {
+        **settings,
+        "seed": config.seed,
+        "use_ema": config.use_ema,
+        "train_batch_size": config.train_batch_size,
+        "micro-batches of a step": config.gradient_accumulation_steps * accelerator.num_processes,
+        "pictures": data.count,
+    }
+    checkpoint = _chosen(accelerator, output_dir, config)
+    tensors, state = ({}, {}) if checkpoint is None else load_checkpoint(checkpoint)
+    start = int(state.get("step", 0))
+    _check_resumable(state, settings, config)
+
+    trained = {name: networks[name] for names in objective.phases.values() for name in names}
     for network in networks.values():
         network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.eval()
     averages: dict[str, nn.Module] = {}
     if config.use_ema:
-        averages = {name: copy.deepcopy(network).eval().requires_grad_(False) for name, network in networks.items()}
-    optimizers = make_optimizers(objective, networks, optimizer_config)
+        averages = {name: copy.deepcopy(networks[name]).requires_grad_(False) for name in objective.averaged}
+    optimizers = make_optimizers(objective, networks, optimizer_configs)
     if start:
-        _restore(tensors, networks, averages, optimizers)
+        _restore(tensors, trained, averages, optimizers)
+        del tensors
     emas = {name: _running_average(average, start, config) for name, average in averages.items()}
-    wrapped = {name: accelerator.prepare(network.train()) for name, network in networks.items()}
+    wrapped = {**networks, **{name: accelerator.prepare(network.train()) for name, network in trained.items()}}
     stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -115,8 +133,7 @@ def train(
             output_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInputError(f"output_dir {config.output_dir!r} can't be made: {error}") from error
-        for leftover in output_dir.glob(f"checkpoint-*{ASIDE}"):
-            shutil.rmtree(leftover)
+        discard_later(output_dir, start)
         _rewind(output_dir / "metrics.jsonl", start)
     _start_trackers(accelerator, config, start)
 
@@ -138,10 +155,16 @@ def train(
     summed, since = 0, time.perf_counter()
     with _own_random_state(accelerator.device):
         for step in bar:
-            _set_learning_rates(optimizers.values(), step, optimizer_config, config.max_train_steps)
-            corrupted = list(corrupted_batches(objective, batches, accelerator, config, step))
-            torch.manual_seed(_seed(config.seed, _DROPOUT, step, accelerator.process_index))
-            for name, value in optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config).items():
+            rates = {
+                phase: one.learning_rate * learning_rate_factor(step, one, config.max_train_steps)
+                for phase, one in optimizer_configs.items()
+            }
+            for phase, optimizer in optimizers.items():
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[phase]
+            corrupted = corrupted_batches(objective, batches, accelerator, config, step)
+            losses, norms = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, step)
+            for name, value in (losses | norms).items():
                 sums[name] = sums[name] + value if name in sums else value
             for name, ema in emas.items():
                 ema.step(networks[name].parameters())
@@ -151,34 +174,31 @@ def train(
             if done % config.logging_steps == 0 or done % config.checkpointing_steps == 0 or last:
                 means = accelerator.reduce(torch.stack(list(sums.values())) / summed, "mean").tolist()
                 values = dict(zip(sums, means, strict=True))
-                if not all(math.isfinite(value) for name, value in values.items() if name.startswith("loss")):
+                if not all(math.isfinite(values[name]) for name in losses):
                     raise FloatingPointError(f"the loss is {values} at step {done}; a lower learning_rate may help")
-                values["learning_rate"] = optimizer_config.learning_rate * learning_rate_factor(
-                    step, optimizer_config, config.max_train_steps
-                )
+                bar.set_postfix({name: f"{values[name]:.4g}" for name in losses})
+                values |= {f"learning_rate/{phase}": rate for phase, rate in rates.items()}
                 values["seconds_per_step"] = (time.perf_counter() - since) / summed
                 _log(accelerator, output_dir, values, done)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items() if name.startswith("loss")})
                 sums.clear()
                 summed, since = 0, time.perf_counter()
             if done % config.checkpointing_steps and not last:
                 continue
 
+            _check_finite(trained, done)
             for name, average in averages.items():
                 for source, target in zip(networks[name].buffers(), average.buffers(), strict=True):
                     target.copy_(source)
-            exported = averages or networks
+            exported = {**networks, **averages}
             progress = _measure(accelerator, objective, exported, data, done)
             if accelerator.is_main_process:
-                _show(accelerator, output_dir, progress.pictures, done)
-                if progress.figures:
-                    _log(accelerator, output_dir, progress.figures, done)
-                    bar.write(f"step {done}: " + ", ".join(f"{k} {v:.3f}" for k, v in progress.figures.items()))
-                score = progress.figures.get(objective.criterion, math.inf)
-                if score >= best:  # equal where a run was killed between its export and its checkpoint
-                    best = score
+                _report(accelerator, output_dir, progress)
+                score = _score(objective, progress)
+                if score >= best or best == -math.inf:  # equal where a run was killed after its export
+                    best = score if math.isfinite(score) else best
                     export(exported, progress)
-                _save(output_dir, networks, averages, optimizers, accelerator, best, done, config)
+                state = {"step": done, "best": best, "settings": settings}
+                _save(output_dir, trained, averages, optimizers, accelerator, state, config)
             accelerator.wait_for_everyone()
             since = time.perf_counter()
     if repo_id:
@@ -191,39 +211,61 @@ def optimizer_step(
     objective: Objective,
     networks: Mapping[str, nn.Module],
     optimizers: Mapping[str, Optimizer],
-    corrupted: Sequence[Any],
+    corrupted: Iterable[Any],
     config: LoopConfig,
-) -> dict[str, Tensor]:
-    """One step of every phase over the micro-batches; the losses and gradient norms, (), without a host sync.
+    step: int,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One step of every phase over the micro-batches; the losses and the gradient norms, (), without a host sync.
 
     Gradients are exchanged between processes with the last micro-batch only, and clipped for each network by itself.
+    Dropout is drawn anew for each phase and place in the global batch.
     """
-    logged: dict[str, Tensor] = {}
-    for phase, names in objective.phases.items():
+    losses: dict[str, Tensor] = {}
+    norms: dict[str, Tensor] = {}
+    count = config.gradient_accumulation_steps
+    if len(objective.phases) > 1:
+        corrupted = list(corrupted)  # every phase sees them; a single one takes them as they come
+    for number, (phase, names) in enumerate(objective.phases.items()):
+        frozen = {name: network for name, network in networks.items() if name not in names}
         view = {
-            name: network if name in names else accelerator.unwrap_model(network, keep_fp32_wrapper=True)
+            name: accelerator.unwrap_model(network, keep_fp32_wrapper=True) if name in frozen else network
             for name, network in networks.items()
         }
-        if len(view) > len(names):
-            for name, network in view.items():
-                network.requires_grad_(name in names)
-        for i, micro_batch in enumerate(corrupted):
-            with contextlib.ExitStack() as stack:
-                if i < len(corrupted) - 1:
-                    for name in names:
-                        stack.enter_context(accelerator.no_sync(networks[name]))
-                losses = objective.losses(phase, view, micro_batch)
-                accelerator.backward(torch.stack(list(losses.values())).sum() / len(corrupted))
-            for name, loss in losses.items():
-                value = loss.detach() / len(corrupted)
-                logged[name] = logged[name] + value if name in logged else value
+        summed: dict[str, Tensor] = {}
+        with _frozen(frozen.values()):
+            for i, micro_batch in enumerate(corrupted):
+                place = i * accelerator.num_processes + accelerator.process_index
+                torch.manual_seed(_seed(config.seed, _DROPOUT, step, place, number))
+                with contextlib.ExitStack() as stack:
+                    if i < count - 1:
+                        for name in names:
+                            stack.enter_context(accelerator.no_sync(networks[name]))
+                    terms = objective.losses(phase, view, micro_batch)
+                    accelerator.backward(torch.stack(list(terms.values())).sum() / count)
+                for name, term in terms.items():
+                    value = term.detach() / count
+                    summed[name] = summed[name] + value if name in summed else value
+        if losses.keys() & summed.keys():
+            raise InvalidInputError(f"objective: two phases have a loss named {min(losses.keys() & summed.keys())!r}")
+        losses |= summed
         accelerator.unscale_gradients(optimizers[phase])
         for name in names:
             limit = config.max_grad_norm or math.inf
-            logged[f"grad_norm/{name}"] = nn.utils.clip_grad_norm_(networks[name].parameters(), limit).detach()
+            norms[f"grad_norm/{name}"] = nn.utils.clip_grad_norm_(networks[name].parameters(), limit).detach()
         optimizers[phase].step()
         optimizers[phase].zero_grad()
-    return logged
+    return losses, norms
+
+
+@contextlib.contextmanager
+def _frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Without gradients for what had them, and with them again afterwards."""
+    parameters = [one for network in networks for one in network.parameters() if one.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    yield
+    for parameter in parameters:
+        parameter.requires_grad_(True)
 
 
 def learning_rate_factor(step: int, config: OptimizerConfig, max_train_steps: int) -> float:
@@ -272,7 +314,7 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
             f"logger={config.logger!r} needs a package that isn't installed: pip install {config.logger} "
             "(tensorboard comes with diffusers-restore[train]), or take logger=none"
         )
-    if config.mixed_precision == "fp16" and accelerator.scaler is None:  # small gradients would vanish
+    if accelerator.mixed_precision == "fp16" and accelerator.scaler is None:  # small gradients would vanish
         raise InvalidInputError(
             f"mixed_precision=fp16 needs a GPU, and the device is {accelerator.device.type}; take bf16 or no"
         )
@@ -336,28 +378,27 @@ def _num_processes(arguments: list[str]) -> int | None:
 
 
 def make_optimizers(
-    objective: Objective, networks: Mapping[str, nn.Module], config: OptimizerConfig
+    objective: Objective, networks: Mapping[str, nn.Module], configs: Mapping[str, OptimizerConfig]
 ) -> dict[str, Optimizer]:
-    """AdamW for each phase of the objective."""
+    """AdamW for each phase of the objective, of the parameters that its author left with gradients.
+
+    Raises:
+        UnknownNameError: a phase has no configuration.
+    """
+    for phase in objective.phases:
+        if phase not in configs:
+            raise unknown_name("optimizer_configs", phase, configs)
     return {
         phase: torch.optim.AdamW(
-            [parameter for name in names for parameter in networks[name].parameters()],
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
+            [one for name in names for one in networks[name].parameters() if one.requires_grad],
+            lr=configs[phase].learning_rate,
+            betas=(configs[phase].adam_beta1, configs[phase].adam_beta2),
+            weight_decay=configs[phase].adam_weight_decay,
+            eps=configs[phase].adam_epsilon,
             fused=True,
         )
         for phase, names in objective.phases.items()
     }
-
-
-def _set_learning_rates(
-    optimizers: Iterable[Optimizer], step: int, config: OptimizerConfig, max_train_steps: int
-) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, config, max_train_steps)
 
 
 def corrupted_batches(
@@ -419,7 +460,7 @@ def _measure(
     for i in range(len(held_out))[mine]:
         measured = objective.evaluate(networks, held_out[i], i)
         figures.append({name: float(value) for name, value in measured.items()})
-    indices = range(SHOWN)[mine]
+    indices = range(objective.shown(len(held_out)))[mine]
     shown = objective.show(networks, held_out, indices).float().cpu() if indices else torch.empty(0)
     for network in training:
         network.train()
@@ -431,44 +472,82 @@ def _measure(
     pairs = list(zip(indices, shown, strict=True))
     if accelerator.num_processes > 1:
         pairs = gather_object(pairs)
-    pictures = torch.stack([picture for _, picture in sorted(pairs, key=lambda pair: pair[0])])
-    return Progress(step, means, pictures, accelerator.num_processes)
+    pictures = [picture for _, picture in sorted(pairs, key=lambda pair: pair[0])]
+    return Progress(step, means, torch.stack(pictures) if pictures else None, accelerator.num_processes)
+
+
+def _score(objective: Objective, progress: Progress) -> float:
+    """The figure that decides; without held-out pictures, every measurement is the best."""
+    if not progress.figures:
+        return math.inf
+    if objective.criterion not in progress.figures:
+        raise unknown_name("figure", objective.criterion, progress.figures)
+    return progress.figures[objective.criterion]
+
+
+def _check_finite(networks: Mapping[str, nn.Module], step: int) -> None:
+    for name, network in networks.items():
+        if not all(bool(one.isfinite().all()) for one in network.parameters()):
+            raise FloatingPointError(
+                f"weights of {name} are NaN or infinite at step {step}, which is not written; go on from the last "
+                "checkpoint with a lower learning_rate"
+            )
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _resume(
-    accelerator: Accelerator, output_dir: Path, config: LoopConfig
-) -> tuple[int, dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The step to go on at with the tensors and the state of its checkpoint; the main process chooses for all."""
-    if config.resume_from_checkpoint is None:
-        if checkpoints(output_dir):
-            raise InvalidInputError(
-                f"output_dir {config.output_dir!r} holds checkpoints of another run; go on with "
-                "resume_from_checkpoint=latest, or take another folder"
-            )
-        return 0, {}, {}
+def _chosen(accelerator: Accelerator, output_dir: Path, config: LoopConfig) -> Path | None:
+    """The checkpoint to go on from; the main process chooses for all."""
+    asked = config.resume_from_checkpoint
     chosen: list[str | None] = [None]
-    if accelerator.is_main_process:
-        chosen = [_choose(output_dir, config.resume_from_checkpoint)]
+    if accelerator.is_main_process and asked is not None:
+        chosen = [_latest(output_dir) if asked == "latest" else str(_named(output_dir, asked))]
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
-    if chosen[0] is None:
-        return 0, {}, {}
-    tensors, state = load_checkpoint(Path(chosen[0]))
-    return int(state["step"]), tensors, state
+    checkpoint = None if chosen[0] is None else Path(chosen[0])
+    ours = checkpoint is not None and checkpoint.resolve().parent == output_dir.resolve()
+    if asked != "latest" and not ours and checkpoints(output_dir):
+        raise InvalidInputError(
+            f"output_dir {config.output_dir!r} holds checkpoints of another run; go on with it by "
+            "resume_from_checkpoint=latest, or take another folder"
+        )
+    return checkpoint
 
 
-def _choose(output_dir: Path, asked: str) -> str | None:
-    if asked != "latest":
-        return asked
+def _latest(output_dir: Path) -> str | None:
     for checkpoint in reversed(checkpoints(output_dir)):
         problem = damage(checkpoint)
         if problem is None:
             return str(checkpoint)
         tqdm.write(f"skipped {checkpoint}: {problem}", file=sys.stderr)
     return None
+
+
+def _named(output_dir: Path, name: str) -> Path:
+    for folder in (Path(name), output_dir / name):
+        if folder.is_dir():
+            return folder
+    there = ", ".join(path.name for path in checkpoints(output_dir)) or "none"
+    raise InvalidInputError(
+        f"resume_from_checkpoint: there is no checkpoint {name!r}; in {output_dir} there are: {there}"
+    )
+
+
+def _check_resumable(state: Mapping[str, Any], settings: Mapping[str, Any], config: LoopConfig) -> None:
+    """Raise InvalidInputError for a checkpoint of a run that this one can't be the rest of."""
+    step = state.get("step", 0)
+    if step > config.max_train_steps:
+        raise InvalidInputError(
+            f"max_train_steps must be at least {step}, the step of the checkpoint, got {config.max_train_steps}"
+        )
+    trained_with = state.get("settings", {})
+    for name, value in json.loads(json.dumps(settings)).items():
+        if trained_with.get(name, value) != value:
+            raise InvalidInputError(
+                f"the checkpoint was trained with {name}: {trained_with[name]!r}, got {value!r}; a run goes on with "
+                "the options that it began with, or begins anew in another output_dir"
+            )
 
 
 def _restore(
@@ -496,8 +575,7 @@ def _save(
     averages: Mapping[str, nn.Module],
     optimizers: Mapping[str, Optimizer],
     accelerator: Accelerator,
-    best: float,
-    step: int,
+    state: dict[str, Any],
     config: LoopConfig,
 ) -> None:
     tensors: dict[str, Mapping[str, Tensor]] = {}
@@ -507,10 +585,10 @@ def _save(
         tensors[f"{name}.average"] = average.state_dict()
     for phase, optimizer in optimizers.items():
         tensors[f"optimizer.{phase}"] = optimizer_tensors(optimizer)
-    state: dict[str, Any] = {"step": step, "best": best}
     if accelerator.scaler is not None:
         state["scaler"] = accelerator.scaler.state_dict()
-    save_checkpoint(output_dir / f"checkpoint-{step}", tensors, state, limit=config.checkpoints_total_limit)
+    checkpoint = output_dir / f"checkpoint-{state['step']}"
+    save_checkpoint(checkpoint, tensors, state, limit=config.checkpoints_total_limit)
 
 
 def _start_trackers(accelerator: Accelerator, config: LoopConfig, start: int) -> None:
@@ -539,15 +617,21 @@ def _rewind(log: Path, step: int) -> None:
     aside.replace(log)
 
 
-def _show(accelerator: Accelerator, output_dir: Path, pictures: Tensor, step: int) -> None:
-    """Write the pictures as samples/00000500.png, and to the trackers that take pictures."""
-    sheet = images.grid(pictures)
+def _report(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:
+    """Log and print the figures; write the pictures as samples/00000500.png, and to trackers that take pictures."""
+    if progress.figures:
+        _log(accelerator, output_dir, progress.figures, progress.step)
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in progress.figures.items())
+        tqdm.write(f"step {progress.step}: {figures}")
+    if progress.pictures is None:
+        return
+    sheet = images.grid(progress.pictures)
     folder = output_dir / "samples"
     folder.mkdir(exist_ok=True)
-    images.save(sheet, folder / f"{step:08}.png")
+    images.save(sheet, folder / f"{progress.step:08}.png")
     pixels = images.to_numpy(sheet)
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
-            tracker.log_images({"samples": pixels}, step=step, dataformats="NHWC")
+            tracker.log_images({"samples": pixels}, step=progress.step, dataformats="NHWC")
         elif tracker.name == "wandb":
-            tracker.log_images({"samples": pixels}, step=step)
+            tracker.log_images({"samples": pixels}, step=progress.step)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError, check_real
 from ..schedulers.prediction import check_prediction_type, predict_x0_and_epsilon
 
+SHOWN = 16  # pictures to look at
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
 
 
@@ -28,11 +29,27 @@ class Objective(ABC):
     the generator, so that a step is a function of (seed, step, place in the batch).
     """
 
-    phases: ClassVar[Mapping[str, tuple[str, ...]]]
-    """In the order of a step: the name of an optimiser -> the networks that it steps; the others are frozen."""
+    @property
+    @abstractmethod
+    def phases(self) -> Mapping[str, tuple[str, ...]]:
+        """In the order of a step: the name of an optimiser -> the networks that it steps, the others being frozen.
 
-    criterion: ClassVar[str]
-    """The figure of `evaluate` by which the best weights are chosen; more is better."""
+        A network in no phase (a feature extractor) is neither trained nor averaged nor written into checkpoints.
+        """
+
+    @property
+    @abstractmethod
+    def criterion(self) -> str:
+        """The figure of `evaluate` by which the best weights are chosen; more is better."""
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """The networks with a running average, which is what is measured and exported: all that are stepped."""
+        return tuple(dict.fromkeys(name for names in self.phases.values() for name in names))
+
+    def shown(self, held_out: int) -> int:
+        """How many pictures `show` is asked for: one of each that is held out, 16 at most."""
+        return min(SHOWN, held_out)
 
     @abstractmethod
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Any:
@@ -40,7 +57,7 @@ class Objective(ABC):
 
     @abstractmethod
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Any) -> dict[str, Tensor]:
-        """The terms of the loss of a phase by name, scalars; their sum is minimised and each is logged."""
+        """The terms of the loss of a phase, scalars; their sum is minimised. Names differ between phases."""
 
     @abstractmethod
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
@@ -75,9 +92,6 @@ class DDPMObjective(Objective):
         InvalidInputError: the scheduler's variance is learned, which has no loss in diffusers.
     """
 
-    phases: ClassVar = {"loss": ("unet",)}
-    criterion = "psnr_25"
-
     def __init__(
         self,
         scheduler: DDPMScheduler,
@@ -100,6 +114,17 @@ class DDPMObjective(Objective):
         self.noise_offset = check_real("noise_offset", noise_offset, 0)
         abar = scheduler.alphas_cumprod
         self._sigmas = ((1 - abar) / abar).sqrt()
+
+    @property
+    def phases(self) -> Mapping[str, tuple[str, ...]]:
+        return {"unet": ("unet",)}
+
+    @property
+    def criterion(self) -> str:
+        return "psnr_25"
+
+    def shown(self, held_out: int) -> int:
+        return SHOWN  # drawn from nothing
 
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> NoisyBatch:
         (x0,) = batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 
 from ..errors import InvalidInputError
 from ..schedulers.prediction import check_variance_preserving
-from .config import PriorConfig, check_sizes, to_yaml
+from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, check_sizes, flatten, to_yaml
 from .cost import step_cost
 from .data import open_data
 from .export import export_pipeline, model_card
@@ -33,6 +34,12 @@ restored = DDRMPipeline.from_pretrained(repo)(image, operator="sr4", num_inferen
 ```"""
 
 
+# Options that a run can't go on with otherwise, beside those that the loop knows of.
+DEFINING = tuple(one.name for part in (UNetConfig, DDPMConfig, Crop) for one in dataclasses.fields(part))
+# Options that are off where a run begins with a repository, which decides them.
+LOADED = (*flatten(UNetConfig()), "prediction_type", "beta_schedule", "num_train_timesteps")
+
+
 def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
     """Train a prior as `config` says; `config.training.output_dir` is then a diffusers repository.
 
@@ -49,10 +56,12 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         snr_gamma=config.objective.snr_gamma,
         noise_offset=config.objective.noise_offset,
     )
-    networks = {"unet": unet}
+    networks, optimizers = {"unet": unet}, {"unet": config.optimizer}
+    unused = () if config.pretrained_model_name_or_path is None else LOADED
+    options = {name: value for name, value in flatten(config).items() if name not in unused}
     if dry_run:
-        print(to_yaml(config))
-        print(step_cost(objective, networks, data, config.optimizer, config.training))
+        print(to_yaml(options))
+        print(step_cost(objective, networks, data, optimizers, config.training))
         return
 
     output_dir = Path(config.training.output_dir)
@@ -65,13 +74,14 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
             USE,
             ["unconditional-image-generation", "image-restoration"],
             data.description,
-            to_yaml(config),
+            to_yaml(options),
             progress,
             training=config.training,
         )
         export_pipeline(DDPMPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
 
-    train(objective, networks, data, config.optimizer, config.training, export=export)
+    settings = {name: options[name] for name in (*DEFINING, "pretrained_model_name_or_path") if name in options}
+    train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
 
 
 def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
@@ -91,7 +101,7 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
         unet = pipeline.unet
         if unet.config.in_channels != channels or unet.config.out_channels != channels:
             raise InvalidInputError(
-                f"the network of {config.pretrained_model_name_or_path!r} has {unet.config.in_channels} input and "
+                f"the network of {name!r} has {unet.config.in_channels} input and "
                 f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
             )
         if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
