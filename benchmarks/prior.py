@@ -34,7 +34,6 @@ from diffusers_restore.training import DDPMObjective
 SETS = {"CBSD68": "cbsd68_jpg.zip", "Set5": "set5.zip"}
 SUFFIXES = (".bmp", ".png", ".jpg")
 LEVELS = (15, 25, 50)
-CROP = 224
 BUNDLED = "bundled"
 # On whole pictures of CBSD68, not on their centres, and not on JPEG copies: for orientation.
 PUBLISHED = [
@@ -51,17 +50,18 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--change", default="", help="what was tried, in words")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
     parser.add_argument("--limit", type=int, help="only the first N pictures of each set")
+    parser.add_argument("--crop", type=int, default=224, help="side of the centre crop")
     parser.add_argument("--output", type=Path, default=RESULTS / "prior", help="result files, without their suffix")
     return parser.parse_args(argv)
 
 
-def load_pictures(file: Path, limit: int | None) -> list[torch.Tensor]:
-    """The centres of the pictures, (1, 3, 224, 224) each."""
+def load_pictures(file: Path, crop: int, limit: int | None) -> list[torch.Tensor]:
+    """The centres of the pictures, (1, 3, crop, crop) each."""
     with zipfile.ZipFile(file) as archive:
         names = sorted((n for n in archive.namelist() if n.lower().endswith(SUFFIXES)), key=lambda n: Path(n).name)
         pictures = [images.to_tensor(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names[:limit]]
-    corners = [((x.shape[2] - CROP) // 2, (x.shape[3] - CROP) // 2) for x in pictures]
-    return [x[:, :, top : top + CROP, left : left + CROP] for x, (top, left) in zip(pictures, corners, strict=True)]
+    corners = [((x.shape[2] - crop) // 2, (x.shape[3] - crop) // 2) for x in pictures]
+    return [x[:, :, top : top + crop, left : left + crop] for x, (top, left) in zip(pictures, corners, strict=True)]
 
 
 @torch.no_grad()
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             figures = [
                 objective.evaluate({"unet": unet}, (x,), i)
-                for i, x in enumerate(tqdm(load_pictures(args.data / file, args.limit), desc=group, leave=False))
+                for i, x in enumerate(
+                    tqdm(load_pictures(args.data / file, args.crop, args.limit), desc=group, leave=False)
+                )
             ]
         row[group] = [round(mean(float(one[f"psnr_{level}"]) for one in figures), 3) for level in LEVELS]
     row["run"] = {**how_it_was_run("benchmarks/prior.py", argv), "pictures": args.limit or "all"}

@@ -146,3 +146,28 @@ def test_overhead(model: str, tmp_path: Path) -> None:
     assert all(row["rest ms per step"] > 0 and row["ratio"] > 0 for row in data["pipeline"])
     assert all(row["ratio"] > 0 for row in data["update"])
     assert "| identity | 32 |" in (tmp_path / "overhead.md").read_text()
+
+
+def test_training_overhead(tmp_path: Path) -> None:
+    load("benchmarks/training.py").main(["--quick", "--mixed_precision", "no", "--output", str(tmp_path / "training")])
+    rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "training.json").read_text())["rows"]}
+    assert rows["loop / bare"] == rows["step of the loop, seconds"] / rows["bare step, seconds"]
+    assert 0.5 < rows["loop / bare"] < 20  # of a tiny network
+    assert rows["loader, later / step"] > 1
+    assert "| loop / bare |" in (tmp_path / "training.md").read_text()
+
+
+def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_path: Path) -> None:
+    options = ["--data", str(testsets), "--limit", "1", "--crop", "32", "--output", str(tmp_path / "prior")]
+    prior = load("benchmarks/prior.py")
+    for name, change in (("first", "nothing"), ("second", "the same"), ("first", "")):
+        prior.main([model, "--name", name, "--change", change, *options])
+    rows = json.loads((tmp_path / "prior.json").read_text())["rows"]
+    assert [(row["name"], row["change"]) for row in rows] == [("first", "nothing"), ("second", "the same")]
+    assert rows[0]["CBSD68"] == rows[1]["CBSD68"]
+    low, _, high = rows[0]["Set5"]
+    assert low > high
+    page = (tmp_path / "prior.md").read_text()
+    assert "| first |" in page
+    assert "CBM3D, as published | 33.50 | 30.70 | 27.40 |" in page
+    assert model not in page
