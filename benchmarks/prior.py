@@ -76,12 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     objective = DDPMObjective(pipe.scheduler)
     row: dict[str, Any] = {"name": args.name, "change": args.change}
     for group, file in SETS.items():
+        pictures = load_pictures(args.data / file, args.crop, args.limit)
         with torch.autocast("cpu", torch.bfloat16):
             figures = [
                 objective.evaluate({"unet": unet}, (x,), i)
-                for i, x in enumerate(
-                    tqdm(load_pictures(args.data / file, args.crop, args.limit), desc=group, leave=False)
-                )
+                for i, x in enumerate(tqdm(pictures, desc=group, leave=False))
             ]
         row[group] = [round(mean(float(one[f"psnr_{level}"]) for one in figures), 3) for level in LEVELS]
     row["run"] = {**how_it_was_run("benchmarks/prior.py", argv), "pictures": args.limit or "all"}
