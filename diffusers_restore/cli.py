@@ -703,7 +703,7 @@ train_prior = config_command(
     \b
     diffusers-restore train prior --train_data_dir photos --output_dir prior
     diffusers-restore train prior --config recipe.yaml --train_data_dir photos --dry_run
-    accelerate launch --num_processes 8 -m diffusers_restore train prior --train_data_dir photos
+    torchrun --nproc_per_node 8 -m diffusers_restore train prior --train_data_dir photos
 
     OUTPUT_DIR becomes a diffusers repository, which DDPMPipeline and DDRMPipeline load, with a model card; checkpoints,
     samples/ and logs/ lie beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if

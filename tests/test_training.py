@@ -21,6 +21,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -378,10 +379,10 @@ def test_a_stream_and_bad_files_resume_alike(photos: Path, tmp_path: Path) -> No
         ({"resume_from_checkpoint": "latest", "use_ema": False}, "the checkpoint was trained with use_ema: True"),
         ({"resume_from_checkpoint": "latest", "gradient_accumulation_steps": 3}, "micro-batches of a step: 2, got 3"),
         ({"resume_from_checkpoint": "latest", "validation_images": 3}, "with pictures: 7, got 6"),
-        ({"resume_from_checkpoint": "latest", "max_train_steps": 5}, "max_train_steps must be at least 6"),
+        ({"resume_from_checkpoint": "latest", "max_train_steps": 5}, "max_train_steps must be above 6"),
         ({"resume_from_checkpoint": "checkpoint-4"}, "no checkpoint 'checkpoint-4'; in"),
         ({"mixed_precision": "fp16", "resume_from_checkpoint": "latest"}, "mixed_precision=fp16 needs a GPU"),
-        ({"output_dir": __file__}, "output_dir '" + __file__ + "' can't be made"),
+        ({"output_dir": __file__}, "output_dir '" + __file__ + "' can't be written"),
         ({"logger": "notepad", "resume_from_checkpoint": "latest"}, "logger='notepad'"),
         ({"logger": "wandb", "resume_from_checkpoint": "latest"}, "pip install wandb"),
         ({"learning_rate": 1e30, "max_train_steps": 12, "resume_from_checkpoint": "latest"}, "a lower learning_rate"),
@@ -404,6 +405,43 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained") / "run"
     train(photos, output, max_train_steps=6)
     return output
+
+
+def refused(photos: Path, output: Path, **more: Any) -> str:
+    log = output.with_name("refused.log")
+    log.unlink(missing_ok=True)
+    (process,) = start(TOY | {"train_data_dir": str(photos), "output_dir": str(output)} | more, 1, log)
+    process.join(120)
+    assert process.exitcode == 1
+    return log.read_text()
+
+
+def test_what_is_not_of_this_run_is_left_alone(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine"
+    output.mkdir()
+    (output / "README.md").write_text("mine")
+    assert "holds a README.md that isn't of this run" in refused(photos, output)
+    assert (output / "README.md").read_text() == "mine"
+
+    foreign = tmp_path / "foreign" / "checkpoint-500"
+    foreign.mkdir(parents=True)
+    (foreign / "unet.bin").write_text("precious")
+    assert "none of the 1 checkpoints" in refused(photos, foreign.parent, resume_from_checkpoint="latest")
+    assert (foreign / "unet.bin").read_text() == "precious"
+
+    used = tmp_path / "used"
+    used.mkdir()
+    with FileLock(used / ".lock"):
+        assert "is in use by another run" in refused(photos, used)
+
+
+def test_a_run_from_a_checkpoint_exports_its_own_best(trained: Path, photos: Path, tmp_path: Path) -> None:
+    branch = tmp_path / "branch"
+    train(photos, branch, max_train_steps=6, learning_rate=1e-5, resume_from_checkpoint=str(trained / "checkpoint-3"))
+    assert "learning_rate: 1.0e-05" in (branch / "README.md").read_text()
+    assert [line["step"] for line in map(json.loads, (branch / "metrics.jsonl").read_text().splitlines())][0] == 4
+    mode = (branch / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mode
+    assert mode == (branch / "README.md").stat().st_mode
 
 
 # --- the step -------------------------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
@@ -36,7 +38,7 @@ def step_of(checkpoint: Path) -> int:
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The checkpoints in a folder, whole or not, the latest last."""
-    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0]
+    found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return sorted(found, key=step_of)
 
 
@@ -44,26 +46,52 @@ def save_checkpoint(
     checkpoint: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], *, limit: int
 ) -> None:
     """Write a checkpoint under another name, rename it, and remove all but the latest `limit` of its folder."""
-    aside = checkpoint.with_name(checkpoint.name + ASIDE)
+    with written_aside(checkpoint.with_name(checkpoint.name + ASIDE)) as aside:
+        for name, values in tensors.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, aside / f"{name}.safetensors")
+        (aside / "state.json").write_text(json.dumps(state, indent=2))
+        manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        aside.rename(checkpoint)
+    for old in checkpoints(checkpoint.parent)[:-limit]:
+        _remove(old)
+
+
+@contextmanager
+def written_aside(aside: Path) -> Iterator[Path]:
+    """An empty folder to write into, which is removed if that fails.
+
+    Raises:
+        OSError: the disk is full, or the like.
+    """
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    for name, values in tensors.items():
-        save_file({key: value.contiguous() for key, value in values.items()}, aside / f"{name}.safetensors")
-    (aside / "state.json").write_text(json.dumps(state, indent=2))
-    manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    aside.rename(checkpoint)
-    for old in checkpoints(checkpoint.parent)[:-limit]:
-        shutil.rmtree(old)
+    try:
+        yield aside
+    except SafetensorError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise OSError(f"{aside} can't be written: {error}") from error
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
 
 
 def discard_later(output_dir: Path, step: int) -> None:
     """Remove the checkpoints of a run that was given up after `step`, the latest first, and what a kill left half."""
     for checkpoint in reversed(checkpoints(output_dir)):
         if step_of(checkpoint) > step:
-            shutil.rmtree(checkpoint)
+            _remove(checkpoint)
     for aside in output_dir.glob(f"checkpoint-*{ASIDE}"):
+        shutil.rmtree(aside)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, and leave a folder of that name alone which is another program's."""
+    if (checkpoint / MANIFEST).exists():
+        aside = checkpoint.with_name(checkpoint.name + ASIDE)  # what a kill leaves of it is seen for what it is
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
         shutil.rmtree(aside)
 
 

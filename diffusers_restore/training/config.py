@@ -309,12 +309,14 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         _check_words(self)
-        folder, output_dir = self.data.train_data_dir, Path(self.training.output_dir).resolve()
-        if folder is not None and output_dir.is_relative_to(Path(folder).resolve()):
-            raise InvalidInputError(
-                f"output_dir {self.training.output_dir!r} lies in train_data_dir {folder!r}: the next run would train "
-                "on the samples of this one; take another folder"
-            )
+        output_dir = Path(self.training.output_dir).resolve()
+        for name in ("train_data_dir", "dataset_name"):
+            folder = getattr(self.data, name)
+            if folder is not None and Path(folder).is_dir() and output_dir.is_relative_to(Path(folder).resolve()):
+                raise InvalidInputError(
+                    f"output_dir {self.training.output_dir!r} lies in {name} {folder!r}: the next run would train on "
+                    "the samples of this one; take another folder"
+                )
         if self.pretrained_model_name_or_path is None:
             check_sizes(self.data, len(self.network.block_out_channels))
 

@@ -369,6 +369,11 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
             _refuse(f"stream[{taken - 1}]", error, config.strict)
         if len(held_out) == config.validation_images:
             break
+    if len(held_out) < config.validation_images:
+        raise InvalidInputError(
+            f"validation_images must be fewer than the pictures of {name!r} that can be read, which are "
+            f"{len(held_out)}, got {config.validation_images}"
+        )
     samples = StreamedSamples(stream.skip(taken), config.image_column, config.crop, seed=seed, strict=config.strict)
     description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description, None)

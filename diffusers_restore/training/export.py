@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from .checkpoints import ASIDE
+from .checkpoints import ASIDE, written_aside
 from .config import LoopConfig
 
 if TYPE_CHECKING:
@@ -26,18 +26,19 @@ GRID = "samples.png"
 
 def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
     """Write a pipeline with its card and sample grid into `output_dir`: aside, then renamed file by file."""
-    aside = output_dir / f"export{ASIDE}"
-    shutil.rmtree(aside, ignore_errors=True)
-    pipeline.save_pretrained(aside)
-    card.save(aside / "README.md")
-    if progress.pictures is not None:
-        images.save(images.grid(progress.pictures), aside / GRID)
-    for source in sorted(aside.rglob("*")):
-        target = output_dir / source.relative_to(aside)
-        if source.is_dir():
-            target.mkdir(exist_ok=True)
-        else:
-            source.replace(target)
+    with written_aside(output_dir / f"export{ASIDE}") as aside:
+        pipeline.save_pretrained(aside)
+        card.save(aside / "README.md")
+        if progress.pictures is not None:
+            images.save(images.grid(progress.pictures), aside / GRID)
+        mode = (aside / "README.md").stat().st_mode  # safetensors gives its files to their owner alone
+        for source in sorted(aside.rglob("*")):
+            target = output_dir / source.relative_to(aside)
+            if source.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                source.chmod(mode)
+                source.replace(target)
     shutil.rmtree(aside)
 
 

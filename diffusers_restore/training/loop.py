@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list, gather_object
 from diffusers.training_utils import EMAModel
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
@@ -123,18 +124,17 @@ def train(
     stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
-    best = state.get("best", -math.inf)
+    # What lies in output_dir is the best of this run only if the run is gone on with where it stopped.
+    best = state.get("best", -math.inf) if config.resume_from_checkpoint == "latest" else -math.inf
 
-    repo_id = ""
+    repo_id, lock = "", None
     if accelerator.is_main_process:
         if config.push_to_hub:
             repo_id = prepare_push(config)
-        try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidInputError(f"output_dir {config.output_dir!r} can't be made: {error}") from error
+        lock = _own(output_dir, start)
         discard_later(output_dir, start)
         _rewind(output_dir / "metrics.jsonl", start)
+        tqdm.write(f"training on {data.description}" + (f", from step {start}" if start else ""))
     _start_trackers(accelerator, config, start)
 
     batches = data.batches(
@@ -204,6 +204,8 @@ def train(
     if repo_id:
         tqdm.write(f"pushed to {push(output_dir, repo_id)}")
     accelerator.end_training()
+    if lock is not None:
+        lock.release()
 
 
 def optimizer_step(
@@ -516,11 +518,17 @@ def _chosen(accelerator: Accelerator, output_dir: Path, config: LoopConfig) -> P
 
 
 def _latest(output_dir: Path) -> str | None:
-    for checkpoint in reversed(checkpoints(output_dir)):
+    there = checkpoints(output_dir)
+    for checkpoint in reversed(there):
         problem = damage(checkpoint)
         if problem is None:
             return str(checkpoint)
         tqdm.write(f"skipped {checkpoint}: {problem}", file=sys.stderr)
+    if there:
+        raise InvalidInputError(
+            f"resume_from_checkpoint: none of the {len(there)} checkpoints in {str(output_dir)!r} is whole; to begin "
+            "anew, take another output_dir"
+        )
     return None
 
 
@@ -537,9 +545,10 @@ def _named(output_dir: Path, name: str) -> Path:
 def _check_resumable(state: Mapping[str, Any], settings: Mapping[str, Any], config: LoopConfig) -> None:
     """Raise InvalidInputError for a checkpoint of a run that this one can't be the rest of."""
     step = state.get("step", 0)
-    if step > config.max_train_steps:
+    finished = config.resume_from_checkpoint == "latest" and step == config.max_train_steps  # there may be more to push
+    if step >= config.max_train_steps and not finished:
         raise InvalidInputError(
-            f"max_train_steps must be at least {step}, the step of the checkpoint, got {config.max_train_steps}"
+            f"max_train_steps must be above {step}, the step of the checkpoint, got {config.max_train_steps}"
         )
     trained_with = state.get("settings", {})
     for name, value in json.loads(json.dumps(settings)).items():
@@ -589,6 +598,29 @@ def _save(
         state["scaler"] = accelerator.scaler.state_dict()
     checkpoint = output_dir / f"checkpoint-{state['step']}"
     save_checkpoint(checkpoint, tensors, state, limit=config.checkpoints_total_limit)
+
+
+def _own(output_dir: Path, start: int) -> FileLock:
+    """Make the folder of a run and lock it, as long as this process lives.
+
+    Raises:
+        InvalidInputError: it can't be written, another run is in it, or a model that isn't of this run.
+    """
+    lock = FileLock(output_dir / ".lock", timeout=0)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InvalidInputError(f"output_dir {str(output_dir)!r} is in use by another run") from error
+    except OSError as error:
+        raise InvalidInputError(f"output_dir {str(output_dir)!r} can't be written: {error}") from error
+    for name in ("model_index.json", "README.md"):
+        if not start and not (output_dir / "metrics.jsonl").exists() and (output_dir / name).exists():
+            raise InvalidInputError(
+                f"output_dir {str(output_dir)!r} holds a {name} that isn't of this run, which would be written over; "
+                "take another folder"
+            )
+    return lock
 
 
 def _start_trackers(accelerator: Accelerator, config: LoopConfig, start: int) -> None:

@@ -38,7 +38,11 @@ levels (of 255)."""
 
 
 # Options that a run can't go on with otherwise, beside those that the loop knows of.
-DEFINING = tuple(one.name for part in (UNetConfig, DDPMConfig, Crop) for one in dataclasses.fields(part))
+DEFINING = (
+    *(one.name for part in (UNetConfig, DDPMConfig, Crop) for one in dataclasses.fields(part)),
+    "validation_resolution",
+    "pretrained_model_name_or_path",
+)
 # Options that are off where a run begins with a repository, which decides them.
 LOADED = (*flatten(UNetConfig()), "prediction_type", "beta_schedule", "num_train_timesteps")
 
@@ -83,7 +87,7 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         )
         export_pipeline(DDPMPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
 
-    settings = {name: options[name] for name in (*DEFINING, "pretrained_model_name_or_path") if name in options}
+    settings = {name: options[name] for name in DEFINING if name in options}
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
 
 
