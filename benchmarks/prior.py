@@ -3,10 +3,12 @@
 
     python benchmarks/prior.py                                             # the bundled prior
     python benchmarks/prior.py --name "128 px crops" --change "..." prior  # another one, as a row of the table
+    python benchmarks/prior.py --before old/quality.json                   # what a new bundled prior restores better
 
 PSNR in dB of the network's x0 estimate of a noisy picture at noise levels 15, 25 and 50 (of 255): the mean over centre
 crops of 224 px of the pictures of CBSD68 and of Set5, with the network in bfloat16. Results go to
-benchmarks/results/prior.{json,md}; a row of the same name is replaced, the others stay.
+benchmarks/results/prior.{json,md}; a row of the same name is replaced, the others stay. `--before` measures nothing: it
+tables the results of benchmarks/quality.py with an earlier prior beside the present ones.
 """
 
 from __future__ import annotations
@@ -50,6 +52,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--change", default="", help="what was tried, in words")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
     parser.add_argument("--limit", type=int, help="only the first N pictures of each set")
+    parser.add_argument("--before", type=Path, help="quality.json of an earlier prior")
+    parser.add_argument("--after", type=Path, default=RESULTS / "quality.json", help="quality.json of the bundled one")
     parser.add_argument("--crop", type=int, default=224, help="side of the centre crop")
     parser.add_argument("--output", type=Path, default=RESULTS / "prior", help="result files, without their suffix")
     return parser.parse_args(argv)
@@ -68,6 +72,25 @@ def load_pictures(file: Path, crop: int, limit: int | None) -> list[torch.Tensor
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
+    kept = args.output.with_name(args.output.name + ".json")
+    data: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"rows": [], "restoration": []}
+    if args.before is not None:
+        data["restoration"] = restoration(args.before, args.after)
+    else:
+        row = measure(args, argv)
+        places = [i for i, one in enumerate(data["rows"]) if one["name"] == row["name"]]
+        if places:
+            row["change"] = row["change"] or data["rows"][places[0]]["change"]
+            data["rows"][places[0]] = row
+        else:
+            data["rows"].append(row)
+    text = to_markdown(data)
+    written = write_report(args.output, data, text)
+    print(text)
+    print("written: " + ", ".join(str(path) for path in written))
+
+
+def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     for file in SETS.values():
         if not (args.data / file).is_file():
             sys.exit(f"there is no {file} in {args.data}: name the folder with {' and '.join(SETS.values())} by --data")
@@ -84,22 +107,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
         row[group] = [round(mean(float(one[f"psnr_{level}"]) for one in figures), 3) for level in LEVELS]
     row["run"] = {**how_it_was_run("benchmarks/prior.py", argv), "pictures": args.limit or "all"}
+    return row
 
-    kept = args.output.with_name(args.output.name + ".json")
-    rows = json.loads(kept.read_text())["rows"] if kept.exists() else []
-    places = [i for i, one in enumerate(rows) if one["name"] == row["name"]]
-    if places:
-        row["change"] = row["change"] or rows[places[0]]["change"]
-        rows[places[0]] = row
-    else:
+
+def restoration(before: Path, after: Path) -> list[dict[str, Any]]:
+    """PSNR of one sample and of the mean of all for each task, with the better eta of each, before and after."""
+    found: list[dict[str, dict[str, Any]]] = []
+    for file in (before, after):
+        summary = json.loads(file.read_text())["summary"]
+        found.append({one["task"]: one for one in summary if one["group"].startswith("All")})
+    old, new = found
+    rows = []
+    for task in new:
+        row = {"task": task, "opponent": new[task]["opponent"], "classical": new[task][new[task]["opponent"]]["psnr"]}
+        for kind in ("single", "mean"):
+            for name, summary in (("before", old), ("after", new)):
+                row[f"{kind}, {name}"] = max(v["psnr"] for key, v in summary[task].items() if key.startswith(kind))
         rows.append(row)
-    text = to_markdown(rows)
-    written = write_report(args.output, {"rows": rows}, text)
-    print(text)
-    print("written: " + ", ".join(str(path) for path in written))
+    return rows
 
 
-def to_markdown(rows: list[dict[str, Any]]) -> str:
+def to_markdown(data: dict[str, Any]) -> str:
     def cells(row: dict[str, Any]) -> dict[str, Any]:
         figures = {
             f"{group} {n}": value for group in SETS for n, value in zip(LEVELS, row.get(group, ()), strict=False)
@@ -107,13 +135,26 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
         return {"prior": row["name"], **figures, "what was tried": row.get("change", "")}
 
     columns = {"prior": "", **{f"{group} {n}": ".2f" for group in SETS for n in LEVELS}, "what was tried": ""}
+    rows = data["rows"]
     commands = [f"- {row['name']}: `{row['run']['command']}`, {row['run']['pictures']} pictures" for row in rows]
+    restored = []
+    if data["restoration"]:
+        names = list(data["restoration"][0])
+        formats = {name: "" if name in ("task", "opponent") else ".2f" for name in names}
+        restored = [
+            "## Restoration with the bundled prior, before and after\n",
+            "PSNR in dB by benchmarks/quality.py, all pictures, of one sample and of the mean of all, each with the "
+            "better eta.\n",
+            markdown_table(data["restoration"], formats),
+        ]
     return "\n".join(
         [
-            "# One-step denoising of priors\n",
-            "PSNR in dB of the x0 estimate at noise levels 15, 25 and 50 (of 255). What the steps of a "
-            "row were trained with: its last column.\n",
+            "# The bundled prior, and what was tried for it\n",
+            "## One-step denoising\n",
+            "PSNR in dB of the x0 estimate at noise levels 15, 25 and 50 (of 255). The last column says how the "
+            "network was trained.\n",
             markdown_table([cells(row) for row in [*rows, *PUBLISHED]], columns),
+            *restored,
             "## How it was run\n",
             *commands,
             "",

@@ -171,3 +171,14 @@ def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_
     assert "| first |" in page
     assert "CBM3D, as published | 33.50 | 30.70 | 27.40 |" in page
     assert model not in page
+
+    summary = {"group": "All 2 pictures", "task": "sr2", "opponent": "bicubic", "bicubic": {"psnr": 20.0}}
+    for name, better in (("old", 0), ("new", 1)):
+        figures = {
+            f"{kind} eta {eta}": {"psnr": 21 + better + eta} for kind in ("single", "mean") for eta in (0.85, 1.0)
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps({"summary": [summary | figures]}))
+    prior.main(["--before", str(tmp_path / "old.json"), "--after", str(tmp_path / "new.json"), *options])
+    page = (tmp_path / "prior.md").read_text()
+    assert "| sr2 | bicubic | 20.00 | 22.00 | 23.00 | 22.00 | 23.00 |" in page
+    assert "| first |" in page

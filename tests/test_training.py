@@ -439,7 +439,7 @@ def test_a_run_from_a_checkpoint_exports_its_own_best(trained: Path, photos: Pat
     branch = tmp_path / "branch"
     train(photos, branch, max_train_steps=6, learning_rate=1e-5, resume_from_checkpoint=str(trained / "checkpoint-3"))
     assert "learning_rate: 1.0e-05" in (branch / "README.md").read_text()
-    assert [line["step"] for line in map(json.loads, (branch / "metrics.jsonl").read_text().splitlines())][0] == 4
+    assert (branch / "metrics.jsonl").read_text().startswith('{"step": 4,')
     mode = (branch / "unet" / "diffusion_pytorch_model.safetensors").stat().st_mode
     assert mode == (branch / "README.md").stat().st_mode
 
