@@ -63,7 +63,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">4i", 0x803, *digits.shape) + digits.tobytes())
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    write_repo(make_unet(channels=1), name="digits")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -99,7 +98,8 @@ def training_arguments(words: list[str]) -> list[str] | None:
 
 
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code: str, folder: Path) -> None:
+def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> None:
+    write_repo(make_unet(channels=1), name="digits")  # what an earlier block of the page trains
     exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
 
 
