@@ -1,8 +1,8 @@
 """The training loop of every method: accelerate, running averages, checkpoints, measuring, logs.
 
 A step draws its batch, its noise and its dropout from (seed, step, place in the global batch), so that a run that was
-killed and resumed ends bit for bit where an unbroken one does, and two processes do what one does with gradient
-accumulation.
+killed and resumed ends where an unbroken one does (bit for bit where the kernels repeat themselves, as on a CPU), and
+two processes do what one does with gradient accumulation.
 """
 
 from __future__ import annotations
@@ -265,9 +265,11 @@ def _frozen(networks: Iterable[nn.Module]) -> Iterator[None]:
     parameters = [one for network in networks for one in network.parameters() if one.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
-    yield
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 def learning_rate_factor(step: int, config: OptimizerConfig, max_train_steps: int) -> float:
