@@ -13,24 +13,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import images, operators
+    from . import degradations, images, operators
     from .operators import Measurement, measure
+    from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
     from .schedulers.scheduling_ddrm import DDRMScheduler
 
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
 
 _HOMES = {
+    "ColdDiffusionPipeline": ".pipelines.pipeline_cold_diffusion",
+    "ColdDiffusionScheduler": ".schedulers.scheduling_cold_diffusion",
     "DDRMPipeline": ".pipelines.pipeline_ddrm",
     "DDRMScheduler": ".schedulers.scheduling_ddrm",
     "Measurement": ".operators",
+    "degradations": "",
     "images": "",
     "measure": ".operators",
     "operators": "",
 }
 
-__all__ = ["DEFAULT_PRIOR", "DDRMPipeline", "DDRMScheduler", "Measurement", "images", "measure", "operators"]
+__all__ = [
+    "DEFAULT_PRIOR",
+    "ColdDiffusionPipeline",
+    "ColdDiffusionScheduler",
+    "DDRMPipeline",
+    "DDRMScheduler",
+    "Measurement",
+    "degradations",
+    "images",
+    "measure",
+    "operators",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -23,7 +23,7 @@ import click
 from . import DEFAULT_PRIOR, __version__
 from .errors import InvalidInputError, OperatorError, check_real, unknown_name
 from .registry import Registry
-from .training.config import PriorConfig, config_command
+from .training.config import ColdConfig, PriorConfig, config_command
 
 if TYPE_CHECKING:
     import torch
@@ -711,6 +711,22 @@ train_prior = config_command(
     """,
 )
 
+train_cold = config_command(
+    "cold",
+    ColdConfig,
+    "diffusers_restore.training.cold:train_cold",
+    """Train a Cold Diffusion restorer: a network that undoes a degradation of any severity.
+
+    \b
+    diffusers-restore train cold --degradation blur --degradation_args "{taps: 11, std: 7}" --train_data_dir photos
+    diffusers-restore train cold --scheduler_name_or_path schedulers/cold-mnist-deblur --train_data_dir mnist --dry_run
+    torchrun --nproc_per_node 8 -m diffusers_restore train cold --degradation snow --train_data_dir photos
+
+    OUTPUT_DIR becomes a repository that ColdDiffusionPipeline loads, with a model card; checkpoints, samples/ and logs/
+    lie beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.
+    """,
+)
+
 
 @main.group()
 def train() -> None:
@@ -721,6 +737,7 @@ def train() -> None:
 
 
 train.add_command(train_prior)
+train.add_command(train_cold)
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------

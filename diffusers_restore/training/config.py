@@ -309,16 +309,79 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         _check_words(self)
-        output_dir = Path(self.training.output_dir).resolve()
-        for name in ("train_data_dir", "dataset_name"):
-            folder = getattr(self.data, name)
-            if folder is not None and Path(folder).is_dir() and output_dir.is_relative_to(Path(folder).resolve()):
-                raise InvalidInputError(
-                    f"output_dir {self.training.output_dir!r} lies in {name} {folder!r}: the next run would train on "
-                    "the samples of this one; take another folder"
-                )
+        _check_folders(self.data, self.training)
         if self.pretrained_model_name_or_path is None:
             check_sizes(self.data, len(self.network.block_out_channels))
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """Degradation: what the network learns to undo.
+
+    Raises:
+        InvalidInputError: a value is out of range, or values contradict each other.
+    """
+
+    degradation: str | None = option(
+        None, "blur, fade, color_fade, pixelate, snow, decolor, mix, or the name of a plug-in's."
+    )
+    degradation_args: dict[str, Any] | None = option(
+        None, 'Its arguments but for num_timesteps: "{taps: 11, std: 7, border: circular}".'
+    )
+    num_train_timesteps: int = option(20, "Its severities, T.")
+    eight_bit: bool = option(False, "Floor degraded pictures to 8 bits.")
+    scheduler_name_or_path: str | None = option(
+        None,
+        "A repository or folder with the scheduler_config.json of a ColdDiffusionScheduler, such as "
+        "schedulers/cold-mnist-deblur, instead of the options on the degradation, which are off.",
+    )
+
+    def __post_init__(self) -> None:
+        _check_words(self)
+        if (self.degradation is None) == (self.scheduler_name_or_path is None):
+            raise InvalidInputError(
+                "exactly one of degradation and scheduler_name_or_path must say what the network is to undo, got "
+                f"degradation={self.degradation!r} and scheduler_name_or_path={self.scheduler_name_or_path!r}"
+            )
+        if self.degradation_args is not None and not isinstance(self.degradation_args, dict):
+            raise InvalidInputError(f"degradation_args must be arguments by name, got {self.degradation_args!r}")
+        check_int("num_train_timesteps", self.num_train_timesteps, 1)
+
+
+@dataclass(frozen=True)
+class ColdConfig:
+    """A Cold Diffusion restorer, trained from the beginning or from the weights of another network.
+
+    Raises:
+        InvalidInputError: the network can't take pictures of this size.
+    """
+
+    data: DataConfig
+    objective: DegradationConfig
+    network: UNetConfig = UNetConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: LoopConfig = LoopConfig()
+    pretrained_model_name_or_path: str | None = option(
+        None, "Begin with the UNet2DModel of this repository or folder; the options on the network are off."
+    )
+
+    def __post_init__(self) -> None:
+        _check_words(self)
+        _check_folders(self.data, self.training)
+        if self.pretrained_model_name_or_path is None:
+            check_sizes(self.data, len(self.network.block_out_channels))
+
+
+def _check_folders(data: DataConfig, training: LoopConfig) -> None:
+    """Raise InvalidInputError if the output would be read as data."""
+    output_dir = Path(training.output_dir).resolve()
+    for name in ("train_data_dir", "dataset_name"):
+        folder = getattr(data, name)
+        if folder is not None and Path(folder).is_dir() and output_dir.is_relative_to(Path(folder).resolve()):
+            raise InvalidInputError(
+                f"output_dir {training.output_dir!r} lies in {name} {folder!r}: the next run would train on "
+                "the samples of this one; take another folder"
+            )
 
 
 def check_sizes(data: DataConfig, levels: int) -> None:
@@ -438,13 +501,14 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     for name, value in values.items():
         if name not in known:
             raise click.BadParameter(f"{path}: {unknown_name('option', name, known)}", ctx, param)
-        if isinstance(value, dict) or (isinstance(value, list) and not isinstance(known[name], _WholeNumbers)):
+        structured = {dict: _Arguments, list: _WholeNumbers}.get(type(value))
+        if structured is not None and not isinstance(known[name], structured):
             raise click.BadParameter(f"{path}: {name} must be one value, got {value!r}", ctx, param)
     ctx.default_map = {name: _word(value) for name, value in values.items() if value is not None}
 
 
 def _word(value: Any) -> Any:
-    """A value of a file as one would type it, so that the types of the options read it; lists stay."""
+    """A value of a file as one would type it, so that the types of the options read it; lists and mappings stay."""
     if isinstance(value, list):
         return [_word(one) for one in value]
     if isinstance(value, bool):
@@ -460,6 +524,19 @@ class _WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # which older c
             return tuple(int(str(one)) for one in (value.split(",") if isinstance(value, str) else value))
         except (TypeError, ValueError):
             self.fail(f"expected whole numbers between commas, such as 32,64,128, got {value!r}", param, ctx)
+
+
+class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clicks don't take
+    name = "arguments"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
+        try:
+            arguments = yaml.safe_load(value) if isinstance(value, str) else value
+        except yaml.YAMLError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
+        return arguments
 
 
 def _parts(config_class: type) -> list[tuple[str, type]]:
@@ -483,5 +560,7 @@ def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Op
     if get_origin(kind) is tuple:
         settings["show_default"] = ",".join(str(value) for value in one.default)  # type: ignore[union-attr]
         return click.Option([f"--{name}"], type=_WholeNumbers(), metavar="N,N,...", **settings)
+    if get_origin(kind) is dict:
+        return click.Option([f"--{name}"], type=_Arguments(), metavar='"{NAME: VALUE, ...}"', **settings)
     metavar = {int: "N", float: "X"}.get(kind, "TEXT")
     return click.Option([f"--{name}"], type=kind, metavar=metavar, **settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -15,11 +14,12 @@ from torch import nn
 
 from ..errors import InvalidInputError
 from ..schedulers.prediction import check_variance_preserving
-from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, check_sizes, flatten, to_yaml
+from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml
 from .cost import step_cost
 from .data import open_data
 from .export import export_pipeline, model_card
 from .loop import Progress, train
+from .networks import check_unet, new_unet
 from .objectives import DDPMObjective
 
 USE = """\
@@ -97,7 +97,6 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
     Raises:
         InvalidInputError: that repository is no unconditional DDPM of so many channels.
     """
-    channels = config.data.channels
     if config.pretrained_model_name_or_path is not None:
         name = config.pretrained_model_name_or_path
         try:
@@ -105,33 +104,9 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
         except (OSError, ValueError) as error:  # the Hub's HFValidationError is a ValueError
             raise InvalidInputError(f"{name!r} can't be loaded as a DDPM, from a folder or the Hub: {error}") from error
         check_variance_preserving(pipeline.scheduler.config)
-        unet = pipeline.unet
-        if unet.config.in_channels != channels or unet.config.out_channels != channels:
-            raise InvalidInputError(
-                f"the network of {name!r} has {unet.config.in_channels} input and "
-                f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
-            )
-        if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
-            raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
-        check_sizes(config.data, len(unet.config.block_out_channels))
-        if unet.config.sample_size is None:
-            unet.register_to_config(sample_size=config.data.resolution)
-        return unet.float(), cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
-    widths = config.network.block_out_channels
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        unet = UNet2DModel(
-            sample_size=config.data.resolution,
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=widths,
-            layers_per_block=config.network.layers_per_block,
-            down_block_types=("DownBlock2D",) * len(widths),
-            up_block_types=("UpBlock2D",) * len(widths),
-            norm_num_groups=math.gcd(16, *widths),
-            dropout=config.network.dropout,
-            add_attention=False,
-        )
+        unet = check_unet(pipeline.unet, name, config.data)
+        return unet, cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
+    unet = new_unet(config.network, config.data, config.training.seed)
     scheduler = DDPMScheduler(
         num_train_timesteps=config.objective.num_train_timesteps,
         beta_schedule=config.objective.beta_schedule,

@@ -1,0 +1,186 @@
+"""Degradations D(x, t) of Cold Diffusion (arXiv:2208.09392): a picture, ever more degraded as its severity t grows."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError, check_int
+
+State = Mapping[str, Tensor]
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Degradation(ABC):
+    """D(x, t) for severities t = 0..T, of pictures (B, C, H, W) in [-1, 1]; D(x, 0) = x exactly.
+
+    A degradation is an immutable value for pictures of any size that it can carry. It has no device and no dtype of its
+    own: results are on the device and in the dtype of the pictures. What is random about it (the place of a mask, the
+    snow) is its state: drawn once for each picture and the same at every severity.
+
+    A new one is a frozen dataclass with `formula`, and the state methods if it has a state. Registered under the entry
+    point "diffusers_restore.degradations", it is found by its `kind`.
+
+    Args:
+        num_timesteps: T, the largest severity.
+
+    Attributes:
+        kind: the name in the registry and in `to_config()`.
+        forgets: D(x, T) depends on the state alone, so that pictures can be generated from it.
+        keeps_grey: a grey picture and its degradations hold the same colours as the clean one, none.
+
+    Raises:
+        InvalidInputError: an argument out of range.
+    """
+
+    num_timesteps: int
+
+    kind: ClassVar[str]
+    forgets: ClassVar[bool] = False
+    keeps_grey: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_int("num_timesteps", self.num_timesteps, 1)
+
+    @abstractmethod
+    def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
+        """D(x0, t) where t >= 1, float32 or float64 (B, C, H, W); what it says where t = 0 is not used.
+
+        Args:
+            x0: (B, C, H, W), which must not be modified.
+            t: (B,) whole numbers, one for each picture.
+            state: of B pictures.
+        """
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise InvalidInputError if pictures of this size can't be degraded so."""
+
+    def state_shapes(self, channels: int, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
+        """What the state of a picture consists of; each tensor of a state has a first dimension B besides."""
+        return {}
+
+    def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
+        """Draw the state of each picture of `x0`; empty where nothing about the degradation is random.
+
+        Args:
+            x0: pictures (B, C, H, W), of which only shape, device and dtype count.
+            generator: one, or a list of one for each picture.
+        """
+        return {}
+
+    def check_values(self, x0: Tensor, state: State) -> None:
+        """Raise InvalidInputError if the numbers of a state, whose shapes are right, can't be used."""
+
+    @final
+    def __call__(self, x0: Tensor, t: int | Tensor, state: State | None = None) -> Tensor:
+        """D(x0, t), (B, C, H, W).
+
+        Args:
+            x0: pictures (B, C, H, W), float.
+            t: their severity in 0..T, one whole number or one for each, (B,).
+            state: from `sample_state`, where the degradation has one.
+
+        Raises:
+            InvalidInputError: a severity out of range, or a size or a state that the degradation can't use.
+        """
+        state = self.check(x0, state)
+        severities = self.check_severity(t, x0)
+        self.check_values(x0, state)
+        return self.apply(x0, severities, state)
+
+    @final
+    def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
+        """As a call, for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
+        x = x0 if x0.dtype == torch.float64 else x0.float()
+        degraded = torch.where(per_picture(t == 0), x, self.formula(x, t, state))
+        return degraded.to(x0.dtype)
+
+    @final
+    def check(self, x0: Tensor, state: State | None) -> State:
+        """The state, {} for None, if pictures and state have the right shapes; looks at no number."""
+        if not isinstance(x0, Tensor) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
+            what = f"{x0.dtype} {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+            raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
+        self.check_size(x0.shape[2], x0.shape[3])
+        wanted = self.state_shapes(*x0.shape[1:])
+        if not wanted and not state:
+            return {}
+        if not isinstance(state, Mapping) or set(state) != set(wanted):
+            got = f"one with {', '.join(map(repr, state)) or 'nothing'}" if isinstance(state, Mapping) else repr(state)
+            needs = f"a state with {', '.join(map(repr, wanted))}, from sample_state()" if wanted else "no state"
+            raise InvalidInputError(f"degradation {self.kind!r} needs {needs}; got {got:.200}")
+        for name, shape in wanted.items():
+            if not isinstance(state[name], Tensor) or state[name].shape != (len(x0), *shape):
+                value = state[name]
+                came = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
+                raise InvalidInputError(f"state[{name!r}] must be a tensor {(len(x0), *shape)}, got {came}")
+            if state[name].device != x0.device:
+                raise InvalidInputError(
+                    f"state[{name!r}] is on {state[name].device}, the pictures are on {x0.device}; move one of them"
+                )
+        return state
+
+    @final
+    def check_severity(self, t: int | Tensor, x0: Tensor, name: str = "t") -> Tensor:
+        """Severities (B,) on the device of `x0`, if they are whole numbers in 0..T."""
+        last = self.num_timesteps
+        if not isinstance(t, Tensor) or t.ndim == 0:
+            number = check_int(name, t.item() if isinstance(t, Tensor) else t, 0, last)
+            return torch.full((len(x0),), number, device=x0.device)
+        if t.is_floating_point() or t.dtype == torch.bool or t.is_complex() or t.shape != (len(x0),):
+            raise InvalidInputError(
+                f"{name} must be whole numbers in 0..{last}, one or one for each of {len(x0)} pictures, got "
+                f"{t.dtype} {tuple(t.shape)}"
+            )
+        if bool(((t < 0) | (t > last)).any()):
+            raise InvalidInputError(f"{name} must be in 0..{last}, got {t.tolist()}")
+        return t.to(x0.device, torch.int64)
+
+    def params(self) -> dict[str, Any]:
+        """The arguments of the class, as JSON values."""
+        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+
+    @final
+    def to_config(self) -> dict[str, Any]:
+        """What `degradations.from_config` makes the degradation of, as JSON values."""
+        return {"kind": self.kind, **self.params()}
+
+
+def per_picture(values: Tensor) -> Tensor:
+    """(B,) as (B, 1, 1, 1)."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def drawn(
+    draw: Callable[[int, torch.Generator | None, torch.device], Tensor], x0: Tensor, generator: Generators
+) -> Tensor:
+    """What `draw(count, generator, device)` gives for the pictures of `x0`, on their device.
+
+    With a list of generators, each draws for its own picture, so that a batch is the same as single pictures. Draws
+    are made on the generator's device, so that a CPU generator serves a GPU too.
+
+    Raises:
+        InvalidInputError: not a generator, or a list that isn't one for each picture.
+    """
+    one_each = isinstance(generator, list)
+    generators: list[Any] = generator if isinstance(generator, list) else [generator]
+    if not all(g is None or isinstance(g, torch.Generator) for g in generators) or (one_each and None in generators):
+        raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+    if one_each and len(generators) != len(x0):
+        raise InvalidInputError(f"generator must be one, or a list of {len(x0)} for this batch; got {len(generators)}")
+    count = 1 if one_each else len(x0)
+    parts = [draw(count, g, x0.device if g is None else g.device).to(x0.device) for g in generators]
+    return torch.cat(parts)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise InvalidInputError if `value` is none of the choices."""
+    if value not in choices:
+        raise InvalidInputError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

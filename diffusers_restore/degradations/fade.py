@@ -1,0 +1,131 @@
+"""Fading: pictures vanish behind a growing Gaussian mask, into grey (inpainting) or into a colour (generation)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError, check_int, check_real
+from .base import Degradation, Generators, State, check_choice, drawn, per_picture
+
+
+@dataclass(frozen=True)
+class Fade(Degradation):
+    """D(x, t) = x prod_{i<t} z_i, z_i = 1 - g_i / max g_i: a hole of grey (0) that grows (arXiv:2208.09392).
+
+    g_i is a Gaussian of standard deviation sigma_i = std (i + init) pixels, on a canvas that is cut to the picture:
+    twice its size with a window placed at random for each picture ("random", state `offset`), or of its own size
+    ("center"). Its peak is at the pixel (n - 1) // 2 of a canvas of n.
+
+    Args:
+        num_timesteps: T.
+        std: growth of the standard deviation in pixels a step.
+        init: steps that the first mask is ahead.
+        placement: "random" or "center".
+    """
+
+    std: float = 0.1
+    init: int = 1
+    placement: Literal["random", "center"] = "random"
+
+    kind: ClassVar[str] = "fade"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real("std", self.std, above=0)
+        check_int("init", self.init, 1)
+        check_choice("placement", self.placement, ("random", "center"))
+
+    def state_shapes(self, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """`offset`: the window's first row and column on the canvas, 0..H and 0..W."""
+        return {"offset": (2,)} if self.placement == "random" else {}
+
+    def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
+        if self.placement == "center":
+            return {}
+        sizes = x0.shape[2:]
+
+        def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+            return torch.stack(
+                [torch.randint(n + 1, (count,), generator=generator, device=device) for n in sizes], dim=1
+            )
+
+        return {"offset": drawn(draw, x0, generator)}
+
+    def check_values(self, x0: Tensor, state: State) -> None:
+        if "offset" not in state:
+            return
+        offset = state["offset"]
+        limit = torch.tensor(x0.shape[2:], device=offset.device)
+        if offset.is_floating_point() or bool(((offset < 0) | (offset > limit)).any()):
+            raise InvalidInputError(
+                f"state['offset'] must be whole numbers, rows in 0..{x0.shape[2]} and columns in 0..{x0.shape[3]}, got "
+                f"{offset.tolist()}"
+            )
+
+    def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
+        height, width = x0.shape[2:]
+        scale = 2 if self.placement == "random" else 1
+        masks = _masks(self.num_timesteps, self.std, self.init, scale * height, scale * width, x0.device, x0.dtype)
+        if "offset" in state:
+            row, column = state["offset"].unbind(dim=1)
+            mask = masks.unfold(1, height, 1).unfold(2, width, 1)[t, row, column]  # views: (T + 1, H + 1, W + 1, H, W)
+        else:
+            mask = masks[t]
+        return x0 * mask[:, None]
+
+
+@dataclass(frozen=True)
+class ColorFade(Degradation):
+    """D(x, t) = (1 - m_{T-t}) x + m_{T-t} c, m_j = prod_{i<j} z_i: from the rim inwards into a flat colour c.
+
+    Masks as of `Fade` with placement "center" and init 1 (arXiv:2208.09392); at T nothing but the colour is left, so
+    that pictures are generated from it. The state `color` is drawn from U(-.5, .5) for each channel.
+
+    Args:
+        num_timesteps: T; std T should exceed the size of the picture, or D(x, 1) is far from x.
+        std: growth of the standard deviation in pixels a step.
+    """
+
+    std: float = 0.05
+
+    kind: ClassVar[str] = "color_fade"
+    forgets: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_real("std", self.std, above=0)
+
+    def state_shapes(self, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+        """`color`: c in [-1, 1]."""
+        return {"color": (channels, 1, 1)}
+
+    def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
+        def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+            return torch.rand((count, x0.shape[1], 1, 1), generator=generator, device=device) - 0.5
+
+        return {"color": drawn(draw, x0, generator).to(x0.dtype)}
+
+    def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
+        masks = _masks(self.num_timesteps, self.std, 1, x0.shape[2], x0.shape[3], x0.device, x0.dtype)
+        return torch.lerp(x0, state["color"].to(x0.dtype), masks[self.num_timesteps - t][:, None])
+
+
+@lru_cache(maxsize=8)
+def _masks(
+    steps: int, std: float, init: int, height: int, width: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """prod_{i<t} (1 - g_i / max g_i) for t = 0..T, (T + 1, height, width)."""
+    sigma = std * (torch.arange(steps, dtype=torch.float64) + init)
+    rows, columns = (
+        torch.exp(-(((torch.arange(n, dtype=torch.float64) - (n - 1) // 2) / sigma[:, None]) ** 2) / 2)
+        for n in (height, width)
+    )
+    masks = torch.ones(steps + 1, height, width, dtype=torch.float64)
+    torch.sub(1, rows[:, :, None] * columns[:, None, :], out=masks[1:])
+    with torch.inference_mode(False):  # what is kept must be of use outside, too
+        return masks.cumprod_(dim=0).to(device, dtype)

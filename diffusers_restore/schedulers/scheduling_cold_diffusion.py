@@ -1,0 +1,224 @@
+"""Cold Diffusion, sampling with any degradation (arXiv:2208.09392)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from ..degradations import Degradation, Mix, State, from_config
+from ..degradations.base import Generators, check_choice
+from ..errors import InvalidInputError, check_int
+
+Algorithm = Literal["naive", "improved"]
+Endpoint = Literal["fixed", "estimated"]
+
+
+def naive_update(x0_hat: Tensor, degradation: Degradation, s: Tensor, state: State) -> Tensor:
+    """Algorithm 1, x_s = D(x0_hat, s): what the network errs in is carried on.
+
+    Args:
+        x0_hat: the network's estimate of the clean pictures, (B, C, H, W).
+        degradation: D.
+        s: the next severities, (B,).
+        state: of D.
+    """
+    return degradation.apply(x0_hat, s, state)
+
+
+def improved_update(
+    x_t: Tensor, x0_hat: Tensor, degradation: Degradation, t: Tensor, s: Tensor, state: State
+) -> Tensor:
+    """Algorithm 2, x_s = x_t - D(x0_hat, t) + D(x0_hat, s): errors cancel where D is nearly linear in t.
+
+    Where D(x, t) = x + t e, x_s is exact whatever the network says.
+
+    Args:
+        x_t: pictures of severity t, (B, C, H, W).
+        x0_hat: the network's estimate of the clean pictures.
+        degradation: D.
+        t, s: the severities of x_t and of the result, (B,).
+        state: of D.
+    """
+    return x_t + (degradation.apply(x0_hat, s, state) - degradation.apply(x0_hat, t, state))
+
+
+@dataclass
+class ColdDiffusionSchedulerOutput(BaseOutput):
+    """What a step gives, both (B, C, H, W).
+
+    Attributes:
+        prev_sample: the pictures of the next severity.
+        pred_original_sample: x0_hat, the network's estimate, clipped if the scheduler does.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
+    """Cold Diffusion (arXiv:2208.09392): Algorithms 1 and 2 with a degradation D(x, t) of severities t = 0..T.
+
+    A network R is fed with timesteps k = T-1..0, as it is for other schedulers of diffusers; pictures at timestep k
+    have the severity t = k + 1, and R(x_t, k) estimates the clean picture x0.
+
+    Args:
+        degradation: D, or its `to_config()`.
+        num_train_timesteps: T; None takes it from the degradation, and another number is refused.
+        algorithm: "improved" (2) or "naive" (1).
+        endpoint: of a degradation that mixes with an endpoint z: "fixed" takes the state's; "estimated" takes in each
+            step the z with which D(x0_hat, t) = x_t. Then both algorithms are the same, and those of DDIM.
+        clip_sample: clip x0_hat to [-1, 1].
+        eight_bit: `degrade` and `add_noise` floor to 8 bits, as the authors' training does; steps do not.
+
+    Raises:
+        InvalidInputError: one of these can't be used.
+        UnknownNameError: no such degradation is registered.
+    """
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    @register_to_config
+    def __init__(
+        self,
+        degradation: Degradation | Mapping[str, Any],
+        num_train_timesteps: int | None = None,
+        algorithm: Algorithm = "improved",
+        endpoint: Endpoint = "fixed",
+        clip_sample: bool = False,
+        eight_bit: bool = False,
+    ) -> None:
+        chosen = degradation if isinstance(degradation, Degradation) else from_config(degradation)
+        if num_train_timesteps not in (None, chosen.num_timesteps):
+            raise InvalidInputError(
+                f"num_train_timesteps must be that of the degradation, {chosen.num_timesteps}, got "
+                f"{num_train_timesteps!r}"
+            )
+        check_choice("algorithm", algorithm, ("naive", "improved"))
+        check_choice("endpoint", endpoint, ("fixed", "estimated"))
+        if endpoint == "estimated" and not isinstance(chosen, Mix):
+            raise InvalidInputError(f"endpoint='estimated' is for degradation 'mix'; {chosen.kind!r} has no endpoint")
+        for name, value in (("clip_sample", clip_sample), ("eight_bit", eight_bit)):
+            if not isinstance(value, bool):
+                raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+        self.register_to_config(degradation=chosen.to_config(), num_train_timesteps=chosen.num_timesteps)
+        self.degradation: Degradation = chosen
+        self.set_timesteps(chosen.num_timesteps)
+
+    def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
+        """The state of the degradation for each picture of `x0`: see `Degradation.sample_state`."""
+        return self.degradation.sample_state(x0, generator)
+
+    def degrade(self, x0: Tensor, t: int | Tensor, state: State | None = None) -> Tensor:
+        """D(x0, t), (B, C, H, W), floored to 8 bits if the configuration says so.
+
+        Args:
+            x0: clean pictures in [-1, 1].
+            t: their severity in 0..T, one or one for each.
+            state: from `sample_state`, where the degradation has one.
+
+        Raises:
+            InvalidInputError: a severity out of range, or a size or a state that the degradation can't use.
+        """
+        degraded = self.degradation(x0, t, state)
+        if not self.config.eight_bit:
+            return degraded
+        levels = (degraded.clamp(-1, 1) + 1) * 127.5
+        # What is 8-bit already must stay, for all the rounding of the line above.
+        return torch.where(
+            self.degradation.check_severity(t, x0).reshape(-1, 1, 1, 1) == 0,
+            x0,
+            (levels + 1e-3).floor() / 127.5 - 1,
+        )
+
+    def add_noise(self, original_samples: Tensor, noise: State | None, timesteps: Tensor) -> Tensor:
+        """`degrade` by the timesteps k = t - 1 of a network in 0..T-1, (B,), under the name that diffusers uses.
+
+        Args:
+            original_samples: clean pictures (B, C, H, W) in [-1, 1].
+            noise: the state of the degradation, None where it has none.
+            timesteps: (B,).
+        """
+        return self.degrade(original_samples, timesteps + 1, noise)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        *,
+        start: int | None = None,
+    ) -> None:
+        """Choose the ladder of severities from `start` to 0 in n steps, as even as whole numbers are.
+
+        Args:
+            num_inference_steps: n in 1..start; None takes every severity.
+            device: where `timesteps` goes.
+            start: the severity of the pictures to restore, 1..T; None is T.
+
+        Raises:
+            InvalidInputError: a number out of range.
+        """
+        last = len(self)
+        start = last if start is None else check_int("start", start, 1, last)
+        count = start if num_inference_steps is None else num_inference_steps
+        count = check_int("num_inference_steps", count, 1, start)
+        severities = [(start * (count - i) + count // 2) // count for i in range(count + 1)]
+        self.num_inference_steps: int | None = count
+        self.timesteps = torch.tensor(severities[:-1], device=device) - 1
+        self._following = {t - 1: s for t, s in zip(severities, severities[1:], strict=False)}
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The sample as it is."""
+        return sample
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        *,
+        state: State | None = None,
+        return_dict: bool = True,
+    ) -> ColdDiffusionSchedulerOutput | tuple[Tensor, Tensor]:
+        """From pictures of one severity to those of the next lower one.
+
+        Args:
+            model_output: x0_hat = R(x_t, k), (B, C, H, W).
+            timestep: k, one of `timesteps`.
+            sample: x_t.
+            state: of the degradation, where it has one and the endpoint isn't estimated.
+            return_dict: False returns (prev_sample, pred_original_sample).
+
+        Raises:
+            InvalidInputError: a timestep that was not set, or a state or shapes that don't fit.
+        """
+        k = timestep.item() if isinstance(timestep, Tensor) and timestep.numel() == 1 else timestep
+        k = check_int("timestep", k, 0, len(self) - 1)
+        if k not in self._following:
+            raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {k}")
+        if model_output.shape != sample.shape:
+            raise InvalidInputError(
+                f"model_output must have the shape of sample, {tuple(sample.shape)}, got {tuple(model_output.shape)}"
+            )
+        x0_hat = model_output.clamp(-1, 1) if self.config.clip_sample else model_output
+        t, s = (torch.full((len(sample),), one, device=sample.device) for one in (k + 1, self._following[k]))
+        if self.config.endpoint == "estimated" and isinstance(self.degradation, Mix):
+            state = self.degradation.estimate_endpoint(sample, x0_hat, t)
+        state = self.degradation.check(sample, state)
+        if self.config.algorithm == "naive":
+            prev_sample = naive_update(x0_hat, self.degradation, s, state)
+        else:
+            prev_sample = improved_update(sample, x0_hat, self.degradation, t, s, state)
+        if not return_dict:
+            return prev_sample, x0_hat
+        return ColdDiffusionSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
+
+    def __len__(self) -> int:
+        return self.degradation.num_timesteps

@@ -1,0 +1,207 @@
+"""Training the network of Cold Diffusion (arXiv:2208.09392): R(D(x, t), t - 1) = x."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast, final
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
+from torch import Tensor, nn
+
+from ..degradations import State, from_config
+from ..errors import InvalidInputError
+from ..pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
+from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+from .config import ColdConfig, Crop, DegradationConfig, UNetConfig, flatten, to_yaml
+from .cost import step_cost
+from .data import open_data
+from .export import export_pipeline, model_card
+from .loop import Progress, train
+from .networks import check_unet, new_unet
+from .objectives import Objective
+
+STEPS = 10  # of the restorations that are measured and shown
+
+
+class Degraded(NamedTuple):
+    """Degraded pictures, their timesteps (B,), and the clean pictures."""
+
+    degraded: Tensor
+    timesteps: Tensor
+    clean: Tensor
+
+
+@final
+class ColdObjective(Objective):
+    """Restoring by one look: E |R(D(x, t), t - 1) - x|_1, t uniform in 1..T (arXiv:2208.09392).
+
+    A batch is `(clean,)`, or `(endpoint, clean)` for a degradation that mixes with a given picture.
+    """
+
+    def __init__(self, scheduler: ColdDiffusionScheduler) -> None:
+        self.scheduler = scheduler
+
+    @property
+    def phases(self) -> Mapping[str, tuple[str, ...]]:
+        return {"unet": ("unet",)}
+
+    @property
+    def criterion(self) -> str:
+        return "psnr"
+
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Degraded:
+        clean, state = self._pair(batch, generator)
+        last = len(self.scheduler)
+        timesteps = torch.randint(last, (len(clean),), generator=generator, device=clean.device)
+        return Degraded(self.scheduler.add_noise(clean, state, timesteps), timesteps, clean)
+
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Degraded) -> dict[str, Tensor]:
+        x0_hat = networks["unet"](corrupted.degraded, corrupted.timesteps).sample
+        return {"loss": (x0_hat.float() - corrupted.clean).abs().mean()}
+
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        """PSNR in dB: of one look at a quarter, half and all of T, their mean, and of Algorithm 2 from T."""
+        clean, state = self._pair(picture, torch.Generator().manual_seed(index))
+        last = len(self.scheduler)
+        figures = {}
+        for t in sorted({-(-last // 4), -(-last // 2), last}):
+            x0_hat = networks["unet"](self.scheduler.degrade(clean, t, state), t - 1).sample
+            figures[f"psnr_direct_{t}"] = _psnr(x0_hat, clean)
+        mean = torch.stack(list(figures.values())).mean()
+        restored = self._restored(networks["unet"], self.scheduler.degrade(clean, last, state), state)
+        return {"psnr": mean, **figures, "psnr_restored": _psnr(restored, clean)}
+
+    def show(
+        self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
+    ) -> Tensor:
+        """Side by side: degraded, the direct reconstruction, Algorithm 2, clean."""
+        strips = []
+        for i in indices:
+            clean, state = self._pair(pictures[i], torch.Generator().manual_seed(i))
+            last = len(self.scheduler)
+            degraded = self.scheduler.degrade(clean, last, state)
+            direct = networks["unet"](degraded, last - 1).sample
+            strips.append(torch.cat([degraded, direct, self._restored(networks["unet"], degraded, state), clean], 3))
+        return torch.cat(strips).clamp(-1, 1)
+
+    def _pair(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, State]:
+        if len(batch) == 2:
+            return batch[1], {"endpoint": batch[0]}
+        (clean,) = batch
+        return clean, self.scheduler.sample_state(clean, generator)
+
+    def _restored(self, unet: nn.Module, degraded: Tensor, state: State) -> Tensor:
+        scheduler = cast(ColdDiffusionScheduler, ColdDiffusionScheduler.from_config(self.scheduler.config))
+        scheduler.set_timesteps(min(STEPS, len(scheduler)))
+        x = degraded
+        for k in scheduler.timesteps.tolist():
+            x = scheduler.step(unet(x, k).sample, k, x, state=state, return_dict=False)[0]
+        return x
+
+
+def _psnr(x: Tensor, reference: Tensor) -> Tensor:
+    return 10 * torch.log10(4 / (x.clamp(-1, 1) - reference).square().mean())
+
+
+USE = """\
+A restorer by Cold Diffusion (arXiv:2208.09392), written by `ColdDiffusionPipeline.save_pretrained`:
+
+```python
+from diffusers_restore import ColdDiffusionPipeline
+
+pipe = ColdDiffusionPipeline.from_pretrained(repo)
+restored = pipe(image).images[0]
+```
+
+Its figures are PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of
+Algorithm 2 from the largest severity in at most 10 steps."""
+
+# Options that a run can't go on with otherwise, beside those that the loop knows of.
+DEFINING = (
+    *(one.name for part in (UNetConfig, DegradationConfig, Crop) for one in dataclasses.fields(part)),
+    "validation_resolution",
+    "pretrained_model_name_or_path",
+)
+
+
+def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
+    """Train a restorer as `config` says; `config.training.output_dir` is then a repository of its pipeline.
+
+    With `dry_run`, all options and the cost of a step are printed, and nothing is written.
+
+    Raises:
+        InvalidInputError: what the configuration names can't be used.
+    """
+    scheduler = make_scheduler(config.objective)
+    data = open_data(config.data, config.training.seed)
+    unet = make_unet(config)
+    objective = ColdObjective(scheduler)
+    networks, optimizers = {"unet": unet}, {"unet": config.optimizer}
+    unused = [] if config.pretrained_model_name_or_path is None else list(flatten(UNetConfig()))
+    if config.objective.scheduler_name_or_path is not None:
+        unused += [one.name for one in dataclasses.fields(DegradationConfig) if one.name != "scheduler_name_or_path"]
+    options = {name: value for name, value in flatten(config).items() if name not in unused}
+    if dry_run:
+        print(to_yaml(options))
+        print(step_cost(objective, networks, data, optimizers, config.training))
+        return
+
+    output_dir = Path(config.training.output_dir)
+
+    def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
+        exported = copy.deepcopy(averaged["unet"])
+        nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
+        card = model_card(
+            f"{output_dir.resolve().name}: Cold Diffusion with {scheduler.degradation}",
+            USE,
+            ["image-restoration", "image-to-image"],
+            data.description,
+            to_yaml(options),
+            progress,
+            training=config.training,
+        )
+        export_pipeline(ColdDiffusionPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
+
+    settings = {name: options[name] for name in DEFINING if name in options}
+    train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
+
+
+def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:
+    """The scheduler with the degradation that `config` names.
+
+    Raises:
+        InvalidInputError: there is none such, or it doesn't take these arguments.
+    """
+    if config.scheduler_name_or_path is not None:
+        name = config.scheduler_name_or_path
+        try:
+            return cast(ColdDiffusionScheduler, ColdDiffusionScheduler.from_pretrained(name))
+        except InvalidInputError:
+            raise
+        except (OSError, ValueError, TypeError) as error:
+            raise InvalidInputError(f"{name!r} can't be loaded as a ColdDiffusionScheduler: {error}") from error
+    arguments = {"num_timesteps": config.num_train_timesteps, **(config.degradation_args or {})}
+    degradation = from_config({"kind": config.degradation, **arguments})
+    return ColdDiffusionScheduler(degradation=degradation, eight_bit=config.eight_bit)
+
+
+def make_unet(config: ColdConfig) -> UNet2DModel:
+    """The network to train, new or that of `pretrained_model_name_or_path`.
+
+    Raises:
+        InvalidInputError: that repository has no `UNet2DModel` for such pictures.
+    """
+    name = config.pretrained_model_name_or_path
+    if name is None:
+        return new_unet(config.network, config.data, config.training.seed)
+    try:
+        unet = DiffusionPipeline.from_pretrained(name).unet
+    except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
+        raise InvalidInputError(f"no network can be loaded from {name!r}, a folder or on the Hub: {error}") from error
+    if not isinstance(unet, UNet2DModel):
+        raise InvalidInputError(f"the network of {name!r} is a {type(unet).__name__}; a UNet2DModel is needed")
+    return check_unet(unet, name, config.data)

@@ -1,0 +1,50 @@
+"""The network of a run: new, or that of another repository."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from diffusers import UNet2DModel
+
+from ..errors import InvalidInputError
+from .config import DataConfig, UNetConfig, check_sizes
+
+
+def new_unet(config: UNetConfig, data: DataConfig, seed: int) -> UNet2DModel:
+    """A `UNet2DModel` without attention for the pictures of `data`, whose weights are a function of the seed."""
+    widths = config.block_out_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet2DModel(
+            sample_size=data.resolution,
+            in_channels=data.channels,
+            out_channels=data.channels,
+            block_out_channels=widths,
+            layers_per_block=config.layers_per_block,
+            down_block_types=("DownBlock2D",) * len(widths),
+            up_block_types=("UpBlock2D",) * len(widths),
+            norm_num_groups=math.gcd(16, *widths),
+            dropout=config.dropout,
+            add_attention=False,
+        )
+
+
+def check_unet(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
+    """The network of repository `name` in float32, if it can be trained on the pictures of `data`.
+
+    Raises:
+        InvalidInputError: it takes another number of channels, or class labels.
+    """
+    channels = data.channels
+    if unet.config.in_channels != channels or unet.config.out_channels != channels:
+        raise InvalidInputError(
+            f"the network of {name!r} has {unet.config.in_channels} input and "
+            f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
+        )
+    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+        raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
+    check_sizes(data, len(unet.config.block_out_channels))
+    if unet.config.sample_size is None:
+        unet.register_to_config(sample_size=data.resolution)
+    return unet.float()
