@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import degradations, images, operators
+    from .models.gaussian_mixture import GaussianMixturePrior
     from .operators import Measurement, measure
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
@@ -28,6 +29,7 @@ _HOMES = {
     "ColdDiffusionScheduler": ".schedulers.scheduling_cold_diffusion",
     "DDRMPipeline": ".pipelines.pipeline_ddrm",
     "DDRMScheduler": ".schedulers.scheduling_ddrm",
+    "GaussianMixturePrior": ".models.gaussian_mixture",
     "Measurement": ".operators",
     "degradations": "",
     "images": "",
@@ -41,6 +43,7 @@ __all__ = [
     "ColdDiffusionScheduler",
     "DDRMPipeline",
     "DDRMScheduler",
+    "GaussianMixturePrior",
     "Measurement",
     "degradations",
     "images",

@@ -647,12 +647,14 @@ def _learned_variance(scheduler: DDIMScheduler | DDPMScheduler) -> bool:
 
 def _drawn_size(pipe: DDRMPipeline, size: tuple[int, int] | None) -> tuple[int, int]:
     """(width, height): the one that was asked for, or the network's own."""
+    from .pipelines.common import size_multiple
+
     if size is None:
         own = pipe.unet.config.sample_size
         if own is None:
             raise click.UsageError("MODEL does not say for which size it is made; give --size")
         size = (own, own) if isinstance(own, int) else (own[1], own[0])
-    multiple = pipe._size_multiple
+    multiple = size_multiple(pipe.unet)
     if any(side % multiple for side in size):
         below = "x".join(str(max(1, side // multiple) * multiple) for side in size)
         above = "x".join(str(-(-side // multiple) * multiple) for side in size)

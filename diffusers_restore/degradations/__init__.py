@@ -9,6 +9,7 @@ from ..errors import InvalidInputError
 from ..registry import Registry
 from .base import Degradation, State
 from .blur import Blur
+from .checks import check_degradation
 from .color import Decolor
 from .fade import ColorFade, Fade
 from .mix import Mix
@@ -28,6 +29,7 @@ __all__ = [
     "Pixelate",
     "Snow",
     "State",
+    "check_degradation",
     "from_config",
 ]
 

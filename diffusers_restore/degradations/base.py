@@ -59,7 +59,7 @@ class Degradation(ABC):
             state: of B pictures.
         """
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, height: int, width: int) -> None:  # noqa: B027  # most carry any size
         """Raise InvalidInputError if pictures of this size can't be degraded so."""
 
     def state_shapes(self, channels: int, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
@@ -75,7 +75,7 @@ class Degradation(ABC):
         """
         return {}
 
-    def check_values(self, x0: Tensor, state: State) -> None:
+    def check_values(self, x0: Tensor, state: State) -> None:  # noqa: B027  # most have no state
         """Raise InvalidInputError if the numbers of a state, whose shapes are right, can't be used."""
 
     @final
@@ -159,9 +159,12 @@ def per_picture(values: Tensor) -> Tensor:
 
 
 def drawn(
-    draw: Callable[[int, torch.Generator | None, torch.device], Tensor], x0: Tensor, generator: Generators
+    draw: Callable[[int, torch.Generator | None, torch.device], Tensor],
+    count: int,
+    device: torch.device,
+    generator: Generators,
 ) -> Tensor:
-    """What `draw(count, generator, device)` gives for the pictures of `x0`, on their device.
+    """What `draw(count, generator, device)` gives for so many pictures, (count, ...) on their device.
 
     With a list of generators, each draws for its own picture, so that a batch is the same as single pictures. Draws
     are made on the generator's device, so that a CPU generator serves a GPU too.
@@ -169,15 +172,15 @@ def drawn(
     Raises:
         InvalidInputError: not a generator, or a list that isn't one for each picture.
     """
-    one_each = isinstance(generator, list)
-    generators: list[Any] = generator if isinstance(generator, list) else [generator]
-    if not all(g is None or isinstance(g, torch.Generator) for g in generators) or (one_each and None in generators):
+    if not isinstance(generator, list):
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+        return draw(count, generator, device if generator is None else generator.device).to(device)
+    if not all(isinstance(one, torch.Generator) for one in generator):
         raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    if one_each and len(generators) != len(x0):
-        raise InvalidInputError(f"generator must be one, or a list of {len(x0)} for this batch; got {len(generators)}")
-    count = 1 if one_each else len(x0)
-    parts = [draw(count, g, x0.device if g is None else g.device).to(x0.device) for g in generators]
-    return torch.cat(parts)
+    if len(generator) != count:
+        raise InvalidInputError(f"generator must be one, or a list of {count} for this batch; got {len(generator)}")
+    return torch.cat([draw(1, one, one.device).to(device) for one in generator])
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

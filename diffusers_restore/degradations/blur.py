@@ -1,4 +1,4 @@
-"""Blur: t convolutions with Gaussians of growing width, applied at once in the basis that makes all of them diagonal."""
+"""Blur: t convolutions with Gaussians, applied at once in the basis that makes all of them diagonal."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ class Blur(Degradation):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _transfer(blur: Blur, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The factors of the n basis functions along an axis at severities 0..T, (T + 1, n)."""
     period = n if blur.border == "circular" else max(1, 2 * (n - 1))
@@ -94,11 +95,11 @@ def _transfer(blur: Blur, n: int, device: torch.device, dtype: torch.dtype) -> T
     frequency = torch.arange(n, dtype=torch.float64) * (2 * math.pi / period)
     steps = blur.kernels() @ torch.cos(offset[:, None] * frequency)
     table = torch.cat([torch.ones(1, n, dtype=torch.float64), steps]).cumprod(dim=0)
-    with torch.inference_mode(False):  # what is kept must be of use outside, too
-        return table.to(device, dtype)
+    return table.to(device, dtype)
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _cosines(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """DCT-I of n values as a matrix, and its inverse: the eigenvectors of what mirrors at the border's centres."""
     if n == 1:
@@ -109,5 +110,4 @@ def _cosines(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, 
     weight = torch.full((n,), 1.0, dtype=torch.float64)
     weight[0] = weight[-1] = 0.5
     analysis = synthesis * weight * weight[:, None] * (2 / (n - 1))
-    with torch.inference_mode(False):
-        return analysis.to(device, dtype), synthesis.to(device, dtype)
+    return analysis.to(device, dtype), synthesis.to(device, dtype)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real
-from .base import Degradation, Generators, State, check_choice, drawn, per_picture
+from .base import Degradation, Generators, State, check_choice, drawn
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,15 @@ class Fade(Degradation):
                 [torch.randint(n + 1, (count,), generator=generator, device=device) for n in sizes], dim=1
             )
 
-        return {"offset": drawn(draw, x0, generator)}
+        return {"offset": drawn(draw, len(x0), x0.device, generator)}
 
     def check_values(self, x0: Tensor, state: State) -> None:
         if "offset" not in state:
             return
         offset = state["offset"]
         limit = torch.tensor(x0.shape[2:], device=offset.device)
-        if offset.is_floating_point() or bool(((offset < 0) | (offset > limit)).any()):
+        whole = offset.dtype != torch.bool and not offset.is_floating_point() and not offset.is_complex()
+        if not whole or bool(((offset < 0) | (offset > limit)).any()):
             raise InvalidInputError(
                 f"state['offset'] must be whole numbers, rows in 0..{x0.shape[2]} and columns in 0..{x0.shape[3]}, got "
                 f"{offset.tolist()}"
@@ -72,7 +73,7 @@ class Fade(Degradation):
         scale = 2 if self.placement == "random" else 1
         masks = _masks(self.num_timesteps, self.std, self.init, scale * height, scale * width, x0.device, x0.dtype)
         if "offset" in state:
-            row, column = state["offset"].unbind(dim=1)
+            row, column = state["offset"].long().unbind(dim=1)  # torch takes 8-bit numbers for a mask
             mask = masks.unfold(1, height, 1).unfold(2, width, 1)[t, row, column]  # views: (T + 1, H + 1, W + 1, H, W)
         else:
             mask = masks[t]
@@ -108,7 +109,7 @@ class ColorFade(Degradation):
         def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.rand((count, x0.shape[1], 1, 1), generator=generator, device=device) - 0.5
 
-        return {"color": drawn(draw, x0, generator).to(x0.dtype)}
+        return {"color": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         masks = _masks(self.num_timesteps, self.std, 1, x0.shape[2], x0.shape[3], x0.device, x0.dtype)
@@ -116,6 +117,7 @@ class ColorFade(Degradation):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _masks(
     steps: int, std: float, init: int, height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
@@ -127,5 +129,4 @@ def _masks(
     )
     masks = torch.ones(steps + 1, height, width, dtype=torch.float64)
     torch.sub(1, rows[:, :, None] * columns[:, None, :], out=masks[1:])
-    with torch.inference_mode(False):  # what is kept must be of use outside, too
-        return masks.cumprod_(dim=0).to(device, dtype)
+    return masks.cumprod_(dim=0).to(device, dtype)

@@ -58,7 +58,7 @@ class Mix(Degradation):
         def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.randn((count, *x0.shape[1:]), generator=generator, device=device)
 
-        return {"endpoint": drawn(draw, x0, generator).to(x0.dtype)}
+        return {"endpoint": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         a, b = self._weights(x0, t)
@@ -75,6 +75,7 @@ class Mix(Degradation):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _mixing_weights(steps: int, schedule: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(a_t, b_t) for t = 0..T, (2, T + 1)."""
     share = torch.arange(steps + 1, dtype=torch.float64) / steps
@@ -85,5 +86,4 @@ def _mixing_weights(steps: int, schedule: str, device: torch.device, dtype: torc
         # A step keeps a thousandth of the picture at least, or the last one would leave nothing.
         alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), (f[1:] / f[:-1]).clamp_min(0.001).cumprod(dim=0)])
         table = torch.stack([alpha_bar.sqrt(), (1 - alpha_bar).sqrt()])
-    with torch.inference_mode(False):  # what is kept must be of use outside, too
-        return table.to(device, dtype)
+    return table.to(device, dtype)

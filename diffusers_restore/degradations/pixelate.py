@@ -54,6 +54,7 @@ class Pixelate(Degradation):
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _products(pixelate: Pixelate, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A_t ... A_1 for t = 0..T, (T + 1, n, n)."""
     products = [torch.eye(n, dtype=torch.float64)]
@@ -61,5 +62,4 @@ def _products(pixelate: Pixelate, n: int, device: torch.device, dtype: torch.dty
         columns = products[-1].mT.reshape(1, n, n, 1)  # the columns of the product so far, as channels
         small = functional.interpolate(columns, size=(pixelate.small_size(n, i), 1), mode=pixelate.mode)
         products.append(functional.interpolate(small, size=(n, 1), mode="nearest").reshape(n, n).mT)
-    with torch.inference_mode(False):  # what is kept must be of use outside, too
-        return torch.stack(products).to(device, dtype)
+    return torch.stack(products).to(device, dtype)

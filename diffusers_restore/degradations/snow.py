@@ -85,7 +85,10 @@ class Snow(Degradation):
         def vertical(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.randint(2, (count,), generator=generator, device=device).bool()
 
-        return {"flakes": drawn(flakes, x0, generator).to(x0.dtype), "vertical": drawn(vertical, x0, generator)}
+        return {
+            "flakes": drawn(flakes, len(x0), x0.device, generator).to(x0.dtype),
+            "vertical": drawn(vertical, len(x0), x0.device, generator),
+        }
 
     def check_values(self, x0: Tensor, state: State) -> None:
         if state["vertical"].dtype != torch.bool:
@@ -118,6 +121,7 @@ def _blurred(layer: Tensor, kernels: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must be of use outside, too
 def _severities(snow: Snow, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Thresholds (T + 1,), brightness (T + 1,) and kernels (T + 1, taps) at t = 0..T; those at 0 are never seen."""
     level = _LEVELS[snow.level]
@@ -130,6 +134,5 @@ def _severities(snow: Snow, device: torch.device, dtype: torch.dtype) -> tuple[T
     offset = torch.arange(level.taps, dtype=torch.float64) - level.taps // 2
     kernels = torch.exp(-((offset / between(level.motion_std)[:, None]) ** 2) / 2)
     kernels /= kernels.sum(dim=1, keepdim=True)
-    with torch.inference_mode(False):  # what is kept must be of use outside, too
-        threshold, brightness = (between(ends).to(device, dtype) for ends in (level.threshold, level.brightness))
-        return threshold, brightness, kernels.to(device, dtype)
+    threshold, brightness = (between(ends).to(device, dtype) for ends in (level.threshold, level.brightness))
+    return threshold, brightness, kernels.to(device, dtype)

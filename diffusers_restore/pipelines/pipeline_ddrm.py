@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import sqrt
 from os import PathLike
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -15,15 +15,25 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from .. import images
-from ..errors import InvalidInputError, OperatorError, check_int, check_real, unknown_name
+from ..errors import InvalidInputError, OperatorError, check_int, check_real
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.scheduling_ddrm import DDRMScheduler
+from .common import (
+    Callback,
+    OutputType,
+    check_callback_tensors,
+    check_channels,
+    check_generators,
+    check_output_type,
+    finished,
+    pictures_at_once,
+    replaced,
+    size_multiple,
+)
 from .hub import check_components, check_weights
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
-Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
-OutputType = Literal["pil", "np", "pt"]
 
 
 class DDRMPipeline(DiffusionPipeline):
@@ -129,20 +139,16 @@ class DDRMPipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise unknown_name("output_type", output_type, ("pil", "np", "pt"))
-        for name in callback_on_step_end_tensor_inputs:
-            if name not in self._callback_tensor_inputs:
-                raise unknown_name("callback tensor", name, self._callback_tensor_inputs)
+        check_output_type(output_type)
+        check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         check_real("eta", eta, 0, 1)
         check_real("eta_b", eta_b, 0, 1)
         check_real("classifier_scale", classifier_scale)
         samples = check_int("num_images_per_input", num_images_per_input, 1)
         self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
 
-        plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, self._size_multiple)
-        if output_type == "pil" and plan.channels not in (1, 3):
-            raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {plan.channels}; use 'np' or 'pt'")
+        plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, size_multiple(self.unet))
+        check_channels(output_type, plan.channels)
         device = self._execution_device
         measurement = plan.measurement(samples, device)
         pictures = len(plan.y) * samples
@@ -152,7 +158,7 @@ class DDRMPipeline(DiffusionPipeline):
             labels = labels.repeat_interleave(plan.split)
 
         batch = len(measurement.y)
-        size = self._pictures_at_once(device, batch)
+        size = pictures_at_once(device, batch)
         parts = measurement.split(size)
         label_parts = [None] * len(parts) if labels is None else labels.split(size)
 
@@ -177,27 +183,13 @@ class DDRMPipeline(DiffusionPipeline):
                 if callback_on_step_end is not None:
                     tensors = {"sample": torch.cat(states), "pred_original_sample": torch.cat(estimates)}
                     kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    states = list(_replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
+                    states = list(replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
                 progress.update()
         sample = torch.cat(states)
 
         restored = plan.finish(sample)
         self.maybe_free_model_hooks()
-        result: Any = restored
-        if output_type == "pil":
-            result = images.to_pil(restored)
-        elif output_type == "np":
-            result = images.to_numpy(restored)
-        return ImagePipelineOutput(images=result) if return_dict else (result,)
-
-    @staticmethod
-    def _pictures_at_once(device: torch.device, batch: int) -> int:
-        """One on a CPU, where the size of a batch changes how sums are rounded; else the whole batch."""
-        return 1 if device.type == "cpu" else batch
-
-    @property
-    def _size_multiple(self) -> int:
-        return int(2 ** (len(self.unet.config.block_out_channels) - 1))
+        return finished(restored, output_type, return_dict)
 
     def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The network's output in float32, its first channels if it predicts a variance too."""
@@ -231,15 +223,8 @@ class DDRMPipeline(DiffusionPipeline):
         """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
         if isinstance(generator, torch.Generator) and split > 1:
             generator = [generator] * pictures
-        if generator is None or isinstance(generator, torch.Generator):
-            return generator
-        if not isinstance(generator, list) or not all(isinstance(one, torch.Generator) for one in generator):
-            raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-        if len(generator) != pictures:
-            raise InvalidInputError(
-                f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}"
-            )
-        return [one for one in generator for _ in range(split)]
+        generator = check_generators(generator, pictures)
+        return [one for one in generator for _ in range(split)] if isinstance(generator, list) else generator
 
     def _check_class_labels(
         self, class_labels: int | Sequence[int] | Tensor | None, batch: int, samples: int
@@ -287,18 +272,6 @@ def _check_unet(unet: UNet2DModel) -> None:
             f"unet has {config.in_channels} input and {config.out_channels} output channels: it is no unconditional "
             "network, whose outputs are as many as its inputs, or twice as many with a learned variance"
         )
-
-
-def _replaced(sample: Tensor, answer: Any) -> Tensor:
-    """The sample, or what a callback answered in its place."""
-    if answer is None or answer == {}:
-        return sample
-    new = answer.get("sample") if isinstance(answer, dict) and set(answer) == {"sample"} else None
-    if not isinstance(new, Tensor) or new.shape != sample.shape:
-        raise InvalidInputError(
-            f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
-        )
-    return new.to(sample)
 
 
 class _Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -172,7 +173,7 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         severities = [(start * (count - i) + count // 2) // count for i in range(count + 1)]
         self.num_inference_steps: int | None = count
         self.timesteps = torch.tensor(severities[:-1], device=device) - 1
-        self._following = {t - 1: s for t, s in zip(severities, severities[1:], strict=False)}
+        self._following = {t - 1: s for t, s in pairwise(severities)}
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The sample as it is."""

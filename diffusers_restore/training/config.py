@@ -325,7 +325,7 @@ class DegradationConfig:
     degradation: str | None = option(
         None, "blur, fade, color_fade, pixelate, snow, decolor, mix, or the name of a plug-in's."
     )
-    degradation_args: dict[str, Any] | None = option(
+    degradation_args: Mapping[str, Any] | None = option(
         None, 'Its arguments but for num_timesteps: "{taps: 11, std: 7, border: circular}".'
     )
     num_train_timesteps: int = option(20, "Its severities, T.")
@@ -343,7 +343,7 @@ class DegradationConfig:
                 "exactly one of degradation and scheduler_name_or_path must say what the network is to undo, got "
                 f"degradation={self.degradation!r} and scheduler_name_or_path={self.scheduler_name_or_path!r}"
             )
-        if self.degradation_args is not None and not isinstance(self.degradation_args, dict):
+        if self.degradation_args is not None and not isinstance(self.degradation_args, Mapping):
             raise InvalidInputError(f"degradation_args must be arguments by name, got {self.degradation_args!r}")
         check_int("num_train_timesteps", self.num_train_timesteps, 1)
 
@@ -501,8 +501,9 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     for name, value in values.items():
         if name not in known:
             raise click.BadParameter(f"{path}: {unknown_name('option', name, known)}", ctx, param)
-        structured = {dict: _Arguments, list: _WholeNumbers}.get(type(value))
-        if structured is not None and not isinstance(known[name], structured):
+        fits = not isinstance(value, dict) or isinstance(known[name], _Arguments)
+        fits &= not isinstance(value, list) or isinstance(known[name], _WholeNumbers)
+        if not fits:
             raise click.BadParameter(f"{path}: {name} must be one value, got {value!r}", ctx, param)
     ctx.default_map = {name: _word(value) for name, value in values.items() if value is not None}
 
@@ -560,7 +561,7 @@ def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Op
     if get_origin(kind) is tuple:
         settings["show_default"] = ",".join(str(value) for value in one.default)  # type: ignore[union-attr]
         return click.Option([f"--{name}"], type=_WholeNumbers(), metavar="N,N,...", **settings)
-    if get_origin(kind) is dict:
+    if get_origin(kind) is Mapping:
         return click.Option([f"--{name}"], type=_Arguments(), metavar='"{NAME: VALUE, ...}"', **settings)
     metavar = {int: "N", float: "X"}.get(kind, "TEXT")
     return click.Option([f"--{name}"], type=kind, metavar=metavar, **settings)

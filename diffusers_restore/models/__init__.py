@@ -1,0 +1,1 @@
+"""Networks and other trained parts that diffusers lacks."""
