@@ -46,8 +46,8 @@ def test_metrics_clip_to_the_range() -> None:
 
 
 def test_ssim_of_constants_is_the_luminance_term() -> None:
-    a, b = torch.full((3, 16, 16), 0.5), torch.full((3, 16, 16), 0.1)
-    c1 = (0.01 * 2) ** 2
+    a, b = torch.full((3, 16, 16), 0.0), torch.full((3, 16, 16), -0.8)  # 0.5 and 0.1 of white
+    c1 = 0.01**2
     assert metrics.ssim(a, b) == pytest.approx((2 * 0.5 * 0.1 + c1) / (0.5**2 + 0.1**2 + c1), abs=1e-6)
 
 

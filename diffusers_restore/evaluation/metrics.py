@@ -44,10 +44,12 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 
 
 def ssim(image: Tensor, reference: Tensor) -> float:
-    """The mean structural similarity of Wang et al. (2004): Gaussian windows of sd 1.5, mean over the colours.
+    """The mean structural similarity of Wang et al. (2004): 11 x 11 Gaussian windows of sd 1.5, mean over the colours.
+
+    It is that of pictures in [0, 1], as customary: brightness counts from black, so that the range matters.
 
     Args:
-        image, reference: (C, H, W) in [-1, 1], H and W at least 11; both are clipped to the range first.
+        image, reference: (C, H, W) in [-1, 1], H and W at least 11; both are clipped and mapped to [0, 1] first.
 
     Raises:
         InvalidInputError: other shapes.
@@ -58,7 +60,13 @@ def ssim(image: Tensor, reference: Tensor) -> float:
         raise InvalidInputError(f"SSIM needs pictures of at least 11 x 11 pixels, got {tuple(a.shape)}")
     return float(
         skimage("metrics").structural_similarity(
-            b, a, data_range=2, channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            (b + 1) / 2,
+            (a + 1) / 2,
+            data_range=1,
+            channel_axis=0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
         )
     )
 
