@@ -73,15 +73,20 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
             config: other arguments of the class.
 
         Raises:
-            InvalidInputError: too few thumbnails, or numbers that aren't finite.
+            InvalidInputError: no such tensor, too few thumbnails, or numbers that aren't finite.
             ImportError: scikit-learn isn't installed.
         """
         try:
             mixture = import_module("sklearn.mixture").GaussianMixture
         except ImportError as error:
             raise ImportError("fitting a prior needs scikit-learn: pip install 'diffusers-restore[train]'") from error
-        if thumbnails.ndim != 4 or not bool(thumbnails.isfinite().all()):
-            raise InvalidInputError(f"thumbnails must be finite numbers (N, C, h, w), got {tuple(thumbnails.shape)}")
+        if not isinstance(thumbnails, Tensor) or thumbnails.ndim != 4 or not thumbnails.is_floating_point():
+            what = (
+                f"{thumbnails.dtype} {tuple(thumbnails.shape)}" if isinstance(thumbnails, Tensor) else repr(thumbnails)
+            )
+            raise InvalidInputError(f"thumbnails must be a float tensor (N, C, h, w), got {what:.99}")
+        if not bool(thumbnails.isfinite().all()):
+            raise InvalidInputError("thumbnails must be finite, got NaN or Inf")
         check_int("components", components, 1)
         count, channels, height, width = thumbnails.shape
         dimension = channels * height * width
@@ -106,7 +111,12 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
             batch_size: B.
             height, width: of the pictures.
             generator: one, or a list of one for each picture.
+
+        Raises:
+            InvalidInputError: an argument out of range, or no such generator.
         """
+        for name, value in (("batch_size", batch_size), ("height", height), ("width", width)):
+            check_int(name, value, 1)
         shape = (self.config.channels, self.config.height, self.config.width)
         weights, means, scale_tril = (x.float() for x in (self.weights, self.means, self.scale_tril))
 
@@ -122,7 +132,6 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
             noise = torch.randn(x.shape, generator=generator, device=device)
             return x + self.config.noise_std * noise
 
-        check_int("batch_size", batch_size, 1)
         return drawn(draw, batch_size, self.weights.device, generator)
 
 

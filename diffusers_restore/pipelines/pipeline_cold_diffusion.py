@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Self
 
@@ -68,11 +68,12 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         super().__init__()
         if not isinstance(unet, UNet2DModel):
             raise InvalidInputError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
-        if unet.config.out_channels != unet.config.in_channels or unet.config.num_class_embeds is not None:
+        labels = unet.config.num_class_embeds, unet.config.class_embed_type
+        if unet.config.out_channels != unet.config.in_channels or labels != (None, None):
             raise InvalidInputError(
                 f"unet must predict clean pictures of its {unet.config.in_channels} input channels without class "
-                f"labels; it has {unet.config.out_channels} output channels and "
-                f"num_class_embeds={unet.config.num_class_embeds}"
+                f"labels; it has {unet.config.out_channels} output channels, num_class_embeds={labels[0]} and "
+                f"class_embed_type={labels[1]!r}"
             )
         if not isinstance(scheduler, ColdDiffusionScheduler):
             raise InvalidInputError(
@@ -160,6 +161,8 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             raise InvalidInputError(
                 f"num_inference_steps={num_inference_steps!r} has no meaning with direct=True, which looks once"
             )
+        if state is not None and not isinstance(state, Mapping):
+            raise InvalidInputError(f"state must be a mapping of names to tensors, got {state!r:.99}")
         self.scheduler.set_timesteps(num_inference_steps, start=start)
         timesteps = self.scheduler.timesteps.tolist()
         device = self._execution_device
@@ -175,6 +178,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             if batch_size is not None:
                 raise InvalidInputError(f"batch_size={batch_size!r} is for generating; how many images come says image")
             x = images.to_tensor(image).to(device)
+            check_generators(generator, len(x))
             if x.shape[1] == 1 and channels == 3:
                 grey = self.scheduler.degradation.keeps_grey
                 x = x.expand(-1, 3, -1, -1)

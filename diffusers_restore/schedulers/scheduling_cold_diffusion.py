@@ -109,7 +109,11 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         for name, value in (("clip_sample", clip_sample), ("eight_bit", eight_bit)):
             if not isinstance(value, bool):
                 raise InvalidInputError(f"{name} must be True or False, got {value!r}")
-        self.register_to_config(degradation=chosen.to_config(), num_train_timesteps=chosen.num_timesteps)
+        self.register_to_config(
+            degradation=chosen.to_config(),
+            num_train_timesteps=chosen.num_timesteps,
+            _use_default_values=[],  # diffusers lists what came by position here, and from_config would drop it
+        )
         self.degradation: Degradation = chosen
         self.set_timesteps(chosen.num_timesteps)
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, cast, final
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..degradations import State, from_config
 from ..errors import InvalidInputError
+from ..models.gaussian_mixture import GaussianMixturePrior, thumbnails
 from ..pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from .config import ColdConfig, Crop, DegradationConfig, UNetConfig, flatten, to_yaml
 from .cost import step_cost
-from .data import open_data
+from .data import TrainingData, open_data, to_unit
 from .export import export_pipeline, model_card
 from .loop import Progress, train
 from .networks import check_unet, new_unet
 from .objectives import Objective
 
+PRIOR_PICTURES = 10_000
 STEPS = 10  # of the restorations that are measured and shown
 
 
@@ -39,7 +43,8 @@ class Degraded(NamedTuple):
 class ColdObjective(Objective):
     """Restoring by one look: E |R(D(x, t), t - 1) - x|_1, t uniform in 1..T (arXiv:2208.09392).
 
-    A batch is `(clean,)`, or `(endpoint, clean)` for a degradation that mixes with a given picture.
+    A batch is `(clean,)`, or `(endpoint, clean)` for a degradation that mixes with a picture of another set, where the
+    endpoints are dealt anew among the clean pictures.
     """
 
     def __init__(self, scheduler: ColdDiffusionScheduler) -> None:
@@ -90,7 +95,9 @@ class ColdObjective(Objective):
 
     def _pair(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, State]:
         if len(batch) == 2:
-            return batch[1], {"endpoint": batch[0]}
+            endpoint, clean = batch
+            dealt = torch.randperm(len(clean), generator=generator, device=clean.device)
+            return clean, {"endpoint": endpoint[dealt]}
         (clean,) = batch
         return clean, self.scheduler.sample_state(clean, generator)
 
@@ -125,6 +132,7 @@ DEFINING = (
     *(one.name for part in (UNetConfig, DegradationConfig, Crop) for one in dataclasses.fields(part)),
     "validation_resolution",
     "pretrained_model_name_or_path",
+    "endpoint_data_dir",
 )
 
 
@@ -137,7 +145,9 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         InvalidInputError: what the configuration names can't be used.
     """
     scheduler = make_scheduler(config.objective)
-    data = open_data(config.data, config.training.seed)
+    if config.endpoint_data_dir is None and scheduler.degradation.to_config().get("endpoint") == "picture":
+        raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")
+    data = open_data(config.data, config.training.seed, config.endpoint_data_dir)
     unet = make_unet(config)
     objective = ColdObjective(scheduler)
     networks, optimizers = {"unet": unet}, {"unet": config.optimizer}
@@ -152,6 +162,10 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
 
     output_dir = Path(config.training.output_dir)
 
+    @cache
+    def prior() -> GaussianMixturePrior | None:
+        return fit_prior(scheduler, data, config) if config.prior_components else None
+
     def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
         exported = copy.deepcopy(averaged["unet"])
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
@@ -164,10 +178,38 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
             progress,
             training=config.training,
         )
-        export_pipeline(ColdDiffusionPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
+        pipeline = ColdDiffusionPipeline(unet=exported, scheduler=scheduler, prior=prior())
+        export_pipeline(pipeline, card, progress, output_dir)
 
     settings = {name: options[name] for name in DEFINING if name in options}
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
+
+
+def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: ColdConfig) -> GaussianMixturePrior:
+    """The prior of what is left of 10,000 training pictures at T (or of all, if they are fewer).
+
+    Thumbnails are spread the way by which D(x, T) is met best.
+
+    Raises:
+        InvalidInputError: more components than the pictures allow.
+        ImportError: scikit-learn isn't installed.
+    """
+    batches = data.batches(batch_size=1, accumulation=1, rank=0, world_size=1, first_step=0)
+    count = min(PRIOR_PICTURES, data.count or PRIOR_PICTURES)
+    generator = torch.Generator().manual_seed(config.training.seed)
+    clean = torch.cat([next(batches)[-1] for _ in range(count)])
+    left: list[Tensor] = []
+    for x in to_unit(clean).split(100):
+        left.append(scheduler.degrade(x, len(scheduler), scheduler.sample_state(x, generator)))
+    degraded = torch.cat(left)
+    small = thumbnails(degraded, (config.prior_size, config.prior_size))
+    errors = {
+        mode: float((functional.interpolate(small, size=degraded.shape[2:], mode=mode) - degraded).abs().mean())
+        for mode in ("nearest", "bilinear")
+    }
+    return GaussianMixturePrior.fit(
+        small, config.prior_components, seed=config.training.seed, upsample=min(errors, key=lambda mode: errors[mode])
+    )
 
 
 def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:

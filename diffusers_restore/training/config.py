@@ -364,10 +364,20 @@ class ColdConfig:
     pretrained_model_name_or_path: str | None = option(
         None, "Begin with the UNet2DModel of this repository or folder; the options on the network are off."
     )
+    endpoint_data_dir: str | None = option(
+        None,
+        "Folder of the other pictures, for degradation mix with endpoint: picture; pairs change with every step.",
+    )
+    prior_components: int = option(
+        0, "Fit so many Gaussians to what is left of the training pictures at T, so that the pipeline can generate."
+    )
+    prior_size: int = option(1, "Side of the thumbnails that they are fitted to; 1 is the mean of each channel.")
 
     def __post_init__(self) -> None:
         _check_words(self)
         _check_folders(self.data, self.training)
+        check_int("prior_components", self.prior_components, 0)
+        check_int("prior_size", self.prior_size, 1, self.data.resolution)
         if self.pretrained_model_name_or_path is None:
             check_sizes(self.data, len(self.network.block_out_channels))
 

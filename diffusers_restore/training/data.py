@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ..errors import InvalidInputError, check_int
 from .config import Crop, DataConfig
-from .sources import Pictures, Source, Subset, open_source, open_stream, read_item
+from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_stream, read_item
 
 CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
 SHUFFLE_BUFFER = 1000  # items of a stream that are held to draw the next one from
@@ -318,13 +318,15 @@ class TrainingData:
     count: int | None
 
 
-def open_data(config: DataConfig, seed: int) -> TrainingData:
-    """Open the pictures that `config` names.
+def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> TrainingData:
+    """Open the pictures that `config` names, each with one of the folder `others_dir` if there is one.
 
     Raises:
         InvalidInputError: they can't be found, or one can't be read where `config.strict`.
     """
     if config.streaming:
+        if others_dir is not None:
+            raise InvalidInputError(f"a stream can't be mixed with the pictures of {others_dir!r}; leave out streaming")
         return _stream(config, seed)
     source = open_source(
         config.train_data_dir,
@@ -334,6 +336,9 @@ def open_data(config: DataConfig, seed: int) -> TrainingData:
         config.image_column,
     )
     name = config.dataset_name or Path(str(config.train_data_dir)).resolve().name
+    if others_dir is not None:
+        source = UnpairedSets(open_source(others_dir), source)
+        name += f" with those of {Path(others_dir).resolve().name}"
     return from_source(source, config, seed, name)
 
 

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..errors import ImageError, InvalidInputError, check_int, unknown_name
 from ..images import PathInput, failing_as, read_picture
@@ -199,6 +199,30 @@ class ConcatenatedPairs(Source):
 
     def name(self, index: int) -> str:
         return str(self._files[index])
+
+
+@final
+class UnpairedSets(Source):
+    """Pictures of one set, each with one of another that is cut and resized to its size; the smaller set repeats.
+
+    Args:
+        others: the first of the two of a sample.
+        clean: the second.
+    """
+
+    def __init__(self, others: Source, clean: Source) -> None:
+        self._others, self._clean = others, clean
+
+    def __len__(self) -> int:
+        return max(len(self._others), len(self._clean))
+
+    def __getitem__(self, index: int) -> Pictures:
+        (other,) = self._others[index % len(self._others)]
+        (clean,) = self._clean[index % len(self._clean)]
+        return ImageOps.fit(other, clean.size, Image.Resampling.BICUBIC), clean
+
+    def name(self, index: int) -> str:
+        return f"{self._others.name(index % len(self._others))} with {self._clean.name(index % len(self._clean))}"
 
 
 @final

@@ -1,0 +1,64 @@
+"""What Cold Diffusion does over the severities, as strips of pictures."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..errors import check_int
+from ..pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
+from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+from .report import Cell
+
+
+def severity_strips(
+    pipe: ColdDiffusionPipeline, picture: Tensor, *, columns: int = 8, generator: torch.Generator | None = None
+) -> list[tuple[str, list[Cell]]]:
+    """Four rows for `contact_sheet`, from severity T on the left to 0 on the right.
+
+    The picture degraded, D(x, t); the direct reconstruction from that, R(D(x, t)); and the states x_t of Algorithms 1
+    and 2, which both start from D(x, T) and take every severity.
+
+    Args:
+        pipe: the pipeline; its scheduler is left as it is.
+        picture: a clean one, (1, C, H, W) in [-1, 1].
+        columns: how many severities are shown, at least 2.
+        generator: for the state of the degradation.
+    """
+    scheduler = pipe.scheduler
+    last = len(scheduler)
+    columns = min(check_int("columns", columns, 2), last + 1)
+    severities = [round(last * (columns - 1 - i) / (columns - 1)) for i in range(columns)]
+    state = scheduler.sample_state(picture, generator)
+    rows: dict[str, dict[int, Tensor]] = {
+        "degraded": {t: scheduler.degrade(picture, t, state) for t in severities},
+        "direct": {t: _direct(pipe, scheduler.degrade(picture, t, state), t) for t in severities},
+    }
+    for name, algorithm in (("Algorithm 1", "naive"), ("Algorithm 2", "improved")):
+        rows[name] = _chain(pipe, algorithm, scheduler.degrade(picture, last, state), state)
+    return [
+        (label, [Cell(f"t = {t}" if label == "degraded" else "", shown[t][0]) for t in severities])
+        for label, shown in rows.items()
+    ]
+
+
+def _direct(pipe: ColdDiffusionPipeline, degraded: Tensor, t: int) -> Tensor:
+    if t == 0:
+        return degraded
+    return cast(Tensor, pipe(degraded, start=t, direct=True, output_type="pt", return_dict=False)[0])
+
+
+def _chain(pipe: ColdDiffusionPipeline, algorithm: str, start: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+    """The states by severity."""
+    own = ColdDiffusionScheduler.from_config(pipe.scheduler.config, algorithm=algorithm)
+    states = {len(own): start}
+    runner = ColdDiffusionPipeline(pipe.unet, own)
+    runner.set_progress_bar_config(disable=True)
+
+    def keep(_: object, step: int, timestep: int, tensors: dict[str, Tensor]) -> None:
+        states[timestep] = tensors["sample"]  # every severity is taken: after timestep t - 1 comes t - 1
+
+    runner(start, state=state, output_type="pt", callback_on_step_end=keep)
+    return states

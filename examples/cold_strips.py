@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Show what a Cold Diffusion restorer does: strips over the severities, as in the paper's figures.
+
+    python examples/cold_strips.py deblur photos -o strips.png
+
+Clean pictures are degraded as the model's scheduler says; below each, the direct reconstruction and both algorithms.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusers_restore import ColdDiffusionPipeline
+from diffusers_restore.evaluation.report import contact_sheet, save_sheet
+from diffusers_restore.evaluation.strips import severity_strips
+from diffusers_restore.training.config import Crop
+from diffusers_restore.training.data import cut, to_unit
+from diffusers_restore.training.sources import open_source
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a folder or repository of a ColdDiffusionPipeline")
+    parser.add_argument("data", type=Path, help="a folder of clean pictures, or an MNIST idx file or its folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the sheet to write")
+    parser.add_argument("-n", "--number", type=int, default=2, help="of pictures (default: 2)")
+    parser.add_argument("--columns", type=int, default=8, help="severities to show (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of the state of the degradation (default: 0)")
+    args = parser.parse_args(argv)
+    pipe = ColdDiffusionPipeline.from_pretrained(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    source = open_source(args.data)
+    crop = Crop(pipe.unet.config.sample_size, pipe.unet.config.in_channels, center_crop=True)
+    generator = torch.Generator().manual_seed(args.seed)
+    rows = []
+    for i in range(min(args.number, len(source))):
+        picture = to_unit(torch.from_numpy(cut(source[i], crop, np.random.default_rng(0))))
+        rows += severity_strips(pipe, picture, columns=args.columns, generator=generator)
+    save_sheet(contact_sheet(rows), args.output)
+    print(f"{args.output}: {len(rows) // 4} pictures of {source.name(0)} and those after it")
+
+
+if __name__ == "__main__":
+    main()
