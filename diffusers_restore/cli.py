@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | sample | tasks`.
+"""The command line: `diffusers-restore restore | degrade | sample | train | tasks`.
 
 torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from . import DEFAULT_PRIOR, __version__
 from .errors import InvalidInputError, OperatorError, check_real, unknown_name
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .images import Picture
     from .operators import LinearOperator, Task
     from .operators.base import Shape
+    from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
 
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
@@ -46,9 +49,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def _task_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+def _task_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     known = Registry("diffusers_restore.tasks", "task")
-    if value not in known:
+    if value is not None and value not in known:
         raise click.BadParameter(str(unknown_name("task", value, known)), ctx, param)
     return value
 
@@ -92,7 +95,7 @@ def _parse_operator_args(ctx: click.Context, param: click.Parameter, pairs: Sequ
     return arguments
 
 
-def _operator_options(command: _Command) -> _Command:
+def _operator_options(command: _Command, *, task_needed: bool = True) -> _Command:
     """The arguments and options that `restore` and `degrade` share."""
     existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     options = [
@@ -101,7 +104,7 @@ def _operator_options(command: _Command) -> _Command:
         click.option(
             "-t",
             "--task",
-            required=True,
+            required=task_needed,
             metavar="NAME",
             callback=_task_name,
             help="What was done to the picture; `diffusers-restore tasks` lists the names.",
@@ -180,7 +183,7 @@ def main() -> None:
 
 
 @main.command()
-@_operator_options
+@partial(_operator_options, task_needed=False)
 @click.option(
     "--sigma-y",
     metavar="S",
@@ -195,9 +198,14 @@ def main() -> None:
 @click.option(
     "--model",
     metavar="REPO_OR_FOLDER",
-    help="An unconditional DDPM: a repository of the Hugging Face Hub or a folder.  [default: the bundled prior]",
+    help="An unconditional DDPM or a ColdDiffusionPipeline: a repository of the Hugging Face Hub or a folder.  "
+    "[default: the bundled prior]",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Network evaluations.")
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity]",
+)
 @click.option("--eta", default=0.85, callback=_real(0, 1), show_default=True, help="Share of new noise in each step.")
 @click.option(
     "--eta-b", default=1.0, callback=_real(0, 1), show_default=True, help="How far measured parts follow the file."
@@ -213,25 +221,36 @@ def main() -> None:
     "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Write name-1.png ... name-N.png."
 )
 @click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
+@click.option(
+    "--start",
+    type=click.IntRange(min=1),
+    metavar="T",
+    help="For a ColdDiffusionPipeline: how severe the damage is.  [default: the largest severity]",
+)
+@click.option("--direct", is_flag=True, help="For a ColdDiffusionPipeline: its first estimate only.")
 @_device_option
 @_dtype_option
 @click.option("--skip-existing", is_flag=True, help="Keep what is there: go on with a run that was stopped.")
+@click.pass_context
 def restore(
+    ctx: click.Context,
     inputs: tuple[str, ...],
     output: str,
-    task: str,
+    task: str | None,
     operator_args: dict[str, Any],
     mask: Path | None,
     kernel: Path | None,
     max_pixels: int | None,
     sigma_y: float | None,
     model: str | None,
-    steps: int,
+    steps: int | None,
     eta: float,
     eta_b: float,
     seed: int,
     samples: int,
     average: bool,
+    start: int | None,
+    direct: bool,
     device: str,
     dtype: str,
     skip_existing: bool,
@@ -240,6 +259,7 @@ def restore(
 
     \b
     diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore restore blurred.png -o sharp.png --model my_cold_model/ --start 12
     diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
     diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
 
@@ -249,8 +269,20 @@ def restore(
 
     A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
     """  # noqa: D301  # click reads the control character
+    if model is not None and _is_cold(model):
+        _only_with(ctx, _ONLY_DDRM, "an unconditional DDPM; this --model is a ColdDiffusionPipeline")
+        _restore_cold(
+            inputs, output, model, max_pixels, start, steps, direct, device=device, dtype=dtype, skip=skip_existing
+        )
+        return
+    _only_with(ctx, ("start", "direct"), "a --model that is a ColdDiffusionPipeline")
+    if task is None:
+        raise click.UsageError(
+            "--task must say what was done to the picture; `diffusers-restore tasks` lists the names"
+        )
     if average and samples == 1:
         raise click.UsageError("--average needs --samples N with N >= 2")
+    steps = 20 if steps is None else steps
     jobs = _pair(inputs, output, _restored_suffix, 1 if average else samples)
     arguments = _check_arguments(task, operator_args, mask, kernel)
 
@@ -311,6 +343,91 @@ def restore(
     _run(todo, work)
 
 
+# What `restore` has for DDRM alone.
+_ONLY_DDRM = ("task", "operator_args", "mask", "kernel", "sigma_y", "eta", "eta_b", "seed", "samples", "average")
+
+
+def _only_with(ctx: click.Context, names: Sequence[str], what: str) -> None:
+    """Refuse options that were given and have no meaning for the model."""
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
+        if param.name in names and given:
+            raise click.UsageError(f"{param.opts[-1]} is for {what}")
+
+
+def _is_cold(model: str) -> bool:
+    """Whether a repository or folder holds a ColdDiffusionPipeline."""
+    if _absent_folder(model):
+        return False
+    from diffusers import DiffusionPipeline
+
+    try:
+        index = DiffusionPipeline.load_config(model)
+    except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
+        return False
+    return isinstance(index, dict) and index.get("_class_name") == "ColdDiffusionPipeline"
+
+
+def _load_cold(option: str, model: str, device: torch.device, dtype: torch.dtype) -> ColdDiffusionPipeline:
+    from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
+
+    with _quiet_bars():
+        try:
+            pipe: ColdDiffusionPipeline = ColdDiffusionPipeline.from_pretrained(model, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise click.ClickException(f"{option} {model!r} cannot be loaded: {_one_line(error)}") from error
+    return pipe.to(device)
+
+
+def _restore_cold(
+    inputs: tuple[str, ...],
+    output: str,
+    model: str,
+    max_pixels: int | None,
+    start: int | None,
+    steps: int | None,
+    direct: bool,
+    *,
+    device: str,
+    dtype: str,
+    skip: bool,
+) -> None:
+    """`restore` by a ColdDiffusionPipeline."""
+    if direct and steps is not None:
+        raise click.UsageError("--steps has no meaning with --direct, which looks once")
+    jobs = _pair(inputs, output, _restored_suffix, 1)
+
+    from . import images
+
+    max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    chosen_device = _device(device)
+    todo = _without_existing(jobs) if skip else jobs
+    if not todo:
+        return
+    _make_folders(todo)
+    pipe = _load_cold("--model", model, chosen_device, _dtype(dtype, chosen_device))
+    try:
+        pipe.scheduler.set_timesteps(steps, start=start)
+    except InvalidInputError as error:
+        raise click.UsageError(_one_line(error)) from error
+
+    def work(position: str, job: _Job) -> str:
+        begin = time.perf_counter()
+        picture = images.load(job.source, max_pixels=max_pixels)
+        alpha = _alpha(picture, job)
+        pipe.set_progress_bar_config(desc=f"{position}{job.name}", leave=False, disable=not _on_terminal())
+        try:
+            x = pipe(picture.tensor, start, steps, direct=direct, output_type="pt", return_dict=False)[0]
+        except InvalidInputError as error:
+            if "direct=True" in str(error):
+                raise InvalidInputError(f"{error}, which is --direct here") from error
+            raise
+        images.save(x, job.targets[0], alpha=alpha, bits=_bits(picture, job.source))
+        return f"{_report(job, tuple(x.shape[1:]))}  {time.perf_counter() - begin:.1f} s"
+
+    _run(todo, work)
+
+
 def _restored_suffix(source: Path) -> str:
     return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
 
@@ -366,8 +483,13 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
+def _absent_folder(model: str) -> bool:
+    """Whether this can only be a folder, and isn't there."""
+    return not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~")
+
+
 def _load_pipeline(option: str, model: str, device: torch.device, dtype: torch.dtype) -> DDRMPipeline:
-    if not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~"):
+    if _absent_folder(model):
         raise click.ClickException(f"{option}: there is no folder {model!r}")
 
     from .pipelines.pipeline_ddrm import DDRMPipeline
@@ -404,7 +526,7 @@ def _on_terminal() -> bool:
 
 
 @main.command()
-@_operator_options
+@partial(_operator_options, task_needed=False)
 @click.option(
     "--sigma-y",
     metavar="S",
@@ -524,7 +646,9 @@ def _fitting_size(create: Callable[[int, int], object], height: int, width: int)
     help="ddim adds no noise on the way (eta 0); ddpm does, and wants more steps.",
 )
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=50, show_default=True, help="Network evaluations for each picture."
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Network evaluations for each picture.  [default: 50; for a ColdDiffusionPipeline, one for each severity]",
 )
 @click.option(
     "--size",
@@ -547,12 +671,14 @@ def _fitting_size(create: Callable[[int, int], object], height: int, width: int)
 )
 @_device_option
 @_dtype_option
+@click.pass_context
 def sample(
+    ctx: click.Context,
     model: str,
     output: str,
     number: int,
     sampler: str,
-    steps: int,
+    steps: int | None,
     size: tuple[int, int] | None,
     seed: int,
     batch_size: int | None,
@@ -566,9 +692,10 @@ def sample(
     diffusers-restore sample google/ddpm-cifar10-32 -n 100 -o grid.png --sampler ddpm --steps 250
     diffusers-restore sample my_prior/ -n 4 -o drawn/ --size 96x64
 
-    MODEL is an unconditional DDPM, a repository of the Hugging Face Hub or a folder; without it, the bundled prior. The
-    samplers are those of diffusers. The pictures lie row by row in a grid, nearly square, or are 0000.png, 0001.png ...
-    in a folder. A picture depends on its own seed and not on -n (but for rounding, where --batch-size is not 1).
+    MODEL is an unconditional DDPM, or a ColdDiffusionPipeline that can generate: a repository of the Hugging Face Hub
+    or a folder; without it, the bundled prior. The samplers are those of diffusers. The pictures lie row by row in a
+    grid, nearly square, or are 0000.png, 0001.png ... in a folder. A picture depends on its own seed and not on -n (but
+    for rounding, where --batch-size is not 1).
     """  # noqa: D301  # click reads the control character
     begin = time.perf_counter()
     names_folder, out = _names_folder(output), Path(output)
@@ -580,26 +707,29 @@ def sample(
     from . import images
 
     chosen_device = _device(device)
+    cold = _is_cold(model)
+    if cold:
+        _only_with(ctx, ("sampler", "size"), "an unconditional DDPM; MODEL is a ColdDiffusionPipeline")
     _make_folders([job])
-    with _quiet_bars():
-        pipe = _load_pipeline("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
-    scheduler = _stock_scheduler(model, pipe, sampler)
-    width, height = _drawn_size(pipe, size)
-    try:
-        pipe.scheduler.set_timesteps(steps)
-    except InvalidInputError as error:
-        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
-    scheduler.set_timesteps(steps)
+    pipe: DDRMPipeline | ColdDiffusionPipeline
+    if cold:
+        pipe = _load_cold("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
+        draw, evaluations = _cold_draw(pipe, steps)
+    else:
+        with _quiet_bars():
+            pipe = _load_pipeline("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
+        draw, evaluations = _stock_draw(model, pipe, sampler, _drawn_size(pipe, size), 50 if steps is None else steps)
 
     generators = [torch.Generator().manual_seed(seed + i) for i in range(number)]  # on the CPU, as in `restore`
     batch = batch_size or (1 if chosen_device.type == "cpu" else 16)
     pipe.set_progress_bar_config(desc=job.target_names, leave=False, disable=not _on_terminal())
     drawn: list[Tensor] = []
     try:
-        with pipe.progress_bar(total=number * len(scheduler.timesteps)) as progress:
+        with pipe.progress_bar(total=number * evaluations) as progress:
             for first in range(0, number, batch):
                 part = slice(first, first + batch)
-                pictures = _draw(pipe.unet, scheduler, generators[part], (height, width), progress.update).cpu()
+                pictures = draw(generators[part], progress.update).cpu()
+                height, width = pictures.shape[2:]
                 if names_folder:
                     for picture, target in zip(pictures, targets[part], strict=True):
                         images.save(picture, target)
@@ -613,6 +743,48 @@ def sample(
         raise click.ClickException("the GPU's memory is too small; try a smaller --batch-size or --size") from error
     what = f"{number} picture{'s' * (number > 1)} of {width}x{height}"
     click.echo(f"{job.target_names}  {what}  {time.perf_counter() - begin:.1f} s")
+
+
+_Draw = Callable[["list[torch.Generator]", Callable[[int], object]], "Tensor"]
+
+
+def _cold_draw(pipe: ColdDiffusionPipeline, steps: int | None) -> tuple[_Draw, int]:
+    """What draws pictures, one for each generator, and how many network evaluations that takes for each."""
+    try:
+        pipe.scheduler.set_timesteps(steps)
+    except InvalidInputError as error:
+        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+
+    def draw(generators: list[torch.Generator], progress: Callable[[int], object]) -> Tensor:
+        def count(*_: object) -> None:
+            progress(len(generators))
+
+        pipe.set_progress_bar_config(disable=True)  # the bar of the whole command is enough
+        return pipe(
+            batch_size=len(generators),
+            num_inference_steps=steps,
+            generator=generators,
+            output_type="pt",
+            return_dict=False,
+            callback_on_step_end=count,
+        )[0]
+
+    return draw, len(pipe.scheduler.timesteps)
+
+
+def _stock_draw(model: str, pipe: DDRMPipeline, sampler: str, size: tuple[int, int], steps: int) -> tuple[_Draw, int]:
+    """The same for a DDPM; `size` is (width, height)."""
+    scheduler = _stock_scheduler(model, pipe, sampler)
+    try:
+        pipe.scheduler.set_timesteps(steps)
+    except InvalidInputError as error:
+        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+    scheduler.set_timesteps(steps)
+
+    def draw(generators: list[torch.Generator], progress: Callable[[int], object]) -> Tensor:
+        return _draw(pipe.unet, scheduler, generators, (size[1], size[0]), progress)
+
+    return draw, len(scheduler.timesteps)
 
 
 def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMScheduler | DDPMScheduler:

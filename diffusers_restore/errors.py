@@ -46,7 +46,10 @@ def check_real(
     limits = [f">= {minimum:g}"] * (minimum > -math.inf)
     limits += [f"> {above:g}"] * (above > -math.inf) + [f"<= {maximum:g}"] * (maximum < math.inf)
     accepted = " and ".join(limits) or "finite"
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number that no float can hold
+        number = math.nan
     if not (math.isfinite(number) and minimum <= number <= maximum and number > above):
         raise InvalidInputError(f"{name} must be a number {accepted}, got {value!r}")
     return number

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import re
 import shlex
 import struct
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ from click.testing import CliRunner
 from conftest import WriteRepo, make_unet
 from PIL import Image
 
-from diffusers_restore.cli import main, train_prior
+from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior
+from diffusers_restore.cli import main
+from diffusers_restore.degradations import Pixelate
 from diffusers_restore.operators import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -57,8 +61,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     picture("small.png", 10, 12)
     picture("face.png", 8, 8)
     picture("grey.png", 40, 48, "L")
+    picture("digit.png", 32, 32, "L")
     Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / "mask.png")
-    digits = rng.integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    digits = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
     (tmp_path / "mnist").mkdir()
     with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">4i", 0x803, *digits.shape) + digits.tobytes())
@@ -77,52 +82,57 @@ TOY = {
     "mixed_precision": "no",
     "logger": "none",
 }
-SCRIPT = r"(examples/train_prior.py|-m diffusers_restore train prior)"
-TRAINING = "|".join(
-    [
-        "diffusers-restore train prior",
-        rf"accelerate launch --multi_gpu --num_processes \d {SCRIPT}",
-        rf"torchrun --nproc_per_node \d {SCRIPT}",
-    ]
-)
+LAUNCHER = r"accelerate launch( --multi_gpu --num_processes \d)?|torchrun --nproc_per_node \d"
+TRAINING = rf"diffusers-restore train (\w+)|({LAUNCHER}) (examples/train_(\w+)\.py|-m diffusers_restore train (\w+))"
 
 
-def training_arguments(words: list[str]) -> list[str] | None:
-    """The arguments of a command line that trains, however many processes it is launched on; None for another."""
+def training(words: list[str]) -> list[str] | None:
+    """What a command line trains, with its arguments, on however many processes it is launched; None for another."""
     found = re.match(TRAINING, " ".join(words))
     if found is None:
         return None
+    (what,) = {found[1], found[5], found[6]} - {None}
     given = words[len(found.group().split()) :]
     toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))]
-    return [*given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
+    return ["train", what, *given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> None:
-    write_repo(make_unet(channels=1), name="digits")  # what an earlier block of the page trains
-    exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
+    # What earlier blocks of the pages train.
+    write_repo(make_unet(channels=1), name="digits")
+    prior = GaussianMixturePrior(channels=1, height=4, width=4)
+    ColdDiffusionPipeline(make_unet(channels=1), ColdDiffusionScheduler(Pixelate(3)), prior).save_pretrained("enlarge")
+    exec(compile(code, "documentation", "exec", dont_inherit=True), {"__name__": "documentation"})
 
 
 @pytest.mark.parametrize("code", blocks("bash"))
 def test_shell_blocks_run(code: str, folder: Path) -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for line in code.splitlines():
+    for line in code.replace("\\\n", " ").splitlines():
         program, *arguments = shlex.split(line, comments=True)
         if program == "make":
             assert set(arguments) <= set(targets)
             continue
-        training = training_arguments([program, *arguments])
-        if training is not None:
-            result = CliRunner().invoke(train_prior, training, catch_exceptions=False)
-        else:
-            assert program == "diffusers-restore"
-            result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        if program == "python":
+            script, *arguments = arguments
+            spec = importlib.util.spec_from_file_location("script", ROOT / script)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            module.main(arguments)
+            continue
+        run = training([program, *arguments])
+        assert run is not None or program == "diffusers-restore"
+        result = CliRunner().invoke(main, arguments if run is None else run, catch_exceptions=False)
         assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("code", blocks("toml"))
 def test_toml_blocks_parse(code: str) -> None:
-    assert "diffusers_restore.operators" in tomllib.loads(code)["project"]["entry-points"]
+    for group in tomllib.loads(code)["project"]["entry-points"]:
+        assert entry_points(group=group), f"nothing is registered under {group}"
 
 
 def test_no_block_is_left_out() -> None:

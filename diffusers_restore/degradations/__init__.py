@@ -41,7 +41,7 @@ def from_config(config: Mapping[str, Any]) -> Degradation:
         UnknownNameError: no degradation is registered under `config["kind"]`.
         InvalidInputError: an argument is missing, unknown or out of range.
     """
-    if not isinstance(config, Mapping) or "kind" not in config:
+    if not isinstance(config, Mapping) or not isinstance(config.get("kind"), str):
         raise InvalidInputError(f"a degradation is configured by a mapping with 'kind', got {config!r:.200}")
     params = dict(config)
     kind = params.pop("kind")

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar, final
 
 import torch
@@ -34,7 +35,8 @@ class Degradation(ABC):
     Attributes:
         kind: the name in the registry and in `to_config()`.
         forgets: D(x, T) depends on the state alone, so that pictures can be generated from it.
-        keeps_grey: a grey picture and its degradations hold the same colours as the clean one, none.
+        keeps_grey: what is grey was grey before, so that a grey picture is restored without colours.
+        mixes_channels: a channel depends on the others, so that they can't be degraded one by one.
 
     Raises:
         InvalidInputError: an argument out of range.
@@ -45,6 +47,7 @@ class Degradation(ABC):
     kind: ClassVar[str]
     forgets: ClassVar[bool] = False
     keeps_grey: ClassVar[bool] = True
+    mixes_channels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_int("num_timesteps", self.num_timesteps, 1)
@@ -99,8 +102,12 @@ class Degradation(ABC):
     def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         """As a call, for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
         x = x0 if x0.dtype == torch.float64 else x0.float()
-        degraded = torch.where(per_picture(t == 0), x, self.formula(x, t, state))
-        return degraded.to(x0.dtype)
+        degraded = self.formula(x, t, state)
+        if degraded.shape != x.shape:  # `where` would spread it
+            raise InvalidInputError(
+                f"the formula of degradation {self.kind!r} must give {tuple(x.shape)}, it gave {tuple(degraded.shape)}"
+            )
+        return torch.where(per_picture(t == 0), x, degraded).to(x0.dtype)
 
     @final
     def check(self, x0: Tensor, state: State | None) -> State:
@@ -128,9 +135,9 @@ class Degradation(ABC):
         return state
 
     @final
-    def check_severity(self, t: int | Tensor, x0: Tensor, name: str = "t") -> Tensor:
-        """Severities (B,) on the device of `x0`, if they are whole numbers in 0..T."""
-        last = self.num_timesteps
+    def check_severity(self, t: int | Tensor, x0: Tensor, name: str = "t", last: int | None = None) -> Tensor:
+        """Severities (B,) on the device of `x0`, if they are whole numbers in 0..last, by default T."""
+        last = self.num_timesteps if last is None else last
         if not isinstance(t, Tensor) or t.ndim == 0:
             number = check_int(name, t.item() if isinstance(t, Tensor) else t, 0, last)
             return torch.full((len(x0),), number, device=x0.device)
@@ -145,12 +152,19 @@ class Degradation(ABC):
 
     def params(self) -> dict[str, Any]:
         """The arguments of the class, as JSON values."""
-        return {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}
 
     @final
     def to_config(self) -> dict[str, Any]:
         """What `degradations.from_config` makes the degradation of, as JSON values."""
         return {"kind": self.kind, **self.params()}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy as those of Python."""
+    if isinstance(value, (bool, str)) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def per_picture(values: Tensor) -> Tensor:
@@ -181,6 +195,15 @@ def drawn(
     if len(generator) != count:
         raise InvalidInputError(f"generator must be one, or a list of {count} for this batch; got {len(generator)}")
     return torch.cat([draw(1, one, one.device).to(device) for one in generator])
+
+
+def check_floats(name: str, value: Tensor, limit: float) -> None:
+    """Raise InvalidInputError unless the tensor of a state holds floats in [-limit, limit]."""
+    if not value.is_floating_point() or not bool((value.abs() <= limit).all()):  # NaN isn't, either
+        raise InvalidInputError(
+            f"state[{name!r}] must be floats in [-{limit:g}, {limit:g}], got {value.dtype} from "
+            f"{value.min().item():g} to {value.max().item():g}"
+        )
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -31,6 +31,7 @@ class Decolor(Degradation):
 
     kind: ClassVar[str] = "decolor"
     keeps_grey: ClassVar[bool] = False
+    mixes_channels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

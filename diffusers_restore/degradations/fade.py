@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real
-from .base import Degradation, Generators, State, check_choice, drawn
+from .base import Degradation, Generators, State, check_choice, check_floats, drawn
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class ColorFade(Degradation):
 
     kind: ClassVar[str] = "color_fade"
     forgets: ClassVar[bool] = True
+    keeps_grey: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +111,9 @@ class ColorFade(Degradation):
             return torch.rand((count, x0.shape[1], 1, 1), generator=generator, device=device) - 0.5
 
         return {"color": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
+
+    def check_values(self, x0: Tensor, state: State) -> None:
+        check_floats("color", state["color"], 1)
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         masks = _masks(self.num_timesteps, self.std, 1, x0.shape[2], x0.shape[3], x0.device, x0.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .base import Degradation, Generators, State, check_choice, drawn, per_picture
+from .base import Degradation, Generators, State, check_choice, check_floats, drawn, per_picture
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Mix(Degradation):
 
     kind: ClassVar[str] = "mix"
     forgets: ClassVar[bool] = True
+    keeps_grey: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +60,9 @@ class Mix(Degradation):
             return torch.randn((count, *x0.shape[1:]), generator=generator, device=device)
 
         return {"endpoint": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
+
+    def check_values(self, x0: Tensor, state: State) -> None:
+        check_floats("endpoint", state["endpoint"], 10)
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         a, b = self._weights(x0, t)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InvalidInputError, check_int
-from .base import Degradation, Generators, State, drawn, per_picture
+from .base import Degradation, Generators, State, check_floats, drawn, per_picture
 
 
 class _Level(NamedTuple):
@@ -91,6 +91,7 @@ class Snow(Degradation):
         }
 
     def check_values(self, x0: Tensor, state: State) -> None:
+        check_floats("flakes", state["flakes"], 10)
         if state["vertical"].dtype != torch.bool:
             raise InvalidInputError(f"state['vertical'] must be True or False, got {state['vertical'].dtype}")
 

@@ -28,8 +28,12 @@ def check_channels(output_type: str, channels: int) -> None:
         raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
 
 
-def check_callback_tensors(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise UnknownNameError for a tensor that a callback can't have."""
+def check_callback(callback: Callback | None, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise InvalidInputError for what isn't a callback, or for a tensor that it can't have."""
+    if callback is not None and not callable(callback):
+        raise InvalidInputError(f"callback_on_step_end must be a function or None, got {callback!r}")
+    if not isinstance(names, (list, tuple)):
+        raise InvalidInputError(f"callback_on_step_end_tensor_inputs must be a list of names, got {names!r}")
     for name in names:
         if name not in known:
             raise unknown_name("callback tensor", name, known)

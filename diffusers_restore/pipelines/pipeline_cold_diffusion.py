@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +21,7 @@ from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from .common import (
     Callback,
     OutputType,
-    check_callback_tensors,
+    check_callback,
     check_channels,
     check_generators,
     check_output_type,
@@ -76,10 +77,10 @@ class ColdDiffusionPipeline(DiffusionPipeline):
                 f"class_embed_type={labels[1]!r}"
             )
         if not isinstance(scheduler, ColdDiffusionScheduler):
-            raise InvalidInputError(
-                f"scheduler must be a ColdDiffusionScheduler, got {type(scheduler).__name__}: a network that predicts "
-                "noise can't undo a degradation; DDRMPipeline restores with it"
-            )
+            hint = ""
+            if isinstance(scheduler, SchedulerMixin):
+                hint = ": a network that predicts noise can't undo a degradation; DDRMPipeline restores with it"
+            raise InvalidInputError(f"scheduler must be a ColdDiffusionScheduler, got {type(scheduler).__name__}{hint}")
         if prior is not None and not isinstance(prior, GaussianMixturePrior):
             raise InvalidInputError(f"prior must be a GaussianMixturePrior, got {type(prior).__name__}")
         if prior is not None and prior.config.channels != unet.config.in_channels:
@@ -138,7 +139,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
                 or a list of one size. Any size that the degradation can carry.
             start: their severity in 1..T; None is T.
             num_inference_steps: network evaluations, at most `start`; None takes every severity.
-            state: of the degradation, from its `sample_state` or known otherwise.
+            state: of the degradation, from its `sample_state` or known otherwise; not looked at where `direct`.
             direct: return the network's first estimate R(x_t, t - 1) instead of running the algorithm.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for what generating draws.
@@ -154,7 +155,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
-        check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         if not isinstance(direct, bool):
             raise InvalidInputError(f"direct must be True or False, got {direct!r}")
         if direct and num_inference_steps is not None:
@@ -176,7 +177,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             x, state = self._draw(count, state, check_generators(generator, count), device)
         else:
             if batch_size is not None:
-                raise InvalidInputError(f"batch_size={batch_size!r} is for generating; how many images come says image")
+                raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
             x = images.to_tensor(image).to(device)
             check_generators(generator, len(x))
             if x.shape[1] == 1 and channels == 3:
@@ -185,6 +186,11 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             elif channels == 1:
                 split = x.shape[1]
                 x = x.reshape(-1, 1, *x.shape[2:])
+                if split > 1 and self.scheduler.degradation.mixes_channels:
+                    raise InvalidInputError(
+                        f"image has {split} channels and the network takes one: degradation "
+                        f"{self.scheduler.degradation.kind!r} mixes them, so that they can't be restored one by one"
+                    )
             if x.shape[1] != channels:
                 raise InvalidInputError(f"image has {x.shape[1]} channels, the network takes {channels}")
             check_channels(output_type, channels * split)
@@ -247,7 +253,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         empty = torch.zeros(count, self.unet.config.in_channels, height, width, device=device)
         if state is None:
             state = degradation.sample_state(empty, generator)
-        state = degradation.check(empty, state)
+        state = degradation.check(empty, {name: value.to(device) for name, value in state.items()})
         degradation.check_values(empty, state)
         if self.prior is None:
             return degradation(empty, len(self.scheduler), state), state
@@ -269,6 +275,10 @@ class ColdDiffusionPipeline(DiffusionPipeline):
                 "it as state, or take the network's first estimate by direct=True"
             )
         state = dict(state or {})
+        for name, shape in wanted.items():  # of a grey picture that goes through a network for colours
+            value = state.get(name)
+            if isinstance(value, Tensor) and len(shape) == 3 and value.shape == (len(x), 1, *shape[1:]):
+                state[name] = value.expand(-1, *shape)
         if split > 1:  # a state is for the whole picture, or holds something for each of its channels
             pictures = len(x) // split
             for name, shape in wanted.items():

@@ -22,7 +22,7 @@ from ..schedulers.scheduling_ddrm import DDRMScheduler
 from .common import (
     Callback,
     OutputType,
-    check_callback_tensors,
+    check_callback,
     check_channels,
     check_generators,
     check_output_type,
@@ -140,7 +140,7 @@ class DDRMPipeline(DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
-        check_callback_tensors(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         check_real("eta", eta, 0, 1)
         check_real("eta_b", eta_b, 0, 1)
         check_real("classifier_scale", classifier_scale)

@@ -97,7 +97,8 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         eight_bit: bool = False,
     ) -> None:
         chosen = degradation if isinstance(degradation, Degradation) else from_config(degradation)
-        if num_train_timesteps not in (None, chosen.num_timesteps):
+        steps = chosen.num_timesteps
+        if num_train_timesteps is not None and check_int("num_train_timesteps", num_train_timesteps, 1) != steps:
             raise InvalidInputError(
                 f"num_train_timesteps must be that of the degradation, {chosen.num_timesteps}, got "
                 f"{num_train_timesteps!r}"
@@ -151,7 +152,8 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
             noise: the state of the degradation, None where it has none.
             timesteps: (B,).
         """
-        return self.degrade(original_samples, timesteps + 1, noise)
+        t = self.degradation.check_severity(timesteps, original_samples, "timesteps", len(self) - 1) + 1
+        return self.degrade(original_samples, t, noise)
 
     def set_timesteps(
         self,

@@ -180,6 +180,7 @@ class DDRMScheduler(SchedulerMixin, ConfigMixin):
             raise InvalidInputError(f"trained_betas must hold num_train_timesteps={steps} numbers, got {len(betas)}")
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise InvalidInputError(f"betas must lie in (0, 1), got {float(betas.min()):g} to {float(betas.max()):g}")
+        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.init_noise_sigma = 1.0
