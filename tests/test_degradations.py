@@ -770,4 +770,4 @@ def test_states_that_are_no_pictures_are_refused(degradation: Degradation, name:
 def test_numbers_of_numpy_become_json() -> None:
     config = json.loads(json.dumps(Blur(np.int64(5), std=np.float32(2.0)).to_config()))
     assert config["num_timesteps"] == 5
-    assert from_config(config) == Blur(5, std=2.0)
+    assert degradations.from_config(config) == Blur(5, std=2.0)
