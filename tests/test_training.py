@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from diffusers_restore import DDRMPipeline
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
 from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import open_data
-from diffusers_restore.training.loop import make_accelerator, make_optimizers, optimizer_step
+from diffusers_restore.training.loop import check_compiled, make_accelerator, make_optimizers, optimizer_step
 from diffusers_restore.training.loop import train as train_networks
 from diffusers_restore.training.objectives import Objective
 
@@ -569,3 +570,49 @@ def test_a_step_of_two_networks_with_an_optimiser_each(monkeypatch: pytest.Monke
     for name, network in networks.items():
         for one, other in zip(network.parameters(), expected[name].parameters(), strict=True):
             assert torch.allclose(one, other, atol=1e-6)
+
+
+# --- torch.compile --------------------------------------------------------------------------------------------------
+
+
+class Linear(Objective):
+    """|w x - 1|^2 with one parameter."""
+
+    phases: ClassVar[dict[str, tuple[str, ...]]] = {"net": ("net",)}  # type: ignore[assignment]
+    criterion = "figure"
+
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+        return batch[0]
+
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Tensor) -> dict[str, Tensor]:
+        return {"loss": (networks["net"](corrupted) - 1).square().mean()}
+
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        return {"figure": torch.zeros(())}
+
+    def show(self, *_: object) -> Tensor:
+        return torch.zeros(1, 1, 4, 4)
+
+
+class Wrong(nn.Module):
+    """The right values with gradients that are too large, as a compiler may give them."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.network(x)
+        return y.detach() + self.factor * (y - y.detach())
+
+
+@pytest.mark.parametrize(("factor", "refused"), [(1.0, False), (1.05, False), (1.2, True), (0.0, True)])
+def test_wrong_gradients_of_a_compiled_network_are_noticed(factor: float, refused: bool) -> None:
+    accelerator = make_accelerator(LoopConfig(logger="none"))
+    network = nn.Conv2d(1, 1, 3)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="torch.compile gives wrong gradients") if refused else nullcontext():
+        check_compiled(accelerator, Linear(), {"net": Wrong(network, factor)}, {"net": network}, x)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
