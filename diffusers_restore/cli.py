@@ -374,7 +374,7 @@ def _load_cold(option: str, model: str, device: torch.device, dtype: torch.dtype
     with _quiet_bars():
         try:
             pipe: ColdDiffusionPipeline = ColdDiffusionPipeline.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # TypeError: a scheduler without its degradation
             raise click.ClickException(f"{option} {model!r} cannot be loaded: {_one_line(error)}") from error
     return pipe.to(device)
 
@@ -409,19 +409,21 @@ def _restore_cold(
     try:
         pipe.scheduler.set_timesteps(steps, start=start)
     except InvalidInputError as error:
-        raise click.UsageError(_one_line(error)) from error
+        message = _one_line(error).replace("num_inference_steps", "--steps").replace("start must", "--start must")
+        raise click.UsageError(message) from error
+    unknown = ", ".join(pipe.scheduler.degradation.state_shapes(1, 1, 1))
+    if unknown and not direct:
+        raise click.UsageError(
+            f"--direct is needed: this model's degradation acts through what a picture doesn't tell ({unknown}); in "
+            "Python, ColdDiffusionPipeline takes it as state"
+        )
 
     def work(position: str, job: _Job) -> str:
         begin = time.perf_counter()
         picture = images.load(job.source, max_pixels=max_pixels)
         alpha = _alpha(picture, job)
         pipe.set_progress_bar_config(desc=f"{position}{job.name}", leave=False, disable=not _on_terminal())
-        try:
-            x = pipe(picture.tensor, start, steps, direct=direct, output_type="pt", return_dict=False)[0]
-        except InvalidInputError as error:
-            if "direct=True" in str(error):
-                raise InvalidInputError(f"{error}, which is --direct here") from error
-            raise
+        x = pipe(picture.tensor, start, steps, direct=direct, output_type="pt", return_dict=False)[0]
         images.save(x, job.targets[0], alpha=alpha, bits=_bits(picture, job.source))
         return f"{_report(job, tuple(x.shape[1:]))}  {time.perf_counter() - begin:.1f} s"
 
@@ -526,7 +528,7 @@ def _on_terminal() -> bool:
 
 
 @main.command()
-@partial(_operator_options, task_needed=False)
+@_operator_options
 @click.option(
     "--sigma-y",
     metavar="S",
@@ -750,6 +752,8 @@ _Draw = Callable[["list[torch.Generator]", Callable[[int], object]], "Tensor"]
 
 def _cold_draw(pipe: ColdDiffusionPipeline, steps: int | None) -> tuple[_Draw, int]:
     """What draws pictures, one for each generator, and how many network evaluations that takes for each."""
+    if pipe.prior is None and not pipe.scheduler.degradation.forgets:
+        raise click.ClickException("MODEL can't generate: it was trained without --prior_components")
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from diffusers_restore import ColdDiffusionPipeline
+from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.evaluation.report import contact_sheet, save_sheet
 from diffusers_restore.evaluation.strips import severity_strips
 from diffusers_restore.training.config import Crop
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     pipe = ColdDiffusionPipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
-    source = open_source(args.data)
+    try:
+        source = open_source(args.data)
+    except InvalidInputError as error:
+        parser.error(str(error).replace("train_data_dir", "data"))
     crop = Crop(pipe.unet.config.sample_size, pipe.unet.config.in_channels, center_crop=True)
     generator = torch.Generator().manual_seed(args.seed)
     rows = []

@@ -26,7 +26,8 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_restore
-from diffusers_restore import cli, images
+from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior, cli, images
+from diffusers_restore.degradations import Blur, Decolor, Degradation, Fade, Mix, Pixelate
 from diffusers_restore.operators import TASKS
 
 STEPS = 2
@@ -917,3 +918,261 @@ def test_samples_that_cannot_be_drawn_or_written(
 
     monkeypatch.setattr(UNet2DModel, "forward", exhausted)
     fails(sample("-o", tmp_path / "g.png"), 1, "memory is too small; try a smaller --batch-size or --size")
+
+
+# --- Cold Diffusion --------------------------------------------------------------------------------------------------
+
+
+def save_cold(
+    folder: Path, degradation: Degradation, *, channels: int = 3, prior: GaussianMixturePrior | None = None
+) -> Path:
+    unet = make_unet(channels=channels)
+    ColdDiffusionPipeline(unet, ColdDiffusionScheduler(degradation), prior).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deblur(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_cold(tmp_path_factory.mktemp("deblur"), Blur(4, std=1.0))
+
+
+@pytest.fixture(scope="module")
+def enlarge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that can generate."""
+    prior = GaussianMixturePrior(channels=3, height=4, width=4, components=2, noise_std=0.05)
+    prior.means.copy_(torch.linspace(-0.5, 0.5, prior.means.numel()).reshape(prior.means.shape))
+    prior.scale_tril.mul_(0.3)
+    return save_cold(tmp_path_factory.mktemp("enlarge"), Pixelate(2), prior=prior)
+
+
+def cold(folder: Path) -> ColdDiffusionPipeline:
+    pipe = ColdDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def undo(deblur: Path) -> Restore:
+    """Run `restore` with a Cold Diffusion model on the CPU."""
+
+    def undo(*words: object, model: Path = deblur) -> Result:
+        return run("restore", *words, "--model", model, "--device", "cpu")
+
+    return undo
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ([], {}),
+        (["--start", 3], {"start": 3}),
+        (["--steps", 2], {"num_inference_steps": 2}),
+        (["--start", 3, "--steps", 2], {"start": 3, "num_inference_steps": 2}),
+        (["--direct"], {"direct": True}),
+        (["--start", 1, "--direct"], {"start": 1, "direct": True}),
+    ],
+)
+def test_a_cold_result_is_that_of_the_pipeline(
+    words: list[object], arguments: dict[str, Any], undo: Restore, deblur: Path, tmp_path: Path
+) -> None:
+    source = picture(tmp_path / "photo.png", side=18)
+    result = undo(source, "-o", tmp_path / "out.npy", *words)
+    succeeds(result)
+    assert result.stdout.startswith(f"{source} -> {tmp_path / 'out.npy'}  18x18  ")
+    expected = cold(deblur)(Image.open(source), output_type="pt", **arguments).images
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
+    whole = cold(deblur)(Image.open(source), output_type="pt").images
+    assert bool(arguments) == bool((whole != expected).any())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--task", "denoise"),
+        ("--operator-arg", "sigma=2"),
+        ("--mask", "in.png"),
+        ("--kernel", "in.png"),
+        ("--sigma-y", "auto"),
+        ("--eta", 0.85),
+        ("--eta-b", 1.0),
+        ("--seed", 0),
+        ("--samples", 1),
+        ("--average", None),
+    ],
+)
+def test_options_of_ddrm_are_refused_by_a_cold_model(
+    option: str, value: object, undo: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even with the value that they have by default."""
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "in.png")
+    result = undo("in.png", "-o", "out.png", option, *([] if value is None else [value]))
+    fails(result, 2, f"Error: {option} is for an unconditional DDPM; this --model is a ColdDiffusionPipeline\n")
+    assert names(tmp_path) == ["in.png"]
+
+
+@pytest.mark.parametrize(("option", "values"), [("--start", [3]), ("--direct", [])])
+def test_options_of_a_cold_model_are_refused_by_a_ddpm(
+    option: str, values: list[object], restore: Restore, tmp_path: Path
+) -> None:
+    source = picture(tmp_path / "a.png")
+    result = restore(source, "-o", tmp_path / "out.png", option, *values)
+    fails(result, 2, f"Error: {option} is for a --model that is a ColdDiffusionPipeline\n")
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_a_ddpm_needs_a_task_and_a_cold_model_does_not(undo: Restore, model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    for words in ([], ["--model", model]):
+        result = run("restore", source, "-o", tmp_path / "out.png", "--device", "cpu", *words)
+        fails(result, 2, "Error: --task must say what was done to the picture; `diffusers-restore tasks` lists")
+    assert names(tmp_path) == ["a.png"]
+    succeeds(undo(source, "-o", tmp_path / "out.png"))
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        (["--start", 0], ["'--start'", "0 is not in the range x>=1"]),
+        (["--start", 5], ["start must be a whole number >= 1 and <= 4, got 5"]),
+        (["--steps", 5], ["steps must be a whole number >= 1 and <= 4, got 5"]),
+        (["--start", 2, "--steps", 3], ["steps must be a whole number >= 1 and <= 2, got 3"]),
+        (["--direct", "--steps", 1], ["--steps has no meaning with --direct"]),
+        (["--start", "many"], ["'--start'", "'many' is not a valid integer"]),
+    ],
+)
+def test_mistakes_with_a_cold_model(words: list[object], messages: list[str], undo: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    fails(undo(source, "-o", tmp_path / "out.png", *words), 2, *messages)
+    assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("degradation", [Fade(3, std=0.2), Mix(3, endpoint="picture")], ids=lambda one: one.kind)
+def test_a_state_that_is_not_known(degradation: Degradation, undo: Restore, tmp_path: Path) -> None:
+    folder, source = save_cold(tmp_path / "model", degradation), picture(tmp_path / "in" / "a.png")
+    result = undo(source, "-o", tmp_path / "out" / "a.png", "--start", 2, model=folder)
+    fails(result, 1, f"{source}: degradation {degradation.kind!r} acts through a state", "--direct")
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path / "out") == []
+    succeeds(undo(source, "-o", tmp_path / "out" / "a.npy", "--start", 2, "--direct", model=folder))
+    expected = cold(folder)(Image.open(source), 2, direct=True, output_type="pt").images
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), expected[0].numpy())
+
+
+def test_a_cold_folder_skips_what_is_there(undo: Restore, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png", 1)
+    picture(tmp_path / "in" / "deep" / "b.jpg", 2)
+    picture(tmp_path / "in" / "broken.png", 3).write_bytes(b"no picture")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_text("kept")
+    result = undo(tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
+    fails(result, 1, f"{tmp_path / 'in' / 'broken.png'}: cannot read", "1 of 2 failed")
+    assert f"{tmp_path / 'in' / 'a.png'}: skipped, {tmp_path / 'out' / 'a.png'} exists" in result.stdout
+    assert (tmp_path / "out" / "a.png").read_text() == "kept"
+    assert names(tmp_path / "out") == ["a.png", "deep/b.jpg"]
+    succeeds(undo(tmp_path / "in" / "a.png", "-o", tmp_path / "out"))
+    assert (tmp_path / "out" / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_grey_and_transparency_stay_with_a_cold_model(undo: Restore, tmp_path: Path) -> None:
+    succeeds(undo(picture(tmp_path / "grey.png", channels=1), "-o", tmp_path / "out" / "grey.png"))
+    with Image.open(tmp_path / "out" / "grey.png") as out:
+        assert out.mode == "L"
+    pixels = levels(channels=4)
+    pixels[..., 3] = np.arange(SIDE, dtype=np.uint8) * 16
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    succeeds(undo(tmp_path / "alpha.png", "-o", tmp_path / "out" / "alpha.png"))
+    with Image.open(tmp_path / "out" / "alpha.png") as out:
+        assert out.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(out)[..., 3], pixels[..., 3])
+    fails(undo(tmp_path / "alpha.png", "-o", tmp_path / "out" / "a.jpg"), 1, "the picture has transparency, which .jpg")
+
+
+def test_a_cold_model_that_restores_colours_gives_them_to_a_grey_picture(undo: Restore, tmp_path: Path) -> None:
+    folder = save_cold(tmp_path / "model", Decolor(3))
+    succeeds(undo(picture(tmp_path / "a.png", channels=1), "-o", tmp_path / "b.png", model=folder))
+    with Image.open(tmp_path / "b.png") as out:
+        assert out.mode == "RGB"
+
+
+def test_sixteen_bits_stay_with_a_cold_model(undo: Restore, deblur: Path, tmp_path: Path) -> None:
+    deep = torch.from_numpy(levels(bits=16).astype(np.float32) / 65535 * 2 - 1).permute(2, 0, 1)
+    images.save(deep, tmp_path / "a.png", bits=16)
+    succeeds(undo(tmp_path / "a.png", "-o", tmp_path / "b.png"))
+    out = images.load(tmp_path / "b.png")
+    assert out.bits == 16
+    expected = cold(deblur)(images.load(tmp_path / "a.png").tensor, output_type="pt").images.clamp(-1, 1)
+    assert float((out.tensor - expected).abs().max()) < 1.01 / 65535  # half a step
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_cold_samples_are_those_of_the_pipeline(batch: int, enlarge: Path, tmp_path: Path) -> None:
+    words = ["--seed", 5, "--batch-size", batch, "--device", "cpu"]
+    result = run("sample", enlarge, "-n", 3, "-o", tmp_path / "grid.png", *words)
+    succeeds(result)
+    assert result.stdout.startswith(f"{tmp_path / 'grid.png'}  3 pictures of 16x16  ")
+    succeeds(run("sample", enlarge, "-n", 2, "-o", f"{tmp_path / 'folder'}/", *words))
+    assert names(tmp_path / "folder") == ["0000.png", "0001.png"]
+    pipe = cold(enlarge)
+    expected = [np.asarray(pipe(generator=torch.Generator().manual_seed(5 + i)).images[0]) for i in range(3)]
+    assert min(np.abs(expected[i].astype(int) - expected[j]).max() for i in range(3) for j in range(i)) > 10
+    *drawn, empty = cells(tmp_path / "grid.png", columns=2)
+    assert (empty == 255).all()
+    np.testing.assert_array_equal(drawn, expected)
+    for i in range(2):
+        with Image.open(tmp_path / "folder" / f"000{i}.png") as alone:
+            np.testing.assert_array_equal(np.asarray(alone), expected[i])
+
+
+def test_steps_of_cold_samples(enlarge: Path, tmp_path: Path) -> None:
+    succeeds(run("sample", enlarge, "-n", 1, "-o", tmp_path / "a.png", "--steps", 1, "--device", "cpu"))
+    generator = torch.Generator().manual_seed(0)
+    expected = cold(enlarge)(num_inference_steps=1, generator=generator).images[0]
+    np.testing.assert_array_equal(cells(tmp_path / "a.png", 1)[0], np.asarray(expected))
+    result = run("sample", enlarge, "-o", tmp_path / "b.png", "--steps", 3, "--device", "cpu")
+    fails(result, 2, "'--steps'", "whole number >= 1 and <= 2, got 3")
+    assert names(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--sampler", "ddim"), ("--size", 16)])
+def test_options_of_a_ddpm_are_refused_when_sampling_a_cold_model(
+    option: str, value: object, enlarge: Path, tmp_path: Path
+) -> None:
+    result = run("sample", enlarge, "-o", tmp_path / "out" / "g.png", option, value, "--device", "cpu")
+    fails(result, 2, f"Error: {option} is for an unconditional DDPM; MODEL is a ColdDiffusionPipeline\n")
+    assert names(tmp_path) == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cold_model_without_a_prior_cannot_be_sampled(deblur: Path, tmp_path: Path) -> None:
+    result = run("sample", deblur, "-n", 2, "-o", tmp_path / "g.png", "--device", "cpu")
+    fails(result, 1, "degradation 'blur' leaves something of a picture at T, and this pipeline has no prior")
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert names(tmp_path) == []
+
+
+def test_a_cold_model_that_forgets_everything_needs_no_prior(tmp_path: Path) -> None:
+    folder = save_cold(tmp_path / "model", Mix(3))
+    succeeds(run("sample", folder, "-n", 1, "-o", tmp_path / "g.png", "--device", "cpu", "--seed", 9))
+    expected = cold(folder)(generator=torch.Generator().manual_seed(9)).images[0]
+    np.testing.assert_array_equal(cells(tmp_path / "g.png", 1)[0], np.asarray(expected))
+
+
+@pytest.mark.parametrize("harm", ["weights", "degradation"])
+def test_cold_models_that_cannot_be_loaded(harm: str, tmp_path: Path) -> None:
+    folder, source = save_cold(tmp_path / "model", Blur(3)), picture(tmp_path / "a.png")
+    if harm == "weights":
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        file.write_bytes(file.read_bytes()[:5000])
+    else:
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(file.read_text().replace('"kind": "blur"', '"kind": "unknown"'))
+    for words, option in (
+        (["restore", source, "-o", tmp_path / "x.png", "--model", folder], "--model"),
+        (["sample", folder, "-o", tmp_path / "x.png"], "MODEL"),
+    ):
+        result = run(*words, "--device", "cpu")
+        fails(result, 1)
+        assert result.stderr.splitlines()[-1].startswith(f"Error: {option} {str(folder)!r} cannot be loaded: ")
+    assert not (tmp_path / "x.png").exists()

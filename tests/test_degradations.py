@@ -767,6 +767,15 @@ def test_states_that_are_no_pictures_are_refused(degradation: Degradation, name:
         degradation(x, 2, state)
 
 
+def test_autocast_does_not_round() -> None:
+    for degradation in EXAMPLES.values():
+        x = pictures(2, 3, 16, 24).float()
+        state = degradation.sample_state(x, seeded())
+        wanted = degradation(x, degradation.num_timesteps, state)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(degradation(x, degradation.num_timesteps, state), wanted)
+
+
 def test_numbers_of_numpy_become_json() -> None:
     config = json.loads(json.dumps(Blur(np.int64(5), std=np.float32(2.0)).to_config()))
     assert config["num_timesteps"] == 5

@@ -62,6 +62,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     picture("face.png", 8, 8)
     picture("grey.png", 40, 48, "L")
     picture("digit.png", 32, 32, "L")
+    picture("blocky.png", 40, 48)
+    picture("blurred.png", 40, 48)
     Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / "mask.png")
     digits = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
     (tmp_path / "mnist").mkdir()

@@ -1,7 +1,9 @@
 """The example and the benchmarks run, on a network that has learnt nothing."""
 
+import gzip
 import importlib.util
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -12,6 +14,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
+from scipy.linalg import sqrtm
+from skimage.metrics import structural_similarity
+
+from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior
+from diffusers_restore.degradations import Blur, Degradation, Fade, Pixelate
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,3 +189,189 @@ def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_
     page = (tmp_path / "prior.md").read_text()
     assert "| sr2 | bicubic | 20.00 | 22.00 | 23.00 | 22.00 | 23.00 |" in page
     assert "| first |" in page
+
+
+# --- Cold Diffusion -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four files of 60 digits, bars whose place tells which they are."""
+    folder = tmp_path_factory.mktemp("mnist")
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        labels = np.arange(60, dtype=np.uint8) % 10
+        pixels = rng.integers(0, 60, (60, 28, 28), dtype=np.uint8)
+        for one, label in zip(pixels, labels, strict=True):
+            one[4:24, 2 * label + 3 : 2 * label + 6] = 250
+        images = np.array([0x803, *pixels.shape], ">u4").tobytes() + pixels.tobytes()
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        numbers = np.array([0x801, len(labels)], ">u4").tobytes() + labels.tobytes()
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(numbers))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cold_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The options that name the tasks, each with the folder of a tiny random network."""
+    prior = GaussianMixturePrior(channels=1, height=4, width=4, components=2)
+    prior.scale_tril.mul_(0.3)
+    kinds: dict[str, tuple[Degradation, GaussianMixturePrior | None]] = {
+        "--deblur": (Blur(2), None),
+        "--inpaint": (Fade(2, init=20), None),
+        "--super_resolution": (Pixelate(2), None),
+        "--generate": (Pixelate(2), prior),
+    }
+    folders = {}
+    for option, (degradation, own) in kinds.items():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            unet = UNet2DModel(
+                sample_size=32,
+                in_channels=1,
+                out_channels=1,
+                block_out_channels=(8, 8),
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "UpBlock2D"),
+                add_attention=False,
+                norm_num_groups=4,
+            )
+        folder = tmp_path_factory.mktemp(option.strip("-"))
+        ColdDiffusionPipeline(unet, ColdDiffusionScheduler(degradation), own).save_pretrained(folder)
+        folders[option] = str(folder)
+    return folders
+
+
+def measure(mnist: Path, folder: Path, models: dict[str, str], *, restored_before: bool = False) -> dict[str, Any]:
+    """The tasks of a report; with `restored_before`, no network may be run and no classifier trained."""
+    script = load("benchmarks/cold_mnist.py")
+    script.BATCH = 10
+    words = [word for pair in models.items() for word in pair]
+    words += ["--data", str(mnist), "--digits", "20", "--output", str(folder / "cold_mnist"), "--cache"]
+    with pytest.MonkeyPatch.context() as patch:
+        if restored_before:
+            patch.setattr(UNet2DModel, "forward", None)
+            patch.setattr(script, "train_classifier", None)
+        script.main([*words, str(folder / "cache")])
+    report = json.loads((folder / "cold_mnist.json").read_text())
+    assert report["count"] == 20
+    tasks: dict[str, Any] = report["tasks"]
+    return tasks
+
+
+METHODS = ["degraded", "direct", "Algorithm 2", "Algorithm 1"]
+
+
+def test_cold_mnist(
+    mnist: Path, cold_models: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = measure(mnist, tmp_path, cold_models)
+    assert list(tasks) == ["deblur", "inpaint", "super_resolution", "generate"]
+    for name, task in tasks.items():
+        if name != "generate":
+            assert [row["digits"] for row in task["rows"]] == METHODS
+            assert task["rows"][1]["RMSE published"] is not None
+            assert task["rows"][3]["RMSE published"] is None
+            assert len({row["RMSE"] for row in task["rows"]}) == 4
+            assert all(0 <= row["read right"] <= 1 for row in task["rows"])
+            with Image.open(tmp_path / f"cold_mnist_{name}.png") as sheet:
+                assert sheet.size[0] > 8 * 64
+    assert [row["noise"] for row in tasks["generate"]["rows"]] == [0.002, 0.0]
+    assert tasks["generate"]["digits"] == 20
+    page = (tmp_path / "cold_mnist.md").read_text()
+    for heading in ("## deblur", "## inpaint", "## super resolution", "## generation", "The first 20 test digits"):
+        assert heading in page
+    for method in METHODS:
+        assert len(re.findall(rf"^\| {method} \|", page, re.MULTILINE)) == 3
+    assert page in capsys.readouterr().out
+    linked = re.findall(r"\]\((.*?)\)", page)
+    assert len(linked) == 5
+    assert all((tmp_path / name).is_file() for name in linked)
+    assert str(mnist) not in page
+    assert cold_models["--deblur"] not in page
+
+    # Again, everything is there; a task alone leaves the others as they are.
+    assert measure(mnist, tmp_path, cold_models, restored_before=True) == tasks
+    (tmp_path / "cold_mnist.json").unlink()
+    alone = measure(mnist, tmp_path, {"--inpaint": cold_models["--inpaint"]}, restored_before=True)
+    assert alone == {"inpaint": tasks["inpaint"]}
+    both = measure(mnist, tmp_path, {"--deblur": cold_models["--deblur"]}, restored_before=True)
+    assert both == {"inpaint": tasks["inpaint"], "deblur": tasks["deblur"]}
+
+
+def test_the_figures_of_degraded_digits_by_hand(mnist: Path, cold_models: dict[str, str], tmp_path: Path) -> None:
+    (row, direct, *_) = measure(mnist, tmp_path, {"--deblur": cold_models["--deblur"]})["deblur"]["rows"]
+    pixels = np.frombuffer(gzip.decompress((mnist / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    digits = [
+        np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC))
+        for one in pixels.reshape(60, 28, 28)[:20]
+    ]
+    x = torch.from_numpy(np.stack(digits)[:, None] / 127.5 - 1).float()
+    pipe = ColdDiffusionPipeline.from_pretrained(cold_models["--deblur"])
+    pipe.set_progress_bar_config(disable=True)
+    y = pipe.scheduler.degrade(x, 2)
+    for found, restored in ((row, y), (direct, pipe(y, direct=True, output_type="pt").images)):
+        a, b = (((one.clamp(-1, 1) + 1) / 2).double().numpy()[:, 0] for one in (restored, x))
+        assert found["RMSE"] == pytest.approx(np.sqrt(np.mean((a - b) ** 2)), rel=1e-5)
+        similarity = [
+            structural_similarity(
+                p, q, data_range=1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, win_size=11
+            )
+            for p, q in zip(a, b, strict=True)
+        ]
+        assert found["SSIM"] == pytest.approx(np.mean(similarity), rel=1e-5)
+
+
+def test_cold_mnist_without_models_or_data_says_so(cold_models: dict[str, str], tmp_path: Path) -> None:
+    main = load("benchmarks/cold_mnist.py").main
+    with pytest.raises(SystemExit, match="name a trained model by one or more of --deblur, --inpaint"):
+        main([])
+    with pytest.raises(SystemExit, match=r"there is no train-images-idx3-ubyte\.gz in .* by --data"):
+        main(["--deblur", cold_models["--deblur"], "--data", str(tmp_path), "--output", str(tmp_path / "out")])
+
+
+def exactly(mean: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
+    """Features (200, F) with this sample mean and the sample covariance root root^T."""
+    z = torch.randn(200, len(mean), generator=torch.Generator().manual_seed(len(mean)), dtype=torch.float64)
+    z = z - z.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(z.mT)), z.mT, upper=False).mT
+    return mean + white @ root.mT
+
+
+def test_the_frechet_distance_is_that_of_gaussians() -> None:
+    distance = load("benchmarks/cold_mnist.py").frechet_distance
+    one, three = torch.tensor([0.5, -1.0], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
+    a, b = exactly(one, torch.diag(torch.tensor([1.0, 3.0]).double())), exactly(three, 2 * torch.eye(2).double())
+    assert distance(a, b) == pytest.approx(3**2 + (1 - 2) ** 2 + (3 - 2) ** 2, rel=1e-9)
+    roots = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    a, b = (exactly(torch.full((5,), float(i)).double(), root) for i, root in enumerate(roots))
+    first, second = (root @ root.mT for root in roots)
+    expected = 5 + first.trace() + second.trace() - 2 * np.trace(sqrtm((first @ second).numpy()).real)
+    assert distance(a, b) == distance(a.clone(), b.clone())
+    assert distance(a, b) == pytest.approx(float(expected), rel=1e-9)
+    assert distance(b, a) == pytest.approx(float(expected), rel=1e-9)
+    assert distance(a, a) == pytest.approx(0, abs=1e-9)
+    few = torch.randn(20, 64, generator=torch.Generator().manual_seed(2))  # fewer than they have numbers
+    assert distance(few, few) == pytest.approx(0, abs=1e-5)
+    assert distance(few, few + 1) == pytest.approx(64, rel=1e-5)
+
+
+def test_degradations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load("benchmarks/degradations.py")
+    threads = torch.get_num_threads()
+    script.main(["--quick", "--output", str(tmp_path / "degradations")])
+    assert torch.get_num_threads() == threads
+    report = json.loads((tmp_path / "degradations.json").read_text())
+    assert report["run"]["command"].startswith("python benchmarks/degradations.py --quick --output")
+    rows = report["degradations"]
+    assert [row["degradation"] for row in rows] == [setting.name for setting in script.SETTINGS]
+    for row in rows:
+        assert row["largest difference"] < 5e-6
+        assert row["T"] <= 4
+        assert row["ratio"] == pytest.approx(row["loop ms"] / row["ours ms"], rel=1e-9)
+        assert row["ours ms"] > 0
+    page = (tmp_path / "degradations.md").read_text()
+    assert len(re.findall(r"^\| .* \| (?:yes|no) \|", page, re.MULTILINE)) == len(rows)
+    assert page in capsys.readouterr().out
+    assert str(tmp_path) not in page

@@ -455,7 +455,10 @@ def scheduler(**options: Any) -> ColdDiffusionScheduler:
             lambda: scheduler(endpoint="estimated"),
             "endpoint='estimated' is for degradation 'mix'; 'blur' has no endpoint",
         ),
-        (lambda: scheduler(num_train_timesteps=11), "num_train_timesteps must be that of the degradation, 12, got 11"),
+        (
+            lambda: scheduler(num_train_timesteps=11),
+            "num_train_timesteps must be that of the degradation, 12, or None, got 11",
+        ),
         (lambda: scheduler(num_train_timesteps="12"), "num_train_timesteps must be a whole number >= 1, got '12'"),
         (lambda: scheduler(clip_sample=1), "clip_sample must be True or False, got 1"),
         (lambda: scheduler(eight_bit="no"), "eight_bit must be True or False, got 'no'"),
@@ -487,3 +490,18 @@ def scheduler(**options: Any) -> ColdDiffusionScheduler:
 def test_bad_input_is_refused_by_name(build: Callable[[], object], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         build()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_eight_bits_stay_in_half_precision(dtype: torch.dtype) -> None:
+    scheduler = ColdDiffusionScheduler(Fade(4, std=0.1, placement="center"), eight_bit=True)
+    x = (torch.arange(256.0).reshape(1, 1, 16, 16) / 127.5 - 1).to(dtype)
+    corner = scheduler.degrade(x, 1)[..., :3, :3]  # far from the hole
+    assert torch.equal(corner, x[..., :3, :3])
+
+
+def test_an_estimate_in_half_precision_is_differenced_in_that_of_the_sample() -> None:
+    scheduler = ColdDiffusionScheduler(Pixelate(2))
+    x, x0_hat = (torch.rand(1, 1, 8, 8, generator=seeded(i)) for i in (1, 2))
+    half = x0_hat.half()
+    assert torch.equal(scheduler.step(half, 1, x).prev_sample, scheduler.step(half.float(), 1, x).prev_sample)

@@ -102,7 +102,8 @@ class Degradation(ABC):
     def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         """As a call, for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
         x = x0 if x0.dtype == torch.float64 else x0.float()
-        degraded = self.formula(x, t, state)
+        with torch.autocast(x.device.type, enabled=False):  # which would round what float32 is for
+            degraded = self.formula(x, t, state)
         if degraded.shape != x.shape:  # `where` would spread it
             raise InvalidInputError(
                 f"the formula of degradation {self.kind!r} must give {tuple(x.shape)}, it gave {tuple(degraded.shape)}"
@@ -117,7 +118,7 @@ class Degradation(ABC):
             raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
         self.check_size(x0.shape[2], x0.shape[3])
         wanted = self.state_shapes(*x0.shape[1:])
-        if not wanted and not state:
+        if not wanted and state is None:
             return {}
         if not isinstance(state, Mapping) or set(state) != set(wanted):
             got = f"one with {', '.join(map(repr, state)) or 'nothing'}" if isinstance(state, Mapping) else repr(state)
@@ -150,14 +151,10 @@ class Degradation(ABC):
             raise InvalidInputError(f"{name} must be in 0..{last}, got {t.tolist()}")
         return t.to(x0.device, torch.int64)
 
-    def params(self) -> dict[str, Any]:
-        """The arguments of the class, as JSON values."""
-        return {one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}
-
     @final
     def to_config(self) -> dict[str, Any]:
         """What `degradations.from_config` makes the degradation of, as JSON values."""
-        return {"kind": self.kind, **self.params()}
+        return {"kind": self.kind, **{one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}}
 
 
 def _plain(value: Any) -> Any:

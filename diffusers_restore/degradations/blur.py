@@ -60,11 +60,7 @@ class Blur(Degradation):
     def kernels(self) -> Tensor:
         """g_0..g_{T-1} along one axis, float64 (T, taps)."""
         i = torch.arange(self.num_timesteps, dtype=torch.float64)
-        match self.schedule:
-            case "exponential":
-                std = self.std * torch.exp(self.growth * i)
-            case _:
-                std = self.std + self.growth * i
+        std = self.std * torch.exp(self.growth * i) if self.schedule == "exponential" else self.std + self.growth * i
         offset = torch.arange(self.taps, dtype=torch.float64) - self.taps // 2
         kernels = torch.exp(-((offset / std[:, None]) ** 2) / 2)
         return kernels / kernels.sum(dim=1, keepdim=True)

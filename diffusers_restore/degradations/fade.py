@@ -120,17 +120,19 @@ class ColorFade(Degradation):
         return torch.lerp(x0, state["color"].to(x0.dtype), masks[self.num_timesteps - t][:, None])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # they are as many pictures as there are severities
 @torch.inference_mode(False)  # what is kept must be of use outside, too
 def _masks(
     steps: int, std: float, init: int, height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """prod_{i<t} (1 - g_i / max g_i) for t = 0..T, (T + 1, height, width)."""
-    sigma = std * (torch.arange(steps, dtype=torch.float64) + init)
-    rows, columns = (
-        torch.exp(-(((torch.arange(n, dtype=torch.float64) - (n - 1) // 2) / sigma[:, None]) ** 2) / 2)
-        for n in (height, width)
-    )
-    masks = torch.ones(steps + 1, height, width, dtype=torch.float64)
-    torch.sub(1, rows[:, :, None] * columns[:, None, :], out=masks[1:])
-    return masks.cumprod_(dim=0).to(device, dtype)
+    masks = torch.ones(steps + 1, height, width, device=device, dtype=dtype)
+    product = torch.ones(height, width, dtype=torch.float64)
+    for i in range(steps):
+        rows, columns = (
+            torch.exp(-(((torch.arange(n, dtype=torch.float64) - (n - 1) // 2) / (std * (i + init))) ** 2) / 2)
+            for n in (height, width)
+        )
+        product *= 1 - rows[:, None] * columns
+        masks[i + 1] = product
+    return masks

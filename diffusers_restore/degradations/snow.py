@@ -59,6 +59,7 @@ class Snow(Degradation):
     fix_brightness: bool = False
 
     kind: ClassVar[str] = "snow"
+    mixes_channels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

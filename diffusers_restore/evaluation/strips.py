@@ -32,12 +32,13 @@ def severity_strips(
     columns = min(check_int("columns", columns, 2), last + 1)
     severities = [round(last * (columns - 1 - i) / (columns - 1)) for i in range(columns)]
     state = scheduler.sample_state(picture, generator)
+    quiet = _quiet(pipe, scheduler.config.algorithm)
     rows: dict[str, dict[int, Tensor]] = {
         "degraded": {t: scheduler.degrade(picture, t, state) for t in severities},
-        "direct": {t: _direct(pipe, scheduler.degrade(picture, t, state), t) for t in severities},
+        "direct": {t: _direct(quiet, scheduler.degrade(picture, t, state), t) for t in severities},
     }
     for name, algorithm in (("Algorithm 1", "naive"), ("Algorithm 2", "improved")):
-        rows[name] = _chain(pipe, algorithm, scheduler.degrade(picture, last, state), state)
+        rows[name] = _chain(_quiet(pipe, algorithm), scheduler.degrade(picture, last, state), state)
     return [
         (label, [Cell(f"t = {t}" if label == "degraded" else "", shown[t][0]) for t in severities])
         for label, shown in rows.items()
@@ -50,15 +51,21 @@ def _direct(pipe: ColdDiffusionPipeline, degraded: Tensor, t: int) -> Tensor:
     return cast(Tensor, pipe(degraded, start=t, direct=True, output_type="pt", return_dict=False)[0])
 
 
-def _chain(pipe: ColdDiffusionPipeline, algorithm: str, start: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
+def _quiet(pipe: ColdDiffusionPipeline, algorithm: str) -> ColdDiffusionPipeline:
+    """The same network with a scheduler of its own, since a call chooses the timesteps, and without progress bars."""
+    own = ColdDiffusionPipeline(
+        pipe.unet, ColdDiffusionScheduler.from_config(pipe.scheduler.config, algorithm=algorithm)
+    )
+    own.set_progress_bar_config(disable=True)
+    return own
+
+
+def _chain(pipe: ColdDiffusionPipeline, start: Tensor, state: dict[str, Tensor]) -> dict[int, Tensor]:
     """The states by severity."""
-    own = ColdDiffusionScheduler.from_config(pipe.scheduler.config, algorithm=algorithm)
-    states = {len(own): start}
-    runner = ColdDiffusionPipeline(pipe.unet, own)
-    runner.set_progress_bar_config(disable=True)
+    states = {len(pipe.scheduler): start}
 
     def keep(_: object, step: int, timestep: int, tensors: dict[str, Tensor]) -> None:
         states[timestep] = tensors["sample"]  # every severity is taken: after timestep t - 1 comes t - 1
 
-    runner(start, state=state, output_type="pt", callback_on_step_end=keep)
+    pipe(start, state=state, output_type="pt", callback_on_step_end=keep)
     return states

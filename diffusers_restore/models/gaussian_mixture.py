@@ -125,10 +125,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
             z = torch.randn((count, means.shape[1]), generator=generator, device=device)
             m = means.to(device)[chosen] + (scale_tril.to(device)[chosen] @ z[:, :, None])[:, :, 0]
             thumbnails = m.reshape(count, *shape)
-            if self.config.upsample == "nearest":
-                x = functional.interpolate(thumbnails, size=(height, width), mode="nearest")
-            else:
-                x = functional.interpolate(thumbnails, size=(height, width), mode="bilinear")
+            x = functional.interpolate(thumbnails, size=(height, width), mode=self.config.upsample)
             noise = torch.randn(x.shape, generator=generator, device=device)
             return x + self.config.noise_std * noise
 

@@ -87,6 +87,11 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             raise InvalidInputError(
                 f"prior draws pictures of {prior.config.channels} channels, unet takes {unet.config.in_channels}"
             )
+        if prior is not None and scheduler.degradation.state_shapes(prior.config.channels, 1, 1):
+            raise InvalidInputError(
+                f"prior must be None: degradation {scheduler.degradation.kind!r} acts through a state, which a prior "
+                "doesn't draw"
+            )
         self.register_modules(unet=unet, scheduler=scheduler, prior=prior)
         self._num_timesteps = 0
 
@@ -127,8 +132,8 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         """Restore degraded pictures, or generate new ones where no `image` is given.
 
         A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
-        pictures on a colour network come back grey, unless colour is what it restores; a colour picture on a grey
-        network goes through it channel by channel.
+        pictures on a colour network come back grey where the degradation leaves grey pictures grey; a colour picture on
+        a grey network goes through it channel by channel, unless the degradation mixes them.
 
         Some degradations act through a state that a picture doesn't tell: where the hole is, how the snow fell. To run
         the algorithms, give it as `state`; without it, there is only the network's `direct` reconstruction. Where a
@@ -155,6 +160,8 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
+        if self.unet.training and self.unet.config.dropout > 0:
+            raise InvalidInputError("unet is in training mode, in which its dropout is active; call unet.eval() first")
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         if not isinstance(direct, bool):
             raise InvalidInputError(f"direct must be True or False, got {direct!r}")
@@ -186,7 +193,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             elif channels == 1:
                 split = x.shape[1]
                 x = x.reshape(-1, 1, *x.shape[2:])
-                if split > 1 and self.scheduler.degradation.mixes_channels:
+                if split > 1 and not direct and self.scheduler.degradation.mixes_channels:
                     raise InvalidInputError(
                         f"image has {split} channels and the network takes one: degradation "
                         f"{self.scheduler.degradation.kind!r} mixes them, so that they can't be restored one by one"
@@ -251,13 +258,10 @@ class ColdDiffusionPipeline(DiffusionPipeline):
                 "pipeline has no prior to draw that from"
             )
         empty = torch.zeros(count, self.unet.config.in_channels, height, width, device=device)
-        if state is None:
-            state = degradation.sample_state(empty, generator)
-        state = degradation.check(empty, {name: value.to(device) for name, value in state.items()})
-        degradation.check_values(empty, state)
-        if self.prior is None:
-            return degradation(empty, len(self.scheduler), state), state
-        return self.prior.sample(count, height, width, generator).to(device), state
+        if self.prior is not None:
+            return self.prior.sample(count, height, width, generator).to(device), degradation.check(empty, state)
+        state = degradation.sample_state(empty, generator) if state is None else _moved(state, device)
+        return degradation(empty, len(self.scheduler), state), state
 
     def _known_state(self, x: Tensor, state: State | None, split: int, start: int) -> State:
         """The state for a batch whose pictures were split into their channels, checked."""
@@ -287,7 +291,11 @@ class ColdDiffusionPipeline(DiffusionPipeline):
                     state[name] = value.repeat_interleave(split, dim=0)
                 elif isinstance(value, Tensor) and shape and value.shape == (pictures, split * shape[0], *shape[1:]):
                     state[name] = value.reshape(-1, *shape)
-        state = {name: value.to(x.device) if isinstance(value, Tensor) else value for name, value in state.items()}
-        checked = degradation.check(x, state)
+        checked = degradation.check(x, _moved(state, x.device))
         degradation.check_values(x, checked)
         return checked
+
+
+def _moved(state: State, device: torch.device) -> State:
+    """The state on another device; what is no tensor is left for `Degradation.check` to refuse."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -14,7 +14,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from ..degradations import Degradation, Mix, State, from_config
-from ..degradations.base import Generators, check_choice
+from ..degradations.base import Generators, check_choice, per_picture
 from ..errors import InvalidInputError, check_int
 
 Algorithm = Literal["naive", "improved"]
@@ -100,8 +100,7 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         steps = chosen.num_timesteps
         if num_train_timesteps is not None and check_int("num_train_timesteps", num_train_timesteps, 1) != steps:
             raise InvalidInputError(
-                f"num_train_timesteps must be that of the degradation, {chosen.num_timesteps}, got "
-                f"{num_train_timesteps!r}"
+                f"num_train_timesteps must be that of the degradation, {steps}, or None, got {num_train_timesteps!r}"
             )
         check_choice("algorithm", algorithm, ("naive", "improved"))
         check_choice("endpoint", endpoint, ("fixed", "estimated"))
@@ -133,16 +132,20 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             InvalidInputError: a severity out of range, or a size or a state that the degradation can't use.
         """
-        degraded = self.degradation(x0, t, state)
+        state = self.degradation.check(x0, state)
+        severities = self.degradation.check_severity(t, x0)
+        self.degradation.check_values(x0, state)
+        return self.apply(x0, severities, state)
+
+    def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
+        """`degrade` for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
+        degraded = self.degradation.apply(x0, t, state)
         if not self.config.eight_bit:
             return degraded
-        levels = (degraded.clamp(-1, 1) + 1) * 127.5
-        # What is 8-bit already must stay, for all the rounding of the line above.
-        return torch.where(
-            self.degradation.check_severity(t, x0).reshape(-1, 1, 1, 1) == 0,
-            x0,
-            (levels + 1e-3).floor() / 127.5 - 1,
-        )
+        levels = (degraded.to(torch.promote_types(x0.dtype, torch.float32)).clamp(-1, 1) + 1) * 127.5
+        rounding = min(0.25, 1e-3 + 127.5 * torch.finfo(x0.dtype).eps)  # so that what is 8-bit already stays
+        floored = (levels + rounding).floor() / 127.5 - 1
+        return torch.where(per_picture(t == 0), x0, floored.to(x0.dtype))
 
     def add_noise(self, original_samples: Tensor, noise: State | None, timesteps: Tensor) -> Tensor:
         """`degrade` by the timesteps k = t - 1 of a network in 0..T-1, (B,), under the name that diffusers uses.
@@ -210,11 +213,11 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         k = check_int("timestep", k, 0, len(self) - 1)
         if k not in self._following:
             raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {k}")
-        if model_output.shape != sample.shape:
-            raise InvalidInputError(
-                f"model_output must have the shape of sample, {tuple(sample.shape)}, got {tuple(model_output.shape)}"
-            )
-        x0_hat = model_output.clamp(-1, 1) if self.config.clip_sample else model_output
+        if not isinstance(model_output, Tensor) or model_output.shape != sample.shape:
+            got = tuple(model_output.shape) if isinstance(model_output, Tensor) else repr(model_output)
+            raise InvalidInputError(f"model_output must have the shape of sample, {tuple(sample.shape)}, got {got}")
+        x0_hat = model_output.to(sample.dtype)  # a network may work in less precision than differences of D need
+        x0_hat = x0_hat.clamp(-1, 1) if self.config.clip_sample else x0_hat
         t, s = (torch.full((len(sample),), one, device=sample.device) for one in (k + 1, self._following[k]))
         if self.config.endpoint == "estimated" and isinstance(self.degradation, Mix):
             state = self.degradation.estimate_endpoint(sample, x0_hat, t)

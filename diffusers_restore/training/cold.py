@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, cast, final
 
@@ -14,8 +15,8 @@ from diffusers import DiffusionPipeline, UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..degradations import State, from_config
-from ..errors import InvalidInputError
+from ..degradations import DEGRADATIONS, Decolor, Degradation, Mix, State, from_config
+from ..errors import InvalidInputError, unknown_name
 from ..models.gaussian_mixture import GaussianMixturePrior, thumbnails
 from ..pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
@@ -62,7 +63,7 @@ class ColdObjective(Objective):
         clean, state = self._pair(batch, generator)
         last = len(self.scheduler)
         timesteps = torch.randint(last, (len(clean),), generator=generator, device=clean.device)
-        return Degraded(self.scheduler.add_noise(clean, state, timesteps), timesteps, clean)
+        return Degraded(self.scheduler.apply(clean, timesteps + 1, state), timesteps, clean)
 
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Degraded) -> dict[str, Tensor]:
         x0_hat = networks["unet"](corrupted.degraded, corrupted.timesteps).sample
@@ -96,13 +97,14 @@ class ColdObjective(Objective):
     def _pair(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, State]:
         if len(batch) == 2:
             endpoint, clean = batch
-            dealt = torch.randperm(len(clean), generator=generator, device=clean.device)
-            return clean, {"endpoint": endpoint[dealt]}
+            dealt = torch.randperm(len(clean), generator=generator, device=generator.device)
+            return clean, {"endpoint": endpoint[dealt.to(clean.device)]}
         (clean,) = batch
         return clean, self.scheduler.sample_state(clean, generator)
 
     def _restored(self, unet: nn.Module, degraded: Tensor, state: State) -> Tensor:
-        scheduler = cast(ColdDiffusionScheduler, ColdDiffusionScheduler.from_config(self.scheduler.config))
+        config = {**self.scheduler.config, "algorithm": "improved"}
+        scheduler = cast(ColdDiffusionScheduler, ColdDiffusionScheduler.from_config(config))
         scheduler.set_timesteps(min(STEPS, len(scheduler)))
         x = degraded
         for k in scheduler.timesteps.tolist():
@@ -121,11 +123,14 @@ A restorer by Cold Diffusion (arXiv:2208.09392), written by `ColdDiffusionPipeli
 from diffusers_restore import ColdDiffusionPipeline
 
 pipe = ColdDiffusionPipeline.from_pretrained(repo)
-restored = pipe(image).images[0]
+{calls}
 ```
+
+`image` is one that was degraded by {degradation}, to severity {last}; a lesser severity is said by `start`.
 
 Its figures are PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of
 Algorithm 2 from the largest severity in at most 10 steps."""
+
 
 # Options that a run can't go on with otherwise, beside those that the loop knows of.
 DEFINING = (
@@ -145,9 +150,13 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         InvalidInputError: what the configuration names can't be used.
     """
     scheduler = make_scheduler(config.objective)
-    if config.endpoint_data_dir is None and scheduler.degradation.to_config().get("endpoint") == "picture":
-        raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")
+    _check_endpoints(scheduler.degradation, config.endpoint_data_dir)
+    for size in {config.data.resolution, config.data.validation_resolution or config.data.resolution}:
+        scheduler.degradation.check_size(size, size)
+    if isinstance(scheduler.degradation, Decolor) and config.data.channels == 1:
+        raise InvalidInputError("channels must be 3 for degradation decolor, which does nothing to grey pictures")
     data = open_data(config.data, config.training.seed, config.endpoint_data_dir)
+    _check_prior(scheduler.degradation, data, config)
     unet = make_unet(config)
     objective = ColdObjective(scheduler)
     networks, optimizers = {"unet": unet}, {"unet": config.optimizer}
@@ -171,7 +180,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
         card = model_card(
             f"{output_dir.resolve().name}: Cold Diffusion with {scheduler.degradation}",
-            USE,
+            _use(scheduler, generates=scheduler.degradation.forgets or bool(config.prior_components)),
             ["image-restoration", "image-to-image"],
             data.description,
             to_yaml(options),
@@ -182,7 +191,56 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         export_pipeline(pipeline, card, progress, output_dir)
 
     settings = {name: options[name] for name in DEFINING if name in options}
+    # What scheduler_name_or_path names may have been changed since.
+    settings["scheduler"] = {**scheduler.degradation.to_config(), "eight_bit": scheduler.config.eight_bit}
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
+
+
+def _use(scheduler: ColdDiffusionScheduler, *, generates: bool) -> str:
+    """How the model is called, for its card."""
+    stateful = scheduler.degradation.state_shapes(1, 1, 1)
+    calls = ["estimate = pipe(image, direct=True).images[0]  # the network's first estimate"]
+    if stateful:
+        names = ", ".join(f"{name!r}: ..." for name in stateful)
+        calls.append(f"restored = pipe(image, state={{{names}}}).images[0]  # where the state is known")
+    else:
+        calls.append("restored = pipe(image).images[0]")
+    if generates:
+        calls.append("new = pipe(batch_size=4).images")
+    return USE.format(calls="\n".join(calls), degradation=scheduler.degradation, last=len(scheduler))
+
+
+def _check_endpoints(degradation: Degradation, folder: str | None) -> None:
+    """Raise InvalidInputError if pictures to mix with are needed and not there, or there and not needed."""
+    needed = isinstance(degradation, Mix) and degradation.endpoint == "picture"
+    if needed and folder is None:
+        raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")
+    if folder is not None and not needed:
+        raise InvalidInputError(
+            f"endpoint_data_dir is for degradation mix with endpoint: picture, got {folder!r} for {degradation}"
+        )
+    if folder is not None and not Path(folder).exists():
+        raise InvalidInputError(f"endpoint_data_dir must be a folder or an idx file, got {folder!r}")
+
+
+def _check_prior(degradation: Degradation, data: TrainingData, config: ColdConfig) -> None:
+    """Raise InvalidInputError, before the training, for what `fit_prior` would refuse after it."""
+    if not config.prior_components:
+        return
+    if degradation.state_shapes(config.data.channels, 1, 1):
+        raise InvalidInputError(
+            f"prior_components must be 0: degradation {degradation.kind!r} acts through a state, which a prior doesn't "
+            "draw"
+        )
+    numbers = config.data.channels * config.prior_size**2
+    if data.count is not None and min(PRIOR_PICTURES, data.count) <= max(config.prior_components, numbers):
+        raise InvalidInputError(
+            f"prior_components={config.prior_components} of prior_size={config.prior_size}, which is {numbers} "
+            f"numbers, need more than {max(config.prior_components, numbers)} training pictures, got "
+            f"{min(PRIOR_PICTURES, data.count)}"
+        )
+    if find_spec("sklearn") is None:
+        raise InvalidInputError("prior_components needs scikit-learn: pip install 'diffusers-restore[train]'")
 
 
 def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: ColdConfig) -> GaussianMixturePrior:
@@ -225,9 +283,17 @@ def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:
         except InvalidInputError:
             raise
         except (OSError, ValueError, TypeError) as error:
-            raise InvalidInputError(f"{name!r} can't be loaded as a ColdDiffusionScheduler: {error}") from error
-    arguments = {"num_timesteps": config.num_train_timesteps, **(config.degradation_args or {})}
-    degradation = from_config({"kind": config.degradation, **arguments})
+            raise InvalidInputError(
+                f"scheduler_name_or_path {name!r} can't be loaded as a ColdDiffusionScheduler: {_one_line(error)}"
+            ) from error
+    kind, arguments = str(config.degradation), dict(config.degradation_args or {})
+    known = [one.name for one in dataclasses.fields(DEGRADATIONS[kind]) if one.name != "num_timesteps"]
+    for name in arguments:
+        if name == "num_timesteps":
+            raise InvalidInputError("degradation_args: num_timesteps is set by num_train_timesteps")
+        if name not in known:
+            raise unknown_name(f"degradation_args of {kind}", name, known)
+    degradation = from_config({"kind": kind, "num_timesteps": config.num_train_timesteps, **arguments})
     return ColdDiffusionScheduler(degradation=degradation, eight_bit=config.eight_bit)
 
 
@@ -241,9 +307,21 @@ def make_unet(config: ColdConfig) -> UNet2DModel:
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
     try:
-        unet = DiffusionPipeline.from_pretrained(name).unet
+        # diffusers knows no class of this package.
+        own = DiffusionPipeline.load_config(name).get("_class_name") == ColdDiffusionPipeline.__name__
+        unet = (ColdDiffusionPipeline if own else DiffusionPipeline).from_pretrained(name).unet
     except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
-        raise InvalidInputError(f"no network can be loaded from {name!r}, a folder or on the Hub: {error}") from error
+        raise InvalidInputError(
+            f"pretrained_model_name_or_path: no network can be loaded from {name!r}, a folder or on the Hub: "
+            f"{_one_line(error)}"
+        ) from error
     if not isinstance(unet, UNet2DModel):
-        raise InvalidInputError(f"the network of {name!r} is a {type(unet).__name__}; a UNet2DModel is needed")
+        raise InvalidInputError(
+            f"pretrained_model_name_or_path: the network of {name!r} is a {type(unet).__name__}; "
+            "a UNet2DModel is needed"
+        )
     return check_unet(unet, name, config.data)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

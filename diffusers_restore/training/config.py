@@ -333,7 +333,7 @@ class DegradationConfig:
     scheduler_name_or_path: str | None = option(
         None,
         "A repository or folder with the scheduler_config.json of a ColdDiffusionScheduler, such as "
-        "schedulers/cold-mnist-deblur, instead of the options on the degradation, which are off.",
+        "schedulers/cold-mnist-deblur, instead of the options on the degradation.",
     )
 
     def __post_init__(self) -> None:
@@ -346,6 +346,10 @@ class DegradationConfig:
         if self.degradation_args is not None and not isinstance(self.degradation_args, Mapping):
             raise InvalidInputError(f"degradation_args must be arguments by name, got {self.degradation_args!r}")
         check_int("num_train_timesteps", self.num_train_timesteps, 1)
+        if self.scheduler_name_or_path is not None and (self.degradation_args is not None or self.eight_bit):
+            raise InvalidInputError(
+                "degradation_args and eight_bit are those of scheduler_name_or_path where that is given; leave them out"
+            )
 
 
 @dataclass(frozen=True)
@@ -375,18 +379,18 @@ class ColdConfig:
 
     def __post_init__(self) -> None:
         _check_words(self)
-        _check_folders(self.data, self.training)
+        _check_folders(self.data, self.training, endpoint_data_dir=self.endpoint_data_dir)
         check_int("prior_components", self.prior_components, 0)
         check_int("prior_size", self.prior_size, 1, self.data.resolution)
         if self.pretrained_model_name_or_path is None:
             check_sizes(self.data, len(self.network.block_out_channels))
 
 
-def _check_folders(data: DataConfig, training: LoopConfig) -> None:
+def _check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
     """Raise InvalidInputError if the output would be read as data."""
     output_dir = Path(training.output_dir).resolve()
-    for name in ("train_data_dir", "dataset_name"):
-        folder = getattr(data, name)
+    folders = {"train_data_dir": data.train_data_dir, "dataset_name": data.dataset_name, **others}
+    for name, folder in folders.items():
         if folder is not None and Path(folder).is_dir() and output_dir.is_relative_to(Path(folder).resolve()):
             raise InvalidInputError(
                 f"output_dir {training.output_dir!r} lies in {name} {folder!r}: the next run would train on "
@@ -547,7 +551,15 @@ class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clic
             arguments = None
         if not isinstance(arguments, dict):
             self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
-        return arguments
+        return {name: _number(one) for name, one in arguments.items()}
+
+
+def _number(value: Any) -> Any:
+    """What YAML doesn't take for a number though one writes it so, such as 1e-2, as one."""
+    try:
+        return float(value) if isinstance(value, str) and any(one.isdigit() for one in value) else value
+    except ValueError:
+        return value
 
 
 def _parts(config_class: type) -> list[tuple[str, type]]:

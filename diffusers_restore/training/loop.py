@@ -165,8 +165,8 @@ def train(
                     group["lr"] = rates[phase]
             corrupted: Iterable[Any] = corrupted_batches(objective, batches, accelerator, config, step)
             if step == start and accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-                corrupted = micro_batches = list(corrupted)
-                check_compiled(accelerator, objective, wrapped, networks, micro_batches[0])
+                corrupted = list(corrupted)
+                check_compiled(accelerator, objective, wrapped, networks, next(iter(corrupted)))
             losses, norms = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, step)
             for name, value in (losses | norms).items():
                 sums[name] = sums[name] + value if name in sums else value

@@ -203,10 +203,10 @@ class ConcatenatedPairs(Source):
 
 @final
 class UnpairedSets(Source):
-    """Pictures of one set, each with one of another that is cut and resized to its size; the smaller set repeats.
+    """Pictures of one set, each with one of another that is cut and resized to its size.
 
     Args:
-        others: the first of the two of a sample.
+        others: the first of the two of a sample: repeated if they are fewer, taken at equal distances if they are more.
         clean: the second.
     """
 
@@ -214,15 +214,19 @@ class UnpairedSets(Source):
         self._others, self._clean = others, clean
 
     def __len__(self) -> int:
-        return max(len(self._others), len(self._clean))
+        return len(self._clean)
 
     def __getitem__(self, index: int) -> Pictures:
-        (other,) = self._others[index % len(self._others)]
-        (clean,) = self._clean[index % len(self._clean)]
+        (other,) = self._others[self._other(index)]
+        (clean,) = self._clean[index]
         return ImageOps.fit(other, clean.size, Image.Resampling.BICUBIC), clean
 
     def name(self, index: int) -> str:
-        return f"{self._others.name(index % len(self._others))} with {self._clean.name(index % len(self._clean))}"
+        return f"{self._others.name(self._other(index))} with {self._clean.name(index)}"
+
+    def _other(self, index: int) -> int:
+        fewer, count = len(self._others) < len(self._clean), len(self._others)
+        return index % count if fewer else index * count // len(self._clean)
 
 
 @final
