@@ -436,7 +436,7 @@ def test_a_prior_has_no_place_beside_a_state(degradation: Degradation) -> None:
 
 
 def test_dropout_is_not_active() -> None:
-    unet = UNet2DModel.from_config({**make_unet().config, "dropout": 0.5})
+    unet = UNet2DModel.from_config(make_unet().config, dropout=0.5)
     with pytest.raises(InvalidInputError, match="unet is in training mode"):
         make(Blur(2), unet=unet.train())(clean(1))
     pipe = make(Blur(2), unet=unet.eval())
