@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, cli
 from diffusers_restore.degradations import DEGRADATIONS, Blur, Degradation, Fade, Mix
+from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
-from diffusers_restore.training.cold import ColdObjective
+from diffusers_restore.training.cold import ColdObjective, make_scheduler, train_cold
 from diffusers_restore.training.config import ColdConfig, build, flatten, to_yaml
 
 PRESETS = sorted((Path(__file__).parents[1] / "schedulers").glob("cold-*"))
@@ -391,7 +392,7 @@ def test_thumbnails_of_what_is_smooth_are_spread_smoothly(digits: Path, tmp_path
 def test_a_run_on_a_folder_that_was_stopped_ends_as_an_unbroken_one(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--degradation", "fade", "--degradation_args", "{std: 0.2}", "--num_train_timesteps", 4]
+    words = ["--degradation", "fade", "--degradation_args", "{std: 0.2, placement: center}", "--num_train_timesteps", 4]
     words += ["--prior_components", 1, "--train_data_dir", photos, "--dropout", 0.1, "--random_flip"]
     words += ["--max_train_steps", 4, "--checkpointing_steps", 2, "--lr_decay_steps", 3]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -430,8 +431,11 @@ def test_a_run_on_a_folder_that_was_stopped_ends_as_an_unbroken_one(
         assert (whole / name).read_text() == (broken / name).read_text()
 
     for change, message in (
-        (["--degradation", "snow", "--degradation_args", "{}"], "degradation: 'fade', got 'snow'"),
-        (["--degradation_args", "{std: 0.3}"], "degradation_args: {'std': 0.2}, got {'std': 0.3}"),
+        (["--degradation", "blur", "--degradation_args", "{}"], "degradation: 'fade', got 'blur'"),
+        (
+            ["--degradation_args", "{std: 0.3, placement: center}"],
+            "degradation_args: {'std': 0.2, 'placement': 'center'}, got {'std': 0.3, 'placement': 'center'}",
+        ),
         (["--num_train_timesteps", 5], "num_train_timesteps: 4, got 5"),
         (["--eight_bit"], "eight_bit: False, got True"),
     ):
@@ -625,10 +629,13 @@ MOSAIC = ["--degradation", "pixelate"]
         (ANIMORPH, ["endpoint_data_dir must name the pictures", "got None"]),
         ([*ANIMORPH, "--endpoint_data_dir", "absent"], ["endpoint_data_dir must be a folder", "got 'absent'"]),
         (
-            [*BLUR, "--endpoint_data_dir", "."],
+            [*BLUR, "--endpoint_data_dir", "elsewhere"],
             ["endpoint_data_dir is for degradation mix with endpoint: picture", "Blur"],
         ),
-        (["--degradation", "mix", "--endpoint_data_dir", "."], ["endpoint_data_dir is for", "endpoint='noise'"]),
+        (
+            ["--degradation", "mix", "--endpoint_data_dir", "elsewhere"],
+            ["endpoint_data_dir is for", "endpoint='noise'"],
+        ),
         ([*BLUR, "--prior_size", 17], ["prior_size must be a whole number >= 1 and <= 16, got 17"]),
         ([*BLUR, "--prior_size", 0], ["prior_size must be a whole number >= 1 and <= 16, got 0"]),
         ([*BLUR, "--prior_components", -1], ["prior_components must be a whole number >= 0, got -1"]),
@@ -683,6 +690,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ColdConfig]:
     return parse
 
 
+ROOT = Path(__file__).parents[1]
 Parsed = Callable[..., ColdConfig]
 
 
@@ -737,3 +745,34 @@ def test_bad_values_of_a_file(text: str, messages: list[str], photos: Path, tmp_
 def test_arguments_that_are_no_mapping_in_python() -> None:
     with pytest.raises(ValueError, match="degradation_args must be arguments by name, got 'taps'"):
         cold(degradation_args="taps")
+
+
+@pytest.mark.parametrize("task", ["deblur", "inpaint", "super_resolution"])
+def test_the_recipes_of_the_benchmark_have_the_settings_of_the_paper(task: str, parsed: Parsed) -> None:
+    recipe = ROOT / "examples" / "recipes" / f"cold_mnist_{task}.yaml"
+    config = parsed("--config", recipe, "--train_data_dir", "mnist")
+    said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for name, value in said.items():
+        assert flatten(config)[name] == (tuple(value) if isinstance(value, list) else value), name
+    preset = ColdDiffusionScheduler.from_pretrained(ROOT / "schedulers" / f"cold-mnist-{task.replace('_', '-')}")
+    made = make_scheduler(config.objective)
+    assert made.degradation == preset.degradation
+    assert made.config.eight_bit == preset.config.eight_bit
+
+
+def test_a_prior_has_no_place_beside_a_state(parsed: Parsed, photos: Path) -> None:
+    config = parsed("--degradation", "snow", "--train_data_dir", photos, "--prior_components", 2)
+    with pytest.raises(InvalidInputError, match="prior_components must be 0: degradation 'snow' acts through a state"):
+        train_cold(config)
+
+
+def test_grey_pictures_have_no_colours_to_lose(parsed: Parsed) -> None:
+    config = parsed("--degradation", "decolor", "--train_data_dir", "photos", "--channels", 1)
+    with pytest.raises(InvalidInputError, match="channels must be 3 for degradation decolor"):
+        train_cold(config)
+
+
+def test_pictures_too_small_for_the_degradation_are_noticed_at_once(parsed: Parsed) -> None:
+    config = parsed("--degradation", "pixelate", "--train_data_dir", "photos", "--num_train_timesteps", 7)
+    with pytest.raises(InvalidInputError, match="pictures of 64 x 64 pixels are too small"):
+        train_cold(config)

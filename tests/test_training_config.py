@@ -43,7 +43,7 @@ from diffusers_restore.training.export import command_line
 from diffusers_restore.training.loop import learning_rate_factor
 from diffusers_restore.training.prior import make_prior
 
-RECIPES = sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*_prior.yaml"))
 
 OTHER: dict[str, Any] = {
     "pretrained_model_name_or_path": "me/prior",
