@@ -60,7 +60,8 @@ PUBLISHED = {
     "super_resolution": {"degraded": (0.231, 0.178), "direct": (0.114, 0.823), "Algorithm 2": (0.115, 0.820)},
 }
 METHODS = {"degraded": None, "direct": None, "Algorithm 2": "improved", "Algorithm 1": "naive"}
-BATCH = 100
+BATCH, CHUNK = 100, 1000  # digits at once, and in a file of the cache
+GENERATED = 500
 SHOWN = 8
 
 
@@ -193,13 +194,13 @@ def load(model: Path) -> ColdDiffusionPipeline:
     return pipe
 
 
-def restore(pipe: ColdDiffusionPipeline, method: str, x: Tensor, seed: int, what: str) -> dict[str, Tensor]:
-    """The digits by one of METHODS; their states are functions of the seed and their place."""
+def restore(pipe: ColdDiffusionPipeline, method: str, x: Tensor, seed: int, first: int, what: str) -> Tensor:
+    """The digits from number `first` on by one of METHODS; their states are functions of the seed and their place."""
     if (algorithm := METHODS[method]) is not None:
         pipe.scheduler = ColdDiffusionScheduler.from_config(pipe.scheduler.config, algorithm=algorithm)
     scheduler, last, restored = pipe.scheduler, len(pipe.scheduler), []
-    for i, clean in enumerate(tqdm(x.split(BATCH), desc=f"{what}, {method}")):
-        state = scheduler.sample_state(clean, torch.Generator().manual_seed(seed * 1_000_000 + i))
+    for i, clean in enumerate(tqdm(x.split(BATCH), desc=f"{what}, {method}, from {first}")):
+        state = scheduler.sample_state(clean, torch.Generator().manual_seed(seed * 1_000_000 + first + i))
         degraded = scheduler.degrade(clean, last, state)
         if method == "degraded":
             restored.append(degraded)
@@ -207,7 +208,7 @@ def restore(pipe: ColdDiffusionPipeline, method: str, x: Tensor, seed: int, what
             restored.append(pipe(degraded, direct=True, output_type="pt").images)
         else:
             restored.append(pipe(degraded, state=state, output_type="pt").images)
-    return {"x": torch.cat(restored)}
+    return torch.cat(restored)
 
 
 def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Classifier, args: argparse.Namespace) -> Any:
@@ -217,8 +218,15 @@ def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Class
     rows, pictures = [], {"clean": x[:SHOWN]}
     for method in METHODS:
         count = min(len(x), args.naive_digits) if method == "Algorithm 1" else len(x)
-        clean, name = x[:count], f"{key} {count} {task} {method}"
-        y = cached(args.cache, name, lambda m=method, c=clean: restore(pipe, m, c, args.seed, task))["x"]
+        clean, parts = x[:count], []
+        for first in range(0, count, CHUNK):
+            part = clean[first : first + CHUNK]
+
+            def compute(part: Tensor = part, method: str = method, first: int = first) -> dict[str, Tensor]:
+                return {"x": restore(pipe, method, part, args.seed, first, task)}
+
+            parts.append(cached(args.cache, f"{key} {task} {method} {first} {len(part)}", compute)["x"])
+        y = torch.cat(parts)
         pictures[method] = y[:SHOWN]
         published = PUBLISHED[task].get(method, (None, None))
         rows.append(
@@ -244,7 +252,7 @@ def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Class
 def generate(model: Path, x: Tensor, classifier: Classifier, args: argparse.Namespace) -> Any:
     """New digits, with the noise that breaks the symmetry and without it."""
     pipe = load(model)
-    count, rows = min(1000, len(x)), []
+    count, rows = min(GENERATED, len(x)), []
     noise_std = pipe.prior.config.noise_std
     for std in (noise_std, 0.0):
         pipe.prior.register_to_config(noise_std=std)
@@ -263,7 +271,9 @@ def generate(model: Path, x: Tensor, classifier: Classifier, args: argparse.Name
         rows.append({"noise": std, "Fréchet distance": distance})
         name = f"{args.output.name}_generated_{'with' if std else 'without'}_noise.png"
         images.save(enlarged(images.grid(y[:48].clamp(-1, 1))), args.output.with_name(name))
-    return {"rows": rows, **describe(pipe, model, count)}
+    size = pipe.prior.config.height
+    prior = f"{pipe.prior.config.components} Gaussians over {size} x {size} thumbnails"
+    return {"rows": rows, "prior": prior, **describe(pipe, model, count)}
 
 
 def enlarged(picture: Tensor) -> Tensor:
@@ -309,8 +319,8 @@ def to_markdown(report: dict[str, Any]) -> str:
     if (result := report["tasks"].get("generate")) is not None:
         text.append(
             f"## generation\n\n`{result['degradation']}`; {result['parameters'] / 1e6:.1f} million parameters, "
-            f"{result['steps']} steps; {result['digits']} digits from the means of the prior, with the noise that "
-            "breaks their symmetry and without it.\n"
+            f"{result['steps']} steps; {result['digits']} digits that start from {result['prior']}, with the noise "
+            "that breaks the symmetry and without it.\n"
         )
         text.append(markdown_table(result["rows"], {"noise": "g", "Fréchet distance": ".1f"}))
         text.append("![with](cold_mnist_generated_with_noise.png) ![without](cold_mnist_generated_without_noise.png)\n")

@@ -17,11 +17,17 @@ import torch
 
 from diffusers_restore import ColdDiffusionPipeline
 from diffusers_restore.errors import InvalidInputError
-from diffusers_restore.evaluation.report import contact_sheet, save_sheet
+from diffusers_restore.evaluation.report import Cell, contact_sheet, save_sheet
 from diffusers_restore.evaluation.strips import severity_strips
 from diffusers_restore.training.config import Crop
 from diffusers_restore.training.data import cut, to_unit
 from diffusers_restore.training.sources import open_source
+
+
+def enlarge(picture: torch.Tensor) -> torch.Tensor:
+    """Small pictures by a whole number, so that their pixels can be seen."""
+    factor = max(1, 64 // picture.shape[2])
+    return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for i in range(min(args.number, len(source))):
         picture = to_unit(torch.from_numpy(cut(source[i], crop, np.random.default_rng(0))))
         rows += severity_strips(pipe, picture, columns=args.columns, generator=generator)
-    save_sheet(contact_sheet(rows), args.output)
+    enlarged = [(label, [Cell(cell.caption, enlarge(cell.picture)) for cell in cells]) for label, cells in rows]
+    save_sheet(contact_sheet(enlarged), args.output)
     print(f"{args.output}: {len(rows) // 4} pictures of {source.name(0)} and those after it")
 
 

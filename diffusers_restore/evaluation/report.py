@@ -51,7 +51,8 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
         raise InvalidInputError("a sheet needs at least one picture")
     width, height = (max(size[axis] for size in sizes) for axis in (0, 1))
     left = _GAP + (_LABEL if any(label for label, _ in rows) else 0)
-    heads = [_LINE * max(cell.caption.count("\n") + 1 for cell in cells) + 4 for _, cells in rows]
+    lines = [max(cell.caption.count("\n") + 1 if cell.caption else 0 for cell in cells) for _, cells in rows]
+    heads = [_LINE * count + 4 * (count > 0) for count in lines]
     columns = max(len(cells) for _, cells in rows)
     size = (left + columns * (width + _GAP), _GAP + sum(heads) + len(rows) * (height + _GAP))
     sheet = Image.new("RGB", size, _PAPER)

@@ -180,7 +180,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
         card = model_card(
             f"{output_dir.resolve().name}: Cold Diffusion with {scheduler.degradation}",
-            _use(scheduler, generates=scheduler.degradation.forgets or bool(config.prior_components)),
+            _use(scheduler, fitted=bool(config.prior_components)),
             ["image-restoration", "image-to-image"],
             data.description,
             to_yaml(options),
@@ -196,7 +196,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
 
 
-def _use(scheduler: ColdDiffusionScheduler, *, generates: bool) -> str:
+def _use(scheduler: ColdDiffusionScheduler, *, fitted: bool) -> str:
     """How the model is called, for its card."""
     stateful = scheduler.degradation.state_shapes(1, 1, 1)
     calls = ["estimate = pipe(image, direct=True).images[0]  # the network's first estimate"]
@@ -205,14 +205,14 @@ def _use(scheduler: ColdDiffusionScheduler, *, generates: bool) -> str:
         calls.append(f"restored = pipe(image, state={{{names}}}).images[0]  # where the state is known")
     else:
         calls.append("restored = pipe(image).images[0]")
-    if generates:
+    if fitted or (scheduler.degradation.forgets and not _needs_pictures(scheduler.degradation)):
         calls.append("new = pipe(batch_size=4).images")
     return USE.format(calls="\n".join(calls), degradation=scheduler.degradation, last=len(scheduler))
 
 
 def _check_endpoints(degradation: Degradation, folder: str | None) -> None:
     """Raise InvalidInputError if pictures to mix with are needed and not there, or there and not needed."""
-    needed = isinstance(degradation, Mix) and degradation.endpoint == "picture"
+    needed = _needs_pictures(degradation)
     if needed and folder is None:
         raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")
     if folder is not None and not needed:
@@ -221,6 +221,11 @@ def _check_endpoints(degradation: Degradation, folder: str | None) -> None:
         )
     if folder is not None and not Path(folder).exists():
         raise InvalidInputError(f"endpoint_data_dir must be a folder or an idx file, got {folder!r}")
+
+
+def _needs_pictures(degradation: Degradation) -> bool:
+    """Whether it mixes with pictures of another set."""
+    return isinstance(degradation, Mix) and degradation.endpoint == "picture"
 
 
 def _check_prior(degradation: Degradation, data: TrainingData, config: ColdConfig) -> None:
@@ -254,19 +259,18 @@ def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: Col
     """
     batches = data.batches(batch_size=1, accumulation=1, rank=0, world_size=1, first_step=0)
     count = min(PRIOR_PICTURES, data.count or PRIOR_PICTURES)
-    generator = torch.Generator().manual_seed(config.training.seed)
-    clean = torch.cat([next(batches)[-1] for _ in range(count)])
-    left: list[Tensor] = []
-    for x in to_unit(clean).split(100):
-        left.append(scheduler.degrade(x, len(scheduler), scheduler.sample_state(x, generator)))
-    degraded = torch.cat(left)
-    small = thumbnails(degraded, (config.prior_size, config.prior_size))
-    errors = {
-        mode: float((functional.interpolate(small, size=degraded.shape[2:], mode=mode) - degraded).abs().mean())
-        for mode in ("nearest", "bilinear")
-    }
+    small: list[Tensor] = []
+    errors = {"nearest": 0.0, "bilinear": 0.0}
+    for _ in range(count):
+        (clean,) = next(batches)
+        degraded = scheduler.degrade(to_unit(clean), len(scheduler))
+        small.append(thumbnails(degraded, (config.prior_size, config.prior_size)))
+        for mode in errors:
+            spread = functional.interpolate(small[-1], size=degraded.shape[2:], mode=mode)
+            errors[mode] += float((spread - degraded).abs().mean())
+    upsample = min(errors, key=lambda mode: errors[mode])
     return GaussianMixturePrior.fit(
-        small, config.prior_components, seed=config.training.seed, upsample=min(errors, key=lambda mode: errors[mode])
+        torch.cat(small), config.prior_components, seed=config.training.seed, upsample=upsample
     )
 
 
