@@ -151,7 +151,9 @@ def test_the_example_draws_the_strips_of_some_pictures(tmp_path: Path, capsys: p
     generator, rows = seeded(), []
     for i in range(2):  # one generator for all of them
         x = torch.from_numpy(pixels[i, None, None] / 127.5 - 1).float()
-        rows += severity_strips(pipe, x, columns=3, generator=generator)
+        for label, cells in severity_strips(pipe, x, columns=3, generator=generator):
+            larger = [cell.picture.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2) for cell in cells]  # 64 px
+            rows.append((label, [Cell(cell.caption, one) for cell, one in zip(cells, larger, strict=True)]))
     with Image.open(tmp_path / "strips.png") as sheet:
         np.testing.assert_array_equal(np.asarray(sheet), np.asarray(contact_sheet(rows)))
     assert f"{tmp_path / 'strips.png'}: 2 pictures" in capsys.readouterr().out
@@ -164,7 +166,8 @@ def test_the_example_takes_a_folder_of_any_pictures(tmp_path: Path) -> None:
         Image.new("RGB", size, "orange").save(tmp_path / "photos" / f"{name}.png")
     words = [str(tmp_path / "model"), str(tmp_path / "photos"), "-o", str(tmp_path / "strips.png"), "-n", "5"]
     example().main(words)
-    empty = contact_sheet([("label", [Cell("t = 0", torch.zeros(3, 16, 16))] * 3)] + [("", [Cell("")] * 3)] * 7)
+    rows = [("label", [Cell("t = 0", torch.zeros(3, 64, 64))] * 3), *[("", [Cell("")] * 3)] * 3]
+    empty = contact_sheet(rows * 2)
     with Image.open(tmp_path / "strips.png") as sheet:
         assert sheet.size == empty.size  # eight rows of three pictures
         assert sheet.mode == "RGB"
