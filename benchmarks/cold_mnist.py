@@ -323,8 +323,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         )
         + ". The networks had a small part of the paper's training: the steps above, of 32 digits each, against "
         "700,000 of 64, with a sixth of the parameters. And the digits are sharper: the paper's degraded columns "
-        "(0.287, 0.262 and 0.231) are those of digits that were resized bilinearly (0.2866, 0.2610 and 0.2306, measured "
-        "once, apart from this run), whose errors are a few per cent smaller than our bicubic ones.\n"
+        "(0.287, 0.262 and 0.231) are those of digits that were resized bilinearly (0.2866, 0.2610 and 0.2306, "
+        "measured once, apart from this run), whose errors are a few per cent smaller than our bicubic ones.\n"
     )
     if (result := report["tasks"].get("generate")) is not None:
         text.append(
