@@ -66,6 +66,13 @@ WriteRepo = Callable[..., Path]
 
 
 @pytest.fixture
+def plug_in() -> Iterator[Callable[[str], str]]:
+    """The folder of a plug-in file, as `custom_pipeline`; diffusers keeps the last one of a process as a module."""
+    yield lambda method: str(Path(__file__).parents[1] / "pipelines" / method)
+    sys.modules.pop("diffusers_modules.local.pipeline", None)
+
+
+@pytest.fixture
 def write_repo(tmp_path: Path) -> WriteRepo:
     """Write a stock repository folder as it lies on the Hub, in sub-folders or with every file at the root."""
 

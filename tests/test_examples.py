@@ -257,6 +257,8 @@ def measure(mnist: Path, folder: Path, models: dict[str, str], *, restored_befor
     report = json.loads((folder / "cold_mnist.json").read_text())
     assert report["count"] == 20
     tasks: dict[str, Any] = report["tasks"]
+    for task in tasks.values():
+        assert task.pop("command").startswith("python benchmarks/cold_mnist.py --")
     return tasks
 
 
@@ -280,7 +282,7 @@ def test_cold_mnist(
     assert [row["noise"] for row in tasks["generate"]["rows"]] == [0.002, 0.0]
     assert tasks["generate"]["digits"] == 20
     page = (tmp_path / "cold_mnist.md").read_text()
-    for heading in ("## deblur", "## inpaint", "## super resolution", "## generation", "The first 20 test digits"):
+    for heading in ("## deblur", "## inpaint", "## super resolution", "## generation", "| degraded | 20 |"):
         assert heading in page
     for method in METHODS:
         assert len(re.findall(rf"^\| {method} \|", page, re.MULTILINE)) == 3

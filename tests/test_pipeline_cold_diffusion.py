@@ -869,10 +869,10 @@ def test_the_index_of_a_saved_pipeline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_the_plug_in_file_serves_diffusers_own_loader(tmp_path: Path, name: str) -> None:
+def test_the_plug_in_file_serves_diffusers_own_loader(tmp_path: Path, name: str, plug_in: Callable[[str], str]) -> None:
     SAVED[name]().save_pretrained(tmp_path)
-    folder = Path(__file__).parents[1] / "pipelines" / "cold_diffusion"
-    pipe = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=str(folder), trust_remote_code=True)
+    folder = plug_in("cold_diffusion")
+    pipe = DiffusionPipeline.from_pretrained(tmp_path, custom_pipeline=folder, trust_remote_code=True)
     assert type(pipe) is ColdDiffusionPipeline
     assert type(pipe.scheduler) is ColdDiffusionScheduler
     assert (pipe.prior is not None) == (name == "blur")

@@ -604,8 +604,9 @@ def test_public_names_are_there() -> None:
         _ = diffusers_restore.DDRNPipeline
 
 
-def test_the_plug_in_file_serves_diffusers_own_loader(write_repo: WriteRepo, unet: UNet2DModel) -> None:
-    folder = Path(__file__).parents[1] / "pipelines" / "ddrm"
-    pipe = DiffusionPipeline.from_pretrained(write_repo(unet), custom_pipeline=str(folder), trust_remote_code=True)
+def test_the_plug_in_file_serves_diffusers_own_loader(
+    write_repo: WriteRepo, unet: UNet2DModel, plug_in: Callable[[str], str]
+) -> None:
+    pipe = DiffusionPipeline.from_pretrained(write_repo(unet), custom_pipeline=plug_in("ddrm"), trust_remote_code=True)
     assert type(pipe) is DDRMPipeline
     assert type(pipe.scheduler) is DDRMScheduler

@@ -102,7 +102,10 @@ class Degradation(ABC):
     def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         """As a call, for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
         x = x0 if x0.dtype == torch.float64 else x0.float()
-        with torch.autocast(x.device.type, enabled=False):  # which would round what float32 is for
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):  # which would round what float32 is for
+                degraded = self.formula(x, t, state)
+        else:
             degraded = self.formula(x, t, state)
         if degraded.shape != x.shape:  # `where` would spread it
             raise InvalidInputError(
@@ -147,7 +150,8 @@ class Degradation(ABC):
                 f"{name} must be whole numbers in 0..{last}, one or one for each of {len(x0)} pictures, got "
                 f"{t.dtype} {tuple(t.shape)}"
             )
-        if bool(((t < 0) | (t > last)).any()):
+        smallest, largest = torch.aminmax(t)
+        if smallest < 0 or largest > last:
             raise InvalidInputError(f"{name} must be in 0..{last}, got {t.tolist()}")
         return t.to(x0.device, torch.int64)
 

@@ -59,10 +59,9 @@ class Fade(Degradation):
     def check_values(self, x0: Tensor, state: State) -> None:
         if "offset" not in state:
             return
-        offset = state["offset"]
-        limit = torch.tensor(x0.shape[2:], device=offset.device)
+        offset, (height, width) = state["offset"], x0.shape[2:]
         whole = offset.dtype != torch.bool and not offset.is_floating_point() and not offset.is_complex()
-        if not whole or bool(((offset < 0) | (offset > limit)).any()):
+        if not whole or offset.min() < 0 or offset[:, 0].max() > height or offset[:, 1].max() > width:
             raise InvalidInputError(
                 f"state['offset'] must be whole numbers, rows in 0..{x0.shape[2]} and columns in 0..{x0.shape[3]}, got "
                 f"{offset.tolist()}"
