@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checking import Checks
 from ..errors import InvalidInputError
 from .base import Degradation, State
 
@@ -60,24 +61,7 @@ def check_degradation(
         raise DegradationCheckError(f"{degradation!r}: " + "; ".join(checks.failed))
 
 
-class _Checks:
-    def __init__(self, tolerance: float) -> None:
-        self.tolerance = tolerance
-        self.failed: list[str] = []
-
-    def close(self, what: str, got: Tensor, wanted: Tensor, tolerance: float | None = None) -> None:
-        if got.shape != wanted.shape:
-            self.failed.append(f"{what}: shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
-            return
-        scale = float(wanted.abs().max()) or 1.0
-        error = float((got - wanted).abs().max()) / scale
-        if not error <= (self.tolerance if tolerance is None else tolerance):
-            self.failed.append(f"{what} is off by {error:.1e}")
-
-    def true(self, what: str, holds: bool) -> None:
-        if not holds:
-            self.failed.append(what)
-
+class _Checks(Checks):
     def refused(self, what: str, degradation: Degradation, x: Tensor, t: Any, state: State | None) -> None:
         try:
             degradation(x, t, state)

@@ -33,12 +33,10 @@ def severity_strips(
     severities = [round(last * (columns - 1 - i) / (columns - 1)) for i in range(columns)]
     state = scheduler.sample_state(picture, generator)
     quiet = _quiet(pipe, scheduler.config.algorithm)
-    rows: dict[str, dict[int, Tensor]] = {
-        "degraded": {t: scheduler.degrade(picture, t, state) for t in severities},
-        "direct": {t: _direct(quiet, scheduler.degrade(picture, t, state), t) for t in severities},
-    }
+    degraded = {t: scheduler.degrade(picture, t, state) for t in severities}
+    rows = {"degraded": degraded, "direct": {t: _direct(quiet, degraded[t], t) for t in severities}}
     for name, algorithm in (("Algorithm 1", "naive"), ("Algorithm 2", "improved")):
-        rows[name] = _chain(_quiet(pipe, algorithm), scheduler.degrade(picture, last, state), state)
+        rows[name] = _chain(_quiet(pipe, algorithm), degraded[last], state)
     return [
         (label, [Cell(f"t = {t}" if label == "degraded" else "", shown[t][0]) for t in severities])
         for label, shown in rows.items()

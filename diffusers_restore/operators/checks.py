@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..checking import Checks
 from ..errors import InvalidInputError, OperatorError
 from .base import LinearOperator, SVDOperator
 
@@ -36,7 +37,7 @@ def check_operator(operator: LinearOperator, *, tolerance: float = 1e-9, seed: i
     """
     if prod(operator.input_shape) > 4000:
         raise InvalidInputError(f"check_operator builds dense matrices; {operator!r} is too large for that")
-    checks = _Checks(tolerance)
+    checks = Checks(tolerance)
     generator = torch.Generator().manual_seed(seed)
     batch = operator.batch_size or 3
     x = torch.randn(batch, *operator.input_shape, generator=generator, dtype=torch.float64)
@@ -48,26 +49,7 @@ def check_operator(operator: LinearOperator, *, tolerance: float = 1e-9, seed: i
         raise OperatorCheckError(f"{operator!r}: " + "; ".join(checks.failed))
 
 
-class _Checks:
-    def __init__(self, tolerance: float) -> None:
-        self.tolerance = tolerance
-        self.failed: list[str] = []
-
-    def close(self, what: str, got: Tensor, wanted: Tensor, tolerance: float | None = None) -> None:
-        if got.shape != wanted.shape:
-            self.failed.append(f"{what}: shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
-            return
-        scale = float(wanted.abs().max()) or 1.0
-        error = float((got - wanted).abs().max()) / scale
-        if not error <= (self.tolerance if tolerance is None else tolerance):
-            self.failed.append(f"{what} is off by {error:.1e}")
-
-    def true(self, what: str, holds: bool) -> None:
-        if not holds:
-            self.failed.append(what)
-
-
-def _check_against_matrix(checks: _Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
+def _check_against_matrix(checks: Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
     matrix = dense_matrix(operator)
     column, measured = x.reshape(-1), y.reshape(-1)
 
@@ -107,7 +89,7 @@ def _check_against_matrix(checks: _Checks, operator: LinearOperator, x: Tensor, 
     checks.close("vt v", torch.where(observed, operator.vt(operator.v(c)), 0.0), c)
 
 
-def _check_manners(checks: _Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
+def _check_manners(checks: Checks, operator: LinearOperator, x: Tensor, y: Tensor) -> None:
     before = x.clone(), y.clone()
     methods = {"forward": x, "adjoint": y, "pinv": y}
     for name, argument in methods.items():
