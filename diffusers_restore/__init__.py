@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from .operators import Measurement, measure
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .pipelines.pipeline_rddm import RDDMPipeline
     from .schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
     from .schedulers.scheduling_ddrm import DDRMScheduler
+    from .schedulers.scheduling_rddm import RDDMScheduler
 
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
@@ -31,6 +33,8 @@ _HOMES = {
     "DDRMScheduler": ".schedulers.scheduling_ddrm",
     "GaussianMixturePrior": ".models.gaussian_mixture",
     "Measurement": ".operators",
+    "RDDMPipeline": ".pipelines.pipeline_rddm",
+    "RDDMScheduler": ".schedulers.scheduling_rddm",
     "degradations": "",
     "images": "",
     "measure": ".operators",
@@ -45,6 +49,8 @@ __all__ = [
     "DDRMScheduler",
     "GaussianMixturePrior",
     "Measurement",
+    "RDDMPipeline",
+    "RDDMScheduler",
     "degradations",
     "images",
     "measure",

@@ -1,0 +1,345 @@
+"""Restoration, translation and generation by RDDM (arXiv:2308.13712)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, NamedTuple, Self
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .. import images
+from ..errors import InvalidInputError, check_int, check_real
+from ..schedulers.scheduling_rddm import RDDMScheduler
+from .common import (
+    Callback,
+    OutputType,
+    check_callback,
+    check_channels,
+    check_generators,
+    check_output_type,
+    finished,
+    pictures_at_once,
+    replaced,
+    size_multiple,
+)
+from .hub import check_components, check_weights
+
+
+class Inputs(NamedTuple):
+    """What the network is shown beside I_t.
+
+    Attributes:
+        channels: C of the pictures.
+        conditioned: the degraded pictures.
+        masked: a mask of one channel, too.
+    """
+
+    channels: int
+    conditioned: bool
+    masked: bool
+
+
+def network_inputs(unet: UNet2DModel, heads: int) -> Inputs:
+    """What a network with so many outputs is made for, from its numbers of channels.
+
+    Its input is I_t, I_t and I_in, or I_t, I_in and a mask: C, 2C or 2C + 1 channels. Its output are `heads` times C
+    channels; one of C input and 2C output channels for one head is that of a DDPM with a learned variance.
+
+    Raises:
+        InvalidInputError: numbers of channels that are none of these, or class labels.
+    """
+    inputs, outputs = unet.config.in_channels, unet.config.out_channels
+    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+        raise InvalidInputError("a network is class-conditional; one that takes no class labels is needed")
+    channels = inputs if heads == 1 and outputs == 2 * inputs else outputs // heads
+    kinds = {channels: (False, False), 2 * channels: (True, False), 2 * channels + 1: (True, True)}
+    if inputs not in kinds or (outputs % heads and outputs != 2 * inputs):
+        raise InvalidInputError(
+            f"a network with {inputs} input and {outputs} output channels doesn't fit: of pictures with C channels, "
+            f"this scheduler needs C, 2C (with the degraded picture) or 2C + 1 (with a mask) inputs and {heads}C "
+            "outputs"
+        )
+    return Inputs(channels, *kinds[inputs])
+
+
+def network_condition(inputs: Inputs, degraded: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    """What goes into a network beside I_t: nothing, (I_in,), or (I_in, the mask as -1 and 1)."""
+    if not inputs.conditioned:
+        return ()
+    return (degraded,) if mask is None else (degraded, 2 * mask - 1)
+
+
+def network_outputs(
+    unet: nn.Module,
+    unet_noise: nn.Module | None,
+    scheduler: RDDMScheduler,
+    sample: Tensor,
+    condition: tuple[Tensor, ...],
+    timestep: int | Tensor,
+) -> Tensor:
+    """All outputs that `RDDMScheduler.step` takes, (B, C or 2C, H, W), of one or two networks.
+
+    Args:
+        unet: has the outputs of `scheduler.heads`; with `unet_noise`, the first of them.
+        unet_noise: has the second, or None.
+        scheduler: says what the time codes are.
+        sample: I_t, (B, C, H, W).
+        condition: of `network_condition`.
+        timestep: t, one or (B,).
+    """
+    x = torch.cat([sample, *condition], dim=1)
+    of_residual, of_noise = scheduler.time_codes(timestep)
+    only_noise = unet_noise is None and scheduler.heads == ("epsilon",)
+    codes = [of_noise if only_noise else of_residual, of_noise]
+    outputs = []
+    for network, code in zip((unet, unet_noise), codes, strict=True):
+        if network is not None:
+            t = code if isinstance(code, Tensor) and code.ndim else torch.full((len(x),), float(code), device=x.device)
+            outputs.append(network(x, t, return_dict=False)[0])
+    heads = 1 if unet_noise is not None else len(scheduler.heads)
+    return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
+
+
+class RDDMPipeline(DiffusionPipeline):
+    """Takes the residual and the noise from degraded pictures in a few steps, from I_T = I_in + noise to I_0.
+
+    One network says everything (2C outputs for "residual_epsilon" and its like), or `unet` says the residual (or I_0)
+    and `unet_noise` the noise. Networks are shown I_t with the degraded picture (and a mask), or I_t alone: then
+    pictures are translated, or, from noise, generated. A DDPM's repository loads as it is and generates as its DDIM.
+
+    Args:
+        unet: a `UNet2DModel`, such as `examples/train_rddm.py` trains.
+        scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted.
+        unet_noise: the network for the second output, where there are two.
+
+    Raises:
+        InvalidInputError: networks or a scheduler that don't fit together.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import UNet2DModel
+        >>> from diffusers_restore import RDDMPipeline, RDDMScheduler
+        >>> unet = UNet2DModel(16, 6, 3, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
+        ...                    up_block_types=("UpBlock2D",) * 2, add_attention=False)
+        >>> pipe = RDDMPipeline(unet, RDDMScheduler(noise_scale=0.01))
+        >>> pipe(torch.zeros(1, 3, 20, 30), num_inference_steps=2).images[0].size
+        (30, 20)
+    """
+
+    model_cpu_offload_seq = "unet->unet_noise"
+    _optional_components = ["unet_noise"]  # noqa: RUF012  # diffusers' protocol
+    _callback_tensor_inputs = [  # noqa: RUF012  # diffusers' protocol
+        "sample",
+        "pred_original_sample",
+        "pred_residual",
+        "pred_epsilon",
+    ]
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, unet_noise: UNet2DModel | None = None) -> None:
+        super().__init__()
+        for name, network in (("unet", unet), ("unet_noise", unet_noise)):
+            if not isinstance(network, UNet2DModel) and not (name == "unet_noise" and network is None):
+                raise InvalidInputError(f"{name} must be a UNet2DModel, got {type(network).__name__}")
+        if not isinstance(scheduler, RDDMScheduler):
+            scheduler = RDDMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
+        heads = len(scheduler.heads)
+        if unet_noise is not None and heads != 2:
+            raise InvalidInputError(
+                f"unet_noise must be None: prediction_type {scheduler.config.prediction_type!r} has one output"
+            )
+        if unet_noise is None and heads == 2 and scheduler.config.time_embedding == "cumulative":
+            raise InvalidInputError(
+                "time_embedding='cumulative' tells the residual and the noise apart, which takes two networks, or one "
+                f"output; prediction_type {scheduler.config.prediction_type!r} needs unet_noise"
+            )
+        networks = [one for one in (unet, unet_noise) if one is not None]
+        kinds = [network_inputs(one, heads // len(networks)) for one in networks]
+        if kinds[0] != kinds[-1]:
+            raise InvalidInputError(f"unet and unet_noise must have the same inputs, got {kinds[0]} and {kinds[-1]}")
+        self.register_modules(unet=unet, scheduler=scheduler, unet_noise=unet_noise)
+        self._num_timesteps = 0
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
+
+        Raises:
+            InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
+        """
+        check_components(cls, pretrained_model_name_or_path, kwargs)
+        pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        for name in ("unet", "unet_noise"):
+            if name not in kwargs and getattr(pipe, name) is not None:
+                check_weights(name, getattr(pipe, name), kwargs)
+        return pipe
+
+    @property
+    def num_timesteps(self) -> int:
+        """How many steps the last call made for each picture."""
+        return self._num_timesteps
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the networks are shown beside I_t."""
+        return network_inputs(self.unet, len(self.scheduler.heads) if self.unet_noise is None else 1)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: images.ImageInput | None = None,
+        mask: Tensor | None = None,
+        num_inference_steps: int = 5,
+        timesteps: Sequence[int] | None = None,
+        eta: float = 0.0,
+        batch_size: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Restore or translate degraded pictures, or generate new ones where no `image` is given.
+
+        A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
+        pictures on a colour network come back grey; a colour picture on a grey network goes through it channel by
+        channel.
+
+        Args:
+            image: the degraded pictures, of any size: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in
+                [-1, 1], or a list of one size.
+            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for networks with one.
+            num_inference_steps: 1..T. Restorers need 1 to 10.
+            timesteps: a decreasing list instead.
+            eta: share of new noise in each step, [0, 1]. Restoration takes 0.
+            batch_size: how many pictures to generate; None is 1.
+            generator: one, or one for each picture, for the noise.
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
+            return_dict: False returns a tuple.
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
+                "pred_residual", "pred_epsilon".
+
+        Returns:
+            `ImagePipelineOutput` with `images`.
+
+        Raises:
+            InvalidInputError: an argument that cannot be used; the message says what is accepted.
+        """
+        check_output_type(output_type)
+        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_real("eta", eta, 0, 1)
+        for name in ("unet", "unet_noise"):
+            network = getattr(self, name)
+            if network is not None and network.training and network.config.dropout > 0:
+                raise InvalidInputError(
+                    f"{name} is in training mode, in which its dropout is active; call {name}.eval() first"
+                )
+        self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+        device, inputs = self._execution_device, self.inputs
+        split, grey = 1, False
+        if image is None:
+            if inputs.conditioned:
+                raise InvalidInputError("image is needed: the network restores pictures, it doesn't generate them")
+            count = check_int("batch_size", 1 if batch_size is None else batch_size, 1)
+            degraded = torch.zeros(count, inputs.channels, *self._new_size(), device=device)
+        else:
+            if batch_size is not None:
+                raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
+            config = self.scheduler.config
+            if not inputs.conditioned and (config.beta_schedule is not None or config.trained_betas is not None):
+                raise InvalidInputError(
+                    "image must be None: a network of an unconditional DDPM knows nothing of a degraded picture. "
+                    "DDRMPipeline restores with it; examples/train_rddm.py --init_from makes a restorer of it"
+                )
+            degraded = images.to_tensor(image).to(device)
+            if degraded.shape[1] == 1 and inputs.channels == 3:
+                grey = True
+                degraded = degraded.expand(-1, 3, -1, -1)
+            elif inputs.channels == 1:
+                split = degraded.shape[1]
+            if degraded.shape[1] != split * inputs.channels:
+                raise InvalidInputError(f"image has {degraded.shape[1]} channels, the network takes {inputs.channels}")
+        pictures, _, height, width = degraded.shape
+        check_channels(output_type, split * inputs.channels)
+        check_generators(generator, pictures)
+        shown = self._checked_mask(mask, inputs, pictures, height, width, device)
+        # Pictures are continued below and to the right to a size that the network can halve.
+        multiple = size_multiple(self.unet)
+        padding = (0, -width % multiple, 0, -height % multiple)
+        degraded = functional.pad(degraded, padding, mode="replicate")
+        noise_shape = degraded.shape
+        degraded = degraded.reshape(-1, inputs.channels, *degraded.shape[2:])
+        if shown is not None:
+            shown = functional.pad(shown, padding, mode="replicate").repeat_interleave(split, dim=0)
+
+        def draw() -> Tensor:
+            drawn = randn_tensor(noise_shape, generator=generator, device=device, dtype=torch.float32)
+            return drawn.reshape(degraded.shape)
+
+        size = pictures_at_once(device, len(degraded))
+        parts = list(degraded.split(size))
+        shown_parts = [None] * len(parts) if shown is None else list(shown.split(size))
+        states = list(self.scheduler.start(degraded, draw()).split(size))
+        conditions = [network_condition(inputs, *pair) for pair in zip(parts, shown_parts, strict=True)]
+        steps = self.scheduler.timesteps.tolist()
+        self._num_timesteps = len(steps)
+        with self.progress_bar(total=len(steps)) as progress:
+            for i, t in enumerate(steps):
+                noises = draw().split(size) if eta > 0 else [None] * len(parts)
+                estimates: list[tuple[Tensor, ...]] = []
+                for j, part in enumerate(parts):
+                    output = self._predict(states[j], conditions[j], t)
+                    states[j], *estimate = self.scheduler.step(
+                        output, t, states[j], part, eta=eta, variance_noise=noises[j], return_dict=False
+                    )
+                    estimates.append(tuple(estimate))
+                if callback_on_step_end is not None:
+                    stacked = [torch.cat(states), *(torch.cat(one) for one in zip(*estimates, strict=True))]
+                    tensors = dict(zip(self._callback_tensor_inputs, stacked, strict=True))
+                    kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    states = list(replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
+                progress.update()
+        restored = torch.cat(states)[:, :, :height, :width]
+        if grey:
+            restored = restored.mean(dim=1, keepdim=True)
+        self.maybe_free_model_hooks()
+        return finished(restored.reshape(pictures, -1, height, width), output_type, return_dict)
+
+    def _predict(self, sample: Tensor, condition: tuple[Tensor, ...], timestep: int) -> Tensor:
+        """The networks' outputs in float32."""
+        dtype = self.unet.dtype
+        condition = tuple(one.to(dtype) for one in condition)
+        output = network_outputs(self.unet, self.unet_noise, self.scheduler, sample.to(dtype), condition, timestep)
+        return output.to(sample.dtype)
+
+    def _new_size(self) -> tuple[int, int]:
+        size = self.unet.config.sample_size
+        if size is None:
+            raise InvalidInputError("unet.config.sample_size says nothing about the size of new pictures; set it")
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    def _checked_mask(
+        self, mask: Tensor | None, inputs: Inputs, pictures: int, height: int, width: int, device: torch.device
+    ) -> Tensor | None:
+        """The mask as (B, 1, H, W) float32, None for networks without one."""
+        if not inputs.masked:
+            if mask is not None:
+                raise InvalidInputError("mask must be None: the network takes none")
+            return None
+        what = f"mask must be 1 where the picture is damaged and 0 elsewhere, (B, 1, {height}, {width}) or smaller"
+        if not isinstance(mask, Tensor):
+            raise InvalidInputError(f"{what}, for this network; got {type(mask).__name__}")
+        shown = mask.to(device, torch.float32)
+        shown = shown.reshape((1,) * (4 - shown.ndim) + tuple(shown.shape)) if shown.ndim in (2, 3) else shown
+        if shown.shape not in ((1, 1, height, width), (pictures, 1, height, width)):
+            raise InvalidInputError(f"{what}; got {tuple(mask.shape)}")
+        if not bool(((shown == 0) | (shown == 1)).all()):
+            raise InvalidInputError(f"{what}; got values from {float(shown.min()):g} to {float(shown.max()):g}")
+        return shown.expand(pictures, -1, -1, -1)
