@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
 
+DEFAULT_RESTORER = str(Path(__file__).parent / "assets" / "blind_restorer")
+"""The folder of the bundled blind restorer, for `RDDMPipeline.from_pretrained`."""
+
 _HOMES = {
     "ColdDiffusionPipeline": ".pipelines.pipeline_cold_diffusion",
     "ColdDiffusionScheduler": ".schedulers.scheduling_cold_diffusion",
@@ -43,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "DEFAULT_PRIOR",
+    "DEFAULT_RESTORER",
     "ColdDiffusionPipeline",
     "ColdDiffusionScheduler",
     "DDRMPipeline",

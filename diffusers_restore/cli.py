@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from . import DEFAULT_PRIOR, __version__
+from . import DEFAULT_PRIOR, DEFAULT_RESTORER, __version__
 from .errors import InvalidInputError, OperatorError, check_real, unknown_name
 from .registry import Registry
-from .training.config import ColdConfig, PriorConfig, config_command
+from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .operators.base import Shape
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .pipelines.pipeline_rddm import RDDMPipeline
 
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
@@ -121,7 +122,8 @@ def _operator_options(command: _Command, *, task_needed: bool = True) -> _Comman
             "--mask",
             type=existing_file,
             metavar="FILE",
-            help="Black and white picture for the task inpaint: white is known, black is missing.",
+            help="Black and white picture for the task inpaint: white is known, black is missing. For a --model that "
+            "takes masks: white is damaged.",
         ),
         click.option(
             "--kernel",
@@ -169,6 +171,7 @@ def main() -> None:
     """Restore damaged pictures with a pretrained diffusion model.
 
     \b
+    diffusers-restore restore old.jpg -o new.jpg
     diffusers-restore restore photo.png -o restored.png --task denoise --sigma-y 0.2
     diffusers-restore restore small.png -o large.png --task sr4
     diffusers-restore sample -o grid.png
@@ -198,13 +201,14 @@ def main() -> None:
 @click.option(
     "--model",
     metavar="REPO_OR_FOLDER",
-    help="An unconditional DDPM or a ColdDiffusionPipeline: a repository of the Hugging Face Hub or a folder.  "
-    "[default: the bundled prior]",
+    help="An unconditional DDPM, a ColdDiffusionPipeline or an RDDMPipeline: a repository of the Hugging Face Hub or a "
+    "folder.  [default: with --task, the bundled prior; without, the bundled restorer]",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity]",
+    help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity; for an RDDMPipeline, "
+    "5]",
 )
 @click.option("--eta", default=0.85, callback=_real(0, 1), show_default=True, help="Share of new noise in each step.")
 @click.option(
@@ -258,6 +262,7 @@ def restore(
     """Restore degraded pictures IN to OUT.
 
     \b
+    diffusers-restore restore old.jpg -o new.jpg
     diffusers-restore restore small.png -o large.png --task sr4
     diffusers-restore restore blurred.png -o sharp.png --model my_cold_model/ --start 12
     diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
@@ -267,15 +272,34 @@ def restore(
     TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency and 16 bits are kept. In a folder, names stay as
     they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
 
+    With --task, a prior restores what was done, exactly. Without --task and --model, a small network that was trained
+    on photographs with blur, noise and JPEG artefacts restores what it finds.
+
     A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
     """  # noqa: D301  # click reads the control character
-    if model is not None and _is_cold(model):
-        _only_with(ctx, _ONLY_DDRM, "an unconditional DDPM; this --model is a ColdDiffusionPipeline")
-        _restore_cold(
-            inputs, output, model, max_pixels, start, steps, direct, device=device, dtype=dtype, skip=skip_existing
+    method = None if model is None else _method(model)
+    if model is None and task is None and not any(_given(ctx, name) for name in ("operator_args", "mask", "kernel")):
+        model, method = DEFAULT_RESTORER, "RDDMPipeline"
+    if method is not None:
+        this = "the bundled restorer, which --task switches off," if model == DEFAULT_RESTORER else "this --model"
+        _check_given(ctx, method, this)
+        _restore_trained(
+            inputs,
+            output,
+            str(model),
+            method,
+            max_pixels,
+            start=start,
+            steps=steps,
+            direct=direct,
+            mask=mask,
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            skip=skip_existing,
         )
         return
-    _only_with(ctx, ("start", "direct"), "a --model that is a ColdDiffusionPipeline")
+    _check_given(ctx, "DDPM", "this --model")
     if task is None:
         raise click.UsageError(
             "--task must say what was done to the picture; `diffusers-restore tasks` lists the names"
@@ -343,56 +367,73 @@ def restore(
     _run(todo, work)
 
 
-# What `restore` has for DDRM alone.
-_ONLY_DDRM = ("task", "operator_args", "mask", "kernel", "sigma_y", "eta", "eta_b", "seed", "samples", "average")
+# Options of `restore` that not every kind of model has.
+_OPTIONS_OF = {
+    "DDPM": ("task", "operator_args", "mask", "kernel", "sigma_y", "eta", "eta_b", "seed", "samples", "average"),
+    "ColdDiffusionPipeline": ("start", "direct"),
+    "RDDMPipeline": ("mask", "seed"),
+}
+_KINDS = {
+    "DDPM": "an unconditional DDPM",
+    "ColdDiffusionPipeline": "a ColdDiffusionPipeline",
+    "RDDMPipeline": "an RDDMPipeline",
+}
 
 
-def _only_with(ctx: click.Context, names: Sequence[str], what: str) -> None:
-    """Refuse options that were given and have no meaning for the model."""
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def _check_given(ctx: click.Context, kind: str, this: str) -> None:
+    """Refuse options that were given and have no meaning for a kind of model."""
     for param in ctx.command.params:
-        given = ctx.get_parameter_source(str(param.name)) is not ParameterSource.DEFAULT
-        if param.name in names and given:
-            raise click.UsageError(f"{param.opts[-1]} is for {what}")
+        kinds = [_KINDS[other] for other in _OPTIONS_OF if param.name in _OPTIONS_OF[other]]
+        if kinds and _KINDS[kind] not in kinds and _given(ctx, str(param.name)):
+            raise click.UsageError(f"{param.opts[-1]} is for {' or '.join(kinds)}; {this} is {_KINDS[kind]}")
 
 
-def _is_cold(model: str) -> bool:
-    """Whether a repository or folder holds a ColdDiffusionPipeline."""
+def _method(model: str) -> str | None:
+    """The class of a repository or folder that holds a trained pipeline of this package; None for any other."""
     if _absent_folder(model):
-        return False
+        return None
     from diffusers import DiffusionPipeline
 
     try:
         index = DiffusionPipeline.load_config(model)
     except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
-        return False
-    return isinstance(index, dict) and index.get("_class_name") == "ColdDiffusionPipeline"
+        return None
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    return name if name in _OPTIONS_OF and name != "DDPM" else None
 
 
-def _load_cold(option: str, model: str, device: torch.device, dtype: torch.dtype) -> ColdDiffusionPipeline:
-    from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
+def _load_trained(option: str, model: str, method: str, device: torch.device, dtype: torch.dtype) -> Any:
+    import diffusers_restore
 
     with _quiet_bars():
         try:
-            pipe: ColdDiffusionPipeline = ColdDiffusionPipeline.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError, TypeError) as error:  # TypeError: a scheduler without its degradation
+            pipe = getattr(diffusers_restore, method).from_pretrained(model, dtype=dtype)
+        except (OSError, ValueError, TypeError) as error:  # TypeError: a scheduler without what it needs
             raise click.ClickException(f"{option} {model!r} cannot be loaded: {_one_line(error)}") from error
     return pipe.to(device)
 
 
-def _restore_cold(
+def _restore_trained(
     inputs: tuple[str, ...],
     output: str,
     model: str,
+    method: str,
     max_pixels: int | None,
+    *,
     start: int | None,
     steps: int | None,
     direct: bool,
-    *,
+    mask: Path | None,
+    seed: int,
     device: str,
     dtype: str,
     skip: bool,
 ) -> None:
-    """`restore` by a ColdDiffusionPipeline."""
+    """`restore` by a pipeline that was trained for the damage."""
     if direct and steps is not None:
         raise click.UsageError("--steps has no meaning with --direct, which looks once")
     jobs = _pair(inputs, output, _restored_suffix, 1)
@@ -400,12 +441,34 @@ def _restore_cold(
     from . import images
 
     max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    damaged = _load_files(mask, None, max_pixels).get("mask")
     chosen_device = _device(device)
     todo = _without_existing(jobs) if skip else jobs
     if not todo:
         return
     _make_folders(todo)
-    pipe = _load_cold("--model", model, chosen_device, _dtype(dtype, chosen_device))
+    pipe = _load_trained("--model", model, method, chosen_device, _dtype(dtype, chosen_device))
+    if method == "RDDMPipeline":
+        call = _rddm_call(pipe, steps, damaged, seed)
+    else:
+        call = _cold_call(pipe, start, steps, direct)
+
+    def work(position: str, job: _Job) -> str:
+        begin = time.perf_counter()
+        picture = images.load(job.source, max_pixels=max_pixels)
+        alpha = _alpha(picture, job)
+        pipe.set_progress_bar_config(desc=f"{position}{job.name}", leave=False, disable=not _on_terminal())
+        x = call(picture.tensor)
+        images.save(x, job.targets[0], alpha=alpha, bits=_bits(picture, job.source))
+        return f"{_report(job, (x.shape[1], x.shape[2], x.shape[3]))}  {time.perf_counter() - begin:.1f} s"
+
+    _run(todo, work)
+
+
+def _cold_call(
+    pipe: ColdDiffusionPipeline, start: int | None, steps: int | None, direct: bool
+) -> Callable[[Tensor], Tensor]:
+    """What restores one picture, once it is sure that it can."""
     try:
         pipe.scheduler.set_timesteps(steps, start=start)
     except InvalidInputError as error:
@@ -417,17 +480,28 @@ def _restore_cold(
             f"--direct is needed: this model's degradation acts through what a picture doesn't tell ({unknown}); in "
             "Python, ColdDiffusionPipeline takes it as state"
         )
+    return lambda x: pipe(x, start, steps, direct=direct, output_type="pt", return_dict=False)[0]
 
-    def work(position: str, job: _Job) -> str:
-        begin = time.perf_counter()
-        picture = images.load(job.source, max_pixels=max_pixels)
-        alpha = _alpha(picture, job)
-        pipe.set_progress_bar_config(desc=f"{position}{job.name}", leave=False, disable=not _on_terminal())
-        x = pipe(picture.tensor, start, steps, direct=direct, output_type="pt", return_dict=False)[0]
-        images.save(x, job.targets[0], alpha=alpha, bits=_bits(picture, job.source))
-        return f"{_report(job, tuple(x.shape[1:]))}  {time.perf_counter() - begin:.1f} s"
 
-    _run(todo, work)
+def _rddm_call(pipe: RDDMPipeline, steps: int | None, mask: Tensor | None, seed: int) -> Callable[[Tensor], Tensor]:
+    """The same for an RDDMPipeline."""
+    import torch
+
+    steps = min(5, len(pipe.scheduler)) if steps is None else steps
+    try:
+        pipe.scheduler.set_timesteps(steps)
+    except InvalidInputError as error:
+        raise click.UsageError(_one_line(error).replace("num_inference_steps", "--steps")) from error
+    if pipe.inputs.masked and mask is None:
+        raise click.UsageError("--mask FILE is needed: this model is shown where the picture is damaged, as white")
+    if mask is not None and not pipe.inputs.masked:
+        raise click.UsageError("--mask: this model takes none")
+
+    def call(x: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+        return pipe(x, mask, num_inference_steps=steps, generator=generator, output_type="pt", return_dict=False)[0]
+
+    return call
 
 
 def _restored_suffix(source: Path) -> str:
@@ -650,7 +724,8 @@ def _fitting_size(create: Callable[[int, int], object], height: int, width: int)
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help="Network evaluations for each picture.  [default: 50; for a ColdDiffusionPipeline, one for each severity]",
+    help="Network evaluations for each picture.  [default: 50; for a ColdDiffusionPipeline, one for each severity; for "
+    "an RDDMPipeline, 10]",
 )
 @click.option(
     "--size",
@@ -694,10 +769,10 @@ def sample(
     diffusers-restore sample google/ddpm-cifar10-32 -n 100 -o grid.png --sampler ddpm --steps 250
     diffusers-restore sample my_prior/ -n 4 -o drawn/ --size 96x64
 
-    MODEL is an unconditional DDPM, or a ColdDiffusionPipeline that can generate: a repository of the Hugging Face Hub
-    or a folder; without it, the bundled prior. The samplers are those of diffusers. The pictures lie row by row in a
-    grid, nearly square, or are 0000.png, 0001.png ... in a folder. A picture depends on its own seed and not on -n (but
-    for rounding, where --batch-size is not 1).
+    MODEL is an unconditional DDPM, or a ColdDiffusionPipeline or RDDMPipeline that can generate: a repository of the
+    Hugging Face Hub or a folder; without it, the bundled prior. The samplers are those of diffusers. The pictures lie
+    row by row in a grid, nearly square, or are 0000.png, 0001.png ... in a folder. A picture depends on its own seed
+    and not on -n (but for rounding, where --batch-size is not 1).
     """  # noqa: D301  # click reads the control character
     begin = time.perf_counter()
     names_folder, out = _names_folder(output), Path(output)
@@ -709,14 +784,15 @@ def sample(
     from . import images
 
     chosen_device = _device(device)
-    cold = _is_cold(model)
-    if cold:
-        _only_with(ctx, ("sampler", "size"), "an unconditional DDPM; MODEL is a ColdDiffusionPipeline")
+    method = _method(model)
+    if method is not None:
+        for name in ("sampler", "size"):
+            if _given(ctx, name):
+                raise click.UsageError(f"--{name} is for {_KINDS['DDPM']}; MODEL is {_KINDS[method]}")
     _make_folders([job])
-    pipe: DDRMPipeline | ColdDiffusionPipeline
-    if cold:
-        pipe = _load_cold("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
-        draw, evaluations = _cold_draw(pipe, steps)
+    if method is not None:
+        pipe: Any = _load_trained("MODEL", model, method, chosen_device, _dtype(dtype, chosen_device))
+        draw, evaluations = _trained_draw(pipe, method, steps)
     else:
         with _quiet_bars():
             pipe = _load_pipeline("MODEL", model, chosen_device, _dtype(dtype, chosen_device))
@@ -750,10 +826,16 @@ def sample(
 _Draw = Callable[["list[torch.Generator]", Callable[[int], object]], "Tensor"]
 
 
-def _cold_draw(pipe: ColdDiffusionPipeline, steps: int | None) -> tuple[_Draw, int]:
+def _trained_draw(pipe: Any, method: str, steps: int | None) -> tuple[_Draw, int]:
     """What draws pictures, one for each generator, and how many network evaluations that takes for each."""
-    if pipe.prior is None and not pipe.scheduler.degradation.forgets:
-        raise click.ClickException("MODEL can't generate: it was trained without --prior_components")
+    if method == "RDDMPipeline":
+        able, why = not pipe.inputs.conditioned, "it restores a picture that it is shown; `restore --model` does that"
+        steps = min(10, len(pipe.scheduler)) if steps is None else steps
+    else:
+        able = pipe.prior is not None or pipe.scheduler.degradation.forgets
+        why = "it was trained without --prior_components"
+    if not able:
+        raise click.ClickException(f"MODEL can't generate: {why}")
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
@@ -905,6 +987,23 @@ train_cold = config_command(
     """,
 )
 
+train_rddm = config_command(
+    "rddm",
+    RDDMConfig,
+    "diffusers_restore.training.rddm:train_rddm",
+    """Train an RDDM restorer: a network that takes the residual and the noise from degraded pictures in a few steps.
+
+    \b
+    diffusers-restore train rddm --recipe blind --train_data_dir photos --output_dir blind
+    diffusers-restore train rddm --degraded_data_dir rain --train_data_dir clean --noise_scale 0.01
+    diffusers-restore train rddm --task sr4 --train_data_dir photos --init_from google/ddpm-ema-bedroom-256 --dry_run
+    torchrun --nproc_per_node 8 -m diffusers_restore train rddm --recipe real_esrgan --train_data_dir photos
+
+    OUTPUT_DIR becomes a repository that RDDMPipeline loads, with a model card; checkpoints, samples/ and logs/ lie
+    beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.
+    """,
+)
+
 
 @main.group()
 def train() -> None:
@@ -916,6 +1015,7 @@ def train() -> None:
 
 train.add_command(train_prior)
 train.add_command(train_cold)
+train.add_command(train_rddm)
 
 
 # --- tasks ----------------------------------------------------------------------------------------------------------

@@ -26,7 +26,15 @@ from diffusers import (
 from PIL import Image
 
 import diffusers_restore
-from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior, cli, images
+from diffusers_restore import (
+    ColdDiffusionPipeline,
+    ColdDiffusionScheduler,
+    GaussianMixturePrior,
+    RDDMPipeline,
+    RDDMScheduler,
+    cli,
+    images,
+)
 from diffusers_restore.degradations import Blur, Decolor, Degradation, Fade, Mix, Pixelate
 from diffusers_restore.operators import TASKS
 
@@ -1007,7 +1015,8 @@ def test_options_of_ddrm_are_refused_by_a_cold_model(
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "in.png")
     result = undo("in.png", "-o", "out.png", option, *([] if value is None else [value]))
-    fails(result, 2, f"Error: {option} is for an unconditional DDPM; this --model is a ColdDiffusionPipeline\n")
+    kinds = "an unconditional DDPM" + " or an RDDMPipeline" * (option in ("--mask", "--seed"))
+    fails(result, 2, f"Error: {option} is for {kinds}; this --model is a ColdDiffusionPipeline\n")
     assert names(tmp_path) == ["in.png"]
 
 
@@ -1017,13 +1026,13 @@ def test_options_of_a_cold_model_are_refused_by_a_ddpm(
 ) -> None:
     source = picture(tmp_path / "a.png")
     result = restore(source, "-o", tmp_path / "out.png", option, *values)
-    fails(result, 2, f"Error: {option} is for a --model that is a ColdDiffusionPipeline\n")
+    fails(result, 2, f"Error: {option} is for a ColdDiffusionPipeline; this --model is an unconditional DDPM\n")
     assert names(tmp_path) == ["a.png"]
 
 
 def test_a_ddpm_needs_a_task_and_a_cold_model_does_not(undo: Restore, model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
-    for words in ([], ["--model", model]):
+    for words in (["--model", model], ["--mask", source], ["--operator-arg", "sigma=2"]):
         result = run("restore", source, "-o", tmp_path / "out.png", "--device", "cpu", *words)
         fails(result, 2, "Error: --task must say what was done to the picture; `diffusers-restore tasks` lists")
     assert names(tmp_path) == ["a.png"]
@@ -1175,3 +1184,73 @@ def test_cold_models_that_cannot_be_loaded(harm: str, tmp_path: Path) -> None:
         fails(result, 1)
         assert result.stderr.splitlines()[-1].startswith(f"Error: {option} {str(folder)!r} cannot be loaded: ")
     assert not (tmp_path / "x.png").exists()
+
+
+# --- restore and sample by RDDM --------------------------------------------------------------------------------------
+
+
+def save_rddm(folder: Path, inputs: int = 6, outputs: int = 3, **config: Any) -> Path:
+    unet = make_unet(channels=inputs, out_channels=outputs)
+    RDDMPipeline(unet, RDDMScheduler(num_train_timesteps=8, **config)).save_pretrained(folder)
+    return folder
+
+
+def rddm(folder: Path) -> RDDMPipeline:
+    pipe = RDDMPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_an_rddm_model_restores_as_its_pipeline_does(tmp_path: Path) -> None:
+    folder, source = save_rddm(tmp_path / "model"), picture(tmp_path / "a.png", side=19)
+    command = ["restore", source, "--model", folder, "--device", "cpu"]
+    for words, steps, seed in (([], 5, 0), (["--steps", 2, "--seed", 3], 2, 3)):
+        succeeds(run(*command, "-o", tmp_path / "out.npy", *words))
+        pipe, generator = rddm(folder), torch.Generator().manual_seed(seed)
+        expected = pipe(Image.open(source), num_inference_steps=steps, generator=generator, output_type="pt").images
+        np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
+
+
+def test_what_an_rddm_model_refuses(tmp_path: Path) -> None:
+    folder, source = save_rddm(tmp_path / "model"), picture(tmp_path / "a.png")
+    command = ["restore", source, "-o", tmp_path / "out.png", "--model", folder, "--device", "cpu"]
+    for words, message in (
+        (["--steps", 9], "--steps must be a whole number >= 1 and <= 8, got 9"),
+        (["--task", "denoise"], "--task is for an unconditional DDPM; this --model is an RDDMPipeline"),
+        (["--start", 2], "--start is for a ColdDiffusionPipeline; this --model is an RDDMPipeline"),
+        (["--mask", mask_file(tmp_path / "mask.png")], "--mask: this model takes none"),
+    ):
+        fails(run(*command, *words), 2, message)
+    fails(run("sample", folder, "-o", tmp_path / "out.png", "--device", "cpu"), 1, "MODEL can't generate: it restores")
+    assert not (tmp_path / "out.png").exists()
+
+
+def mask_file(path: Path) -> Path:
+    """White on the right half: damaged."""
+    levels = np.zeros((SIDE, SIDE), np.uint8)
+    levels[:, SIDE // 2 :] = 255
+    Image.fromarray(levels).save(path)
+    return path
+
+
+def test_an_rddm_model_is_shown_a_mask(tmp_path: Path) -> None:
+    folder, source = save_rddm(tmp_path / "model", inputs=7), picture(tmp_path / "a.png")
+    command = ["restore", source, "-o", tmp_path / "out.npy", "--model", folder, "--device", "cpu"]
+    fails(run(*command), 2, "--mask FILE is needed")
+    succeeds(run(*command, "--mask", mask_file(tmp_path / "mask.png")))
+    mask = torch.zeros(SIDE, SIDE)
+    mask[:, SIDE // 2 :] = 1
+    generator = torch.Generator().manual_seed(0)
+    expected = rddm(folder)(Image.open(source), mask, generator=generator, output_type="pt").images
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
+
+
+def test_an_rddm_model_generates(tmp_path: Path) -> None:
+    folder = save_rddm(tmp_path / "model", inputs=3)
+    succeeds(run("sample", folder, "-o", tmp_path / "drawn", "-n", 2, "--steps", 3, "--seed", 5, "--device", "cpu"))
+    assert names(tmp_path / "drawn") == ["0000.png", "0001.png"]
+    generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
+    expected = rddm(folder)(batch_size=2, num_inference_steps=3, generator=generators).images
+    for i in range(2):
+        with Image.open(tmp_path / "drawn" / f"000{i}.png") as drawn:
+            np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected[i]))

@@ -15,6 +15,7 @@ from .fade import ColorFade, Fade
 from .mix import Mix
 from .pixelate import Pixelate
 from .snow import Snow
+from .synthetic import Synthetic
 
 DEGRADATIONS = Registry("diffusers_restore.degradations", "degradation")
 
@@ -29,6 +30,7 @@ __all__ = [
     "Pixelate",
     "Snow",
     "State",
+    "Synthetic",
     "check_degradation",
     "from_config",
 ]

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import torch
 from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d_blocks import (
+    AttnSkipDownBlock2D,
+    AttnSkipUpBlock2D,
+    SkipDownBlock2D,
+    SkipUpBlock2D,
+)
 from torch import nn
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, check_int
 
 
 @torch.no_grad()
@@ -23,27 +29,30 @@ def grow_unet(unet: UNet2DModel, in_channels: int, out_channels: int, *, first_o
         first_output: where its outputs go among the new ones; None makes all of them zero.
 
     Raises:
-        InvalidInputError: fewer channels than there are, or a place that its outputs don't fit into.
+        InvalidInputError: fewer channels than there are, a place that its outputs don't fit into, or a network that
+            goes on with its 3 channels beside conv_in and conv_out, as those of VE processes do.
     """
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
-    if in_channels < inputs:
-        raise InvalidInputError(f"in_channels must be {inputs} or more, those of the network, got {in_channels!r}")
-    if first_output is not None and not 0 <= first_output <= out_channels - outputs:
-        raise InvalidInputError(
-            f"first_output must be in 0..{out_channels - outputs}, so that {outputs} outputs fit into {out_channels}, "
-            f"got {first_output!r}"
-        )
+    in_channels, out_channels = check_int("in_channels", in_channels, inputs), check_int("out_channels", out_channels, 1)
+    if first_output is not None:
+        check_int("out_channels", out_channels, outputs)
+        check_int("first_output", first_output, 0, out_channels - outputs)
+    for block in (*unet.down_blocks, *unet.up_blocks):
+        if isinstance(block, (AttnSkipDownBlock2D, AttnSkipUpBlock2D, SkipDownBlock2D, SkipUpBlock2D)):
+            raise InvalidInputError(f"unet has a {type(block).__name__}, which takes pictures of 3 channels and no others")
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    grown = UNet2DModel.from_config({**config, "in_channels": in_channels, "out_channels": out_channels})
+    with torch.random.fork_rng(devices=[]):  # for weights that are replaced
+        grown = UNet2DModel.from_config({**config, "in_channels": in_channels, "out_channels": out_channels})
+    nn.Module.to(grown, unet.device, unet.dtype)  # first: float32 would round weights in float64
     weights = dict(unet.state_dict())
     own = grown.state_dict()
-    conv_in = torch.zeros_like(own["conv_in.weight"], dtype=unet.dtype)
+    conv_in = torch.zeros_like(own["conv_in.weight"])
     conv_in[:, :inputs] = weights["conv_in.weight"]
     weights["conv_in.weight"] = conv_in
     for name in ("conv_out.weight", "conv_out.bias"):
-        grown_to = torch.zeros_like(own[name], dtype=unet.dtype)
+        grown_to = torch.zeros_like(own[name])
         if first_output is not None:
             grown_to[first_output : first_output + outputs] = weights[name]
         weights[name] = grown_to
     grown.load_state_dict(weights)
-    return nn.Module.to(grown, unet.device, unet.dtype).train(unet.training)
+    return grown.train(unet.training)

@@ -53,14 +53,18 @@ def network_inputs(unet: UNet2DModel, heads: int) -> Inputs:
     channels; one of C input and 2C output channels for one head is that of a DDPM with a learned variance.
 
     Raises:
-        InvalidInputError: numbers of channels that are none of these, or class labels.
+        InvalidInputError: numbers of channels that are none of these, class labels, or the network of a VE process.
     """
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
     if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
         raise InvalidInputError("a network is class-conditional; one that takes no class labels is needed")
+    if unet.config.time_embedding_type == "fourier":
+        raise InvalidInputError(
+            "a network is a score network of a VE process (time_embedding_type='fourier'), which can't be told of t = 0"
+        )
     channels = inputs if heads == 1 and outputs == 2 * inputs else outputs // heads
     kinds = {channels: (False, False), 2 * channels: (True, False), 2 * channels + 1: (True, True)}
-    if inputs not in kinds or (outputs % heads and outputs != 2 * inputs):
+    if inputs not in kinds or outputs % heads:
         raise InvalidInputError(
             f"a network with {inputs} input and {outputs} output channels doesn't fit: of pictures with C channels, "
             f"this scheduler needs C, 2C (with the degraded picture) or 2C + 1 (with a mask) inputs and {heads}C "
@@ -101,7 +105,8 @@ def network_outputs(
     outputs = []
     for network, code in zip((unet, unet_noise), codes, strict=True):
         if network is not None:
-            t = code if isinstance(code, Tensor) and code.ndim else torch.full((len(x),), float(code), device=x.device)
+            fixed = not isinstance(code, Tensor)  # filled on the device, which is not waited for
+            t = torch.full((len(x),), code, device=x.device) if fixed else code.to(x.device).expand(len(x))
             outputs.append(network(x, t, return_dict=False)[0])
     heads = 1 if unet_noise is not None else len(scheduler.heads)
     return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
@@ -147,6 +152,8 @@ class RDDMPipeline(DiffusionPipeline):
         for name, network in (("unet", unet), ("unet_noise", unet_noise)):
             if not isinstance(network, UNet2DModel) and not (name == "unet_noise" and network is None):
                 raise InvalidInputError(f"{name} must be a UNet2DModel, got {type(network).__name__}")
+        if not isinstance(scheduler, SchedulerMixin):
+            raise InvalidInputError(f"scheduler must be a RDDMScheduler, got {type(scheduler).__name__}")
         if not isinstance(scheduler, RDDMScheduler):
             scheduler = RDDMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
         heads = len(scheduler.heads)
@@ -235,9 +242,13 @@ class RDDMPipeline(DiffusionPipeline):
         check_output_type(output_type)
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         check_real("eta", eta, 0, 1)
-        for name in ("unet", "unet_noise"):
-            network = getattr(self, name)
-            if network is not None and network.training and network.config.dropout > 0:
+        networks = {name: getattr(self, name) for name in ("unet", "unet_noise") if getattr(self, name) is not None}
+        for name, network in networks.items():
+            if network.dtype != self.unet.dtype:
+                raise InvalidInputError(
+                    f"unet and unet_noise must have the same dtype, got {self.unet.dtype} and {network.dtype}"
+                )
+            if network.training and network.config.dropout > 0:
                 raise InvalidInputError(
                     f"{name} is in training mode, in which its dropout is active; call {name}.eval() first"
                 )
@@ -271,7 +282,7 @@ class RDDMPipeline(DiffusionPipeline):
         check_generators(generator, pictures)
         shown = self._checked_mask(mask, inputs, pictures, height, width, device)
         # Pictures are continued below and to the right to a size that the network can halve.
-        multiple = size_multiple(self.unet)
+        multiple = max(map(size_multiple, networks.values()))
         padding = (0, -width % multiple, 0, -height % multiple)
         degraded = functional.pad(degraded, padding, mode="replicate")
         noise_shape = degraded.shape

@@ -72,10 +72,15 @@ def rddm(
     alpha_i and beta_i^2 / noise_scale are `increments`. With the defaults a_t = (t+1)(2T-t) / (T(T+1)) and
     b_t^2 = noise_scale (t+1)(t+2) / (T(T+1)).
     """
-    a = increments(steps, residual_schedule, residual_power, grid).cumsum(0)
-    b2 = check_real("noise_scale", noise_scale, 0) * increments(steps, noise_schedule, noise_power, grid).cumsum(0)
-    # Where nothing is left to come, the sum misses 1 by its rounding, and 1 - a would be divided by.
-    return Coefficients(a.where(a < 1 - 1e-12, 1.0), b2.sqrt())
+    a = _sums(increments(steps, residual_schedule, residual_power, grid))
+    b2 = check_real("noise_scale", noise_scale, 0) * _sums(increments(steps, noise_schedule, noise_power, grid))
+    return Coefficients(a, b2.sqrt())
+
+
+def _sums(parts: Tensor) -> Tensor:
+    """Cumulative sums, 1 where nothing is left to come: they miss it by their rounding, and 1 - a is divided by."""
+    sums = parts.cumsum(0)
+    return sums.where(sums < 1 - 1e-12, 1.0)
 
 
 def ddim(alphas_cumprod: Tensor) -> Coefficients:

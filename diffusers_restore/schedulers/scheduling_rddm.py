@@ -76,8 +76,8 @@ def rddm_predict(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(x0_hat, residual_hat, epsilon_hat) from what a network says of I_t = I_0 + a (I_in - I_0) + b epsilon.
 
-    One output decides the other estimates through I_t; of two outputs, "sum" is the first one plus epsilon. Where the
-    process hides something (b = 0: the noise; a = 1: I_0, from the noise), that is estimated as 0, and I_0 as I_in.
+    One output decides the other estimates through I_t; of two outputs, "sum" is the first one plus epsilon. Where one
+    can't decide (the noise at b = 0, or by the noise I_0 at a = 1), the noise is estimated as 0, and I_0 as I_in.
 
     Args:
         outputs: one or two, (B, C, H, W), as `HEADS` says of the prediction type.
@@ -165,7 +165,8 @@ def rddm_update(
         posterior:   q I_t + (1 - q) I_0 + (a_u - a_t q) I_res + sigma z       the mean of I_u given I_t and I_0
         recompose:   I_0 + a_u I_res + m epsilon + sigma z                     as DDIM takes a clipped I_0
 
-    They are the same unless something was clipped.
+    They are the same where the estimates add up to I_t, as they do unless something was clipped or a network says both
+    I_0 and the noise.
     """
     m = sqrt(max(0.0, b_next**2 - sigma**2))
     match form:
@@ -317,7 +318,9 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
                 "beta_schedule too"
             )
         if of_ddpm:
-            scales = _of_ddpm(steps, "linear" if beta_schedule is None else beta_schedule, beta_start, beta_end, trained_betas)
+            scales = _of_ddpm(
+                steps, "linear" if beta_schedule is None else beta_schedule, beta_start, beta_end, trained_betas
+            )
         elif process == "rddm":
             scales = coefficients.rddm(steps, **own)  # type: ignore[arg-type]
         else:

@@ -80,13 +80,15 @@ def train(
     *,
     export: Export,
     settings: Mapping[str, Any] = MappingProxyType({}),
+    last_run: bool = True,
 ) -> None:
     """Train `networks` in place by `objective`, each of its phases with an optimiser of its own.
 
     At every `checkpointing_steps` and at the end the networks, averaged where `objective.averaged` says so, are
     measured on the held-out pictures, all processes sharing the work. If `objective.criterion` is the best so far (or
     nothing is held out), the main process calls `export` with them; then a checkpoint is written. `settings` are what
-    else defines the run, as JSON can hold it: a checkpoint of other settings is refused.
+    else defines the run, as JSON can hold it: a checkpoint of other settings is refused. Without `last_run`, several
+    processes stay connected for another one.
 
     Raises:
         InvalidInputError: fewer processes than were asked for, a checkpoint that doesn't fit, an unknown logger, a
@@ -186,6 +188,7 @@ def train(
                 _log(accelerator, output_dir, values, done)
                 sums.clear()
                 summed, since = 0, time.perf_counter()
+                last |= objective.finished(networks)
             if done % config.checkpointing_steps and not last:
                 continue
 
@@ -205,9 +208,15 @@ def train(
                 _save(output_dir, trained, averages, optimizers, accelerator, state, config)
             accelerator.wait_for_everyone()
             since = time.perf_counter()
+            if last:
+                break
     if repo_id:
         tqdm.write(f"pushed to {push(output_dir, repo_id)}")
-    accelerator.end_training()
+    if last_run:
+        accelerator.end_training()
+    else:
+        for tracker in accelerator.trackers:
+            tracker.finish()
     if lock is not None:
         lock.release()
 

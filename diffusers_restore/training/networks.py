@@ -11,15 +11,24 @@ from ..errors import InvalidInputError
 from .config import DataConfig, UNetConfig, check_sizes
 
 
-def new_unet(config: UNetConfig, data: DataConfig, seed: int) -> UNet2DModel:
-    """A `UNet2DModel` without attention for the pictures of `data`, whose weights are a function of the seed."""
+def new_unet(
+    config: UNetConfig, data: DataConfig, seed: int, in_channels: int | None = None, out_channels: int | None = None
+) -> UNet2DModel:
+    """A `UNet2DModel` without attention for the pictures of `data`, whose weights are a function of the seed.
+
+    Args:
+        config: its size.
+        data: its pictures.
+        seed: of its weights.
+        in_channels, out_channels: None are those of a picture.
+    """
     widths = config.block_out_channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return UNet2DModel(
             sample_size=data.resolution,
-            in_channels=data.channels,
-            out_channels=data.channels,
+            in_channels=in_channels or data.channels,
+            out_channels=out_channels or data.channels,
             block_out_channels=widths,
             layers_per_block=config.layers_per_block,
             down_block_types=("DownBlock2D",) * len(widths),
@@ -42,6 +51,15 @@ def check_unet(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
             f"the network of {name!r} has {unet.config.in_channels} input and "
             f"{unet.config.out_channels} output channels; channels={channels} pictures need {channels} of each"
         )
+    return check_unconditional(unet, name, data)
+
+
+def check_unconditional(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
+    """The network of repository `name` in float32, if it takes pictures of that size and no class labels.
+
+    Raises:
+        InvalidInputError: it doesn't.
+    """
     if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
         raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
     check_sizes(data, len(unet.config.block_out_channels))

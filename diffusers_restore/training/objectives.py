@@ -59,6 +59,10 @@ class Objective(ABC):
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Any) -> dict[str, Tensor]:
         """The terms of the loss of a phase, scalars; their sum is minimised. Names differ between phases."""
 
+    def finished(self, networks: Mapping[str, nn.Module]) -> bool:
+        """Whether the run has what it was for; asked whenever losses are logged."""
+        return False
+
     @abstractmethod
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
         """Figures by name, scalars, of the held-out picture number `index`, (1, C, H, W): the same for every step."""

@@ -21,7 +21,7 @@ from ..images import PathInput, failing_as, read_picture
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Pictures: TypeAlias = tuple[Image.Image, ...]
-"""(clean,) or (degraded, clean), of one size."""
+"""(clean,), (degraded, clean) or (degraded, clean, mask), of one size."""
 
 _IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
 
@@ -139,31 +139,41 @@ class DatasetImages(Source):
 
 @final
 class PairedFolders(Source):
-    """Two folders with the same names of pictures below them; the suffixes may differ.
+    """Folders with the same names of pictures below them; the suffixes may differ.
+
+    Args:
+        degraded: the first of a pair.
+        clean: the second.
+        masks: a third, if there are masks.
 
     Raises:
         InvalidInputError: there is no such folder, a picture has no partner, or two differ in their suffix only.
     """
 
-    def __init__(self, degraded: PathInput, clean: PathInput) -> None:
-        degraded_files, clean_files = _by_stem("degraded", degraded), _by_stem("clean", clean)
-        alone = sorted(str(stem) for stem in degraded_files.keys() ^ clean_files.keys())
-        if alone:
-            listed = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
-            raise InvalidInputError(
-                f"degraded {str(degraded)!r} and clean {str(clean)!r} must hold pictures of the same names, got "
-                f"{len(alone)} without a partner: {listed}"
-            )
-        self._files = tuple((file, clean_files[stem]) for stem, file in degraded_files.items())
+    def __init__(self, degraded: PathInput, clean: PathInput, masks: PathInput | None = None) -> None:
+        folders = {"degraded": degraded, "clean": clean}
+        if masks is not None:
+            folders["masks"] = masks
+        files = [_by_stem(name, folder) for name, folder in folders.items()]
+        for (name, folder), there in list(zip(folders.items(), files, strict=True))[1:]:
+            alone = sorted(str(stem) for stem in files[0].keys() ^ there.keys())
+            if alone:
+                listed = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
+                raise InvalidInputError(
+                    f"degraded {str(degraded)!r} and {name} {str(folder)!r} must hold pictures of the same names, got "
+                    f"{len(alone)} without a partner: {listed}"
+                )
+        self._files = tuple(tuple(there[stem] for there in files) for stem in files[0])
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __getitem__(self, index: int) -> Pictures:
-        degraded, clean = (read_picture(file) for file in self._files[index])
-        if degraded.size != clean.size:
-            raise ImageError(f"the two pictures of a pair must have one size, got {degraded.size} and {clean.size}")
-        return degraded, clean
+        pictures = tuple(read_picture(file) for file in self._files[index])
+        sizes = [picture.size for picture in pictures]
+        if len(set(sizes)) > 1:
+            raise ImageError(f"the pictures of a pair must have one size, got {' and '.join(map(str, sizes))}")
+        return pictures
 
     def name(self, index: int) -> str:
         return str(self._files[index][0])

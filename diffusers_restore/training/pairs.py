@@ -1,0 +1,135 @@
+"""Pairs of degraded and clean pictures: from folders, or made of clean pictures while training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import operators
+from ..degradations import DEGRADATIONS, from_config
+from ..degradations.recipes import RECIPES, create, seeds_from
+from ..errors import InvalidInputError, unknown_name
+from .config import DataConfig, PairConfig
+from .data import TrainingData, from_source, open_data
+from .sources import SUFFIXES, ConcatenatedPairs, PairedFolders, Source
+
+
+class Pair(NamedTuple):
+    """Pictures (B, C, H, W) in [-1, 1] and, where there is one, a mask (B, 1, H, W), 1 where they are damaged."""
+
+    degraded: Tensor
+    clean: Tensor
+    mask: Tensor | None
+
+
+Damage = Callable[[Tensor, torch.Generator], Pair]
+"""Makes pairs of clean pictures; all that is random comes from the generator."""
+
+
+def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
+    """The pictures of a run, in pairs where they lie in pairs.
+
+    Raises:
+        InvalidInputError: they can't be found, or don't fit together.
+    """
+    name = "" if data.train_data_dir is None else Path(data.train_data_dir).resolve().name
+    if pairs.degraded_data_dir is not None or pairs.clean_side is not None:
+        folders = {"train_data_dir": data.train_data_dir}
+        folders |= {"degraded_data_dir": pairs.degraded_data_dir, "mask_data_dir": pairs.mask_data_dir}
+        for option, folder in folders.items():
+            if folder is not None and not Path(folder).is_dir():
+                raise InvalidInputError(f"{option} must be a folder, got {folder!r}")
+    if pairs.unpaired_data_dir is not None and not Path(pairs.unpaired_data_dir).exists():
+        raise InvalidInputError(f"unpaired_data_dir must be a folder or an idx file, got {pairs.unpaired_data_dir!r}")
+    source: Source
+    if pairs.degraded_data_dir is not None:
+        source = PairedFolders(pairs.degraded_data_dir, str(data.train_data_dir), pairs.mask_data_dir)
+        there = "with masks " if pairs.mask_data_dir else ""
+        name += f" {there}and {Path(pairs.degraded_data_dir).resolve().name}"
+    elif pairs.clean_side is not None:
+        source = ConcatenatedPairs(str(data.train_data_dir), pairs.clean_side)
+    else:
+        return open_data(data, seed, pairs.unpaired_data_dir)
+    if not len(source):
+        raise InvalidInputError(f"train_data_dir {data.train_data_dir!r} holds no pictures ({', '.join(SUFFIXES)})")
+    return from_source(source, data, seed, name)
+
+
+def make_damage(pairs: PairConfig) -> Damage | None:
+    """What makes pairs of clean pictures; None where pictures come in pairs, or there is nothing to undo.
+
+    Raises:
+        InvalidInputError: an unknown name, or arguments that don't fit.
+    """
+    if pairs.recipe is not None:
+        return _by_recipe(pairs.recipe, dict(pairs.recipe_args or {}), masked=pairs.recipe_mask)
+    if pairs.task is not None:
+        return _by_task(pairs.task, dict(pairs.task_args or {}), pairs.sigma_y)
+    if pairs.degradation is not None:
+        return _by_degradation(pairs.degradation, dict(pairs.degradation_args or {}))
+    return None
+
+
+def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> Damage:
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    known = [one.name for one in dataclasses.fields(RECIPES[name])]
+    for argument in arguments:
+        if argument not in known:
+            raise unknown_name(f"recipe_args of {name}", argument, known)
+    recipe = create(name, **arguments)
+
+    def damage(clean: Tensor, generator: torch.Generator) -> Pair:
+        damaged = recipe(clean, seeds_from(generator, len(clean)))
+        return Pair(damaged.degraded, damaged.clean, damaged.mask if masked else None)
+
+    return damage
+
+
+def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> Damage:
+    if name not in operators.TASKS:
+        raise unknown_name("task", name, operators.TASKS)
+    known = operators.TASKS[name].arguments
+    for argument in arguments:
+        if argument not in known:
+            raise unknown_name(f"task_args of {name}", argument, known)
+
+    @lru_cache(maxsize=8)
+    def operator(shape: tuple[int, int, int]) -> operators.LinearOperator:
+        return operators.create(name, image_shape=shape, **arguments)
+
+    def damage(clean: Tensor, generator: torch.Generator) -> Pair:
+        a = operator((clean.shape[1], clean.shape[2], clean.shape[3]))
+        y = operators.measure(a, clean, sigma_y, generator).y
+        # A network is shown pictures of the clean size: small ones enlarged, grey ones in three channels.
+        return Pair(y if y.shape == clean.shape else a.pinv(y), clean, None)
+
+    return damage
+
+
+def _by_degradation(name: str, arguments: dict[str, Any]) -> Damage:
+    if name not in DEGRADATIONS:
+        raise unknown_name("degradation", name, DEGRADATIONS)
+    known = [one.name for one in dataclasses.fields(DEGRADATIONS[name])]
+    for argument in arguments:
+        if argument not in known:
+            raise unknown_name(f"degradation_args of {name}", argument, known)
+    if "num_timesteps" not in arguments:
+        raise InvalidInputError(f"degradation_args of {name} must say num_timesteps, how many severities there are")
+    degradation = from_config({"kind": name, **arguments})
+
+    def damage(clean: Tensor, generator: torch.Generator) -> Pair:
+        degradation.check_size(clean.shape[2], clean.shape[3])
+        state = degradation.sample_state(clean, generator)
+        last = degradation.num_timesteps
+        # On the generator's device: pictures are measured with one of the CPU.
+        severities = torch.randint(1, last + 1, (len(clean),), generator=generator, device=generator.device)
+        return Pair(degradation.apply(clean, severities.to(clean.device), state), clean, None)
+
+    return damage

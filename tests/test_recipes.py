@@ -1,0 +1,672 @@
+"""Recipes: seeds, batches and severities; each operation against numbers, JPEG against Pillow, draws against papers."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from diffusers_restore.degradations import Synthetic, check_degradation, recipes
+from diffusers_restore.degradations.recipes import RECIPES, Plan, Recipe, create, seeds_from
+from diffusers_restore.degradations.recipes.jpeg import jpeg
+from diffusers_restore.degradations.recipes.kernels import elliptic, kernel, sinc, stack
+from diffusers_restore.degradations.recipes.operations import blur, poisson, resize
+from diffusers_restore.degradations.recipes.steps import OPERATIONS, resized
+from diffusers_restore.errors import InvalidInputError, UnknownNameError
+from diffusers_restore.schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+
+EXAMPLES: dict[str, Recipe] = {
+    "blind": create("blind"),
+    "old_photos": create("old_photos"),
+    "scratched": create("old_photos", scratches=True),
+    "bsrgan": create("bsrgan"),
+    "bsrgan of one size": create("bsrgan", scale=1),
+    "bsrgan_plus": create("bsrgan_plus", scale=2),
+    "real_esrgan": create("real_esrgan"),
+    "real_esrgan of one size": create("real_esrgan", scale=1),
+}
+ALL = pytest.mark.parametrize("recipe", EXAMPLES.values(), ids=list(EXAMPLES))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def photographs(*shape: int, seed: int = 0) -> Tensor:
+    """Smooth shades with edges and some grain, in 8 bits as a photograph."""
+    count, channels, height, width = shape
+    coarse = torch.rand(count, channels, 5, 6, generator=seeded(seed), dtype=torch.float64)
+    smooth = functional.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    edges = (smooth[:, :1] > 0.5) * 0.25
+    grain = 0.03 * torch.randn(shape, generator=seeded(seed + 1), dtype=torch.float64)
+    return (((smooth * 0.7 + edges + grain).clamp(0, 1) * 255).round() / 127.5 - 1).float()
+
+
+def carried_out(x: Tensor, *steps: dict[str, Any], severity: float = 1.0) -> Tensor:
+    """One plan for all pictures of `x`, in [0, 1] and float64, of size H x W or for `Plan` to bring back."""
+    plan = Plan("blind", steps)
+    degraded = create("blind").apply(x.double() * 2 - 1, [plan] * len(x), severity).degraded
+    return (degraded + 1) / 2
+
+
+def grey(value: float, *, channels: int = 3, size: int = 256) -> Tensor:
+    return torch.full((1, channels, size, size), value, dtype=torch.float64)
+
+
+def noise(op: str, **numbers: Any) -> dict[str, Any]:
+    return {"op": op, "seed": 7, **numbers}
+
+
+# Every one of them
+
+
+def test_every_registered_recipe_has_an_example() -> None:
+    assert {recipe.kind for recipe in EXAMPLES.values()} == set(RECIPES)
+
+
+@ALL
+def test_a_batch_is_its_pictures_one_by_one(recipe: Recipe) -> None:
+    x = photographs(8, 3, 64, 64)
+    seeds = seeds_from(seeded(3), 8)
+    whole = recipe(x, seeds)
+    parts = [recipe(x[:3], seeds[:3]), recipe(x[3:], seeds[3:])]
+    singles = [recipe(x[i : i + 1], seeds[i : i + 1]) for i in range(8)]
+    for some in (parts, singles):
+        for i, wanted in enumerate(whole):
+            assert (torch.cat([one[i] for one in some]) - wanted).abs().max() < 1e-6
+    mixed = torch.tensor([0, 0.3, 1, 0.5, 0.7, 0.1, 0.9, 1])
+    plans = recipe.sample(seeds, 64, 64)
+    together = recipe.apply(x, plans, mixed).degraded
+    for i in range(8):
+        alone = recipe.apply(x[i : i + 1], plans[i : i + 1], float(mixed[i])).degraded
+        assert (alone - together[i : i + 1]).abs().max() < 1e-6
+
+
+@ALL
+def test_seeds_decide_everything(recipe: Recipe) -> None:
+    x = photographs(8, 3, 33, 47)
+    before = x.clone()
+    states = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002  # of others
+    one, again = recipe(x, range(8)), recipe(x, range(8))
+    other = recipe(x, range(8, 16))
+    assert torch.equal(one.degraded, again.degraded)
+    assert torch.equal(one.mask, again.mask)
+    different = (one.degraded != other.degraded).flatten(1).any(dim=1)
+    assert different.sum() >= 7
+    assert torch.equal(x, before)
+    assert torch.equal(torch.random.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+
+
+@ALL
+@pytest.mark.parametrize("channels", [1, 3])
+def test_results_are_pictures_of_the_same_kind(recipe: Recipe, channels: int) -> None:
+    for size in ((33, 47), (64, 64), (8, 1)):
+        x = photographs(5, channels, *size)
+        for dtype in (torch.float32, torch.float64, torch.float16):
+            damage = recipe(x.to(dtype), range(5))
+            assert damage.degraded.shape == damage.clean.shape == x.shape
+            assert damage.mask.shape == (5, 1, *size)
+            assert {one.dtype for one in damage} == {dtype}
+            assert damage.degraded.isfinite().all()
+            assert damage.degraded.abs().max() <= 1
+            assert ((damage.mask == 0) | (damage.mask == 1)).all()
+            if dtype == torch.float16:  # computed in full, and rounded once
+                full = recipe(x.to(dtype).float(), range(5)).degraded
+                assert torch.equal(damage.degraded, full.to(dtype))
+
+
+@ALL
+def test_severity_goes_from_the_picture_to_the_whole_damage(recipe: Recipe) -> None:
+    x = photographs(24, 3, 48, 40)
+    plans = recipe.sample(range(24), 48, 40)
+    nothing = recipe.apply(x, plans, 0)
+    assert torch.equal(nothing.degraded, x)
+    assert torch.equal(nothing.clean, x)
+    assert not nothing.mask.any()
+    assert torch.equal(recipe.apply(x, plans, 1.0).degraded, recipe(x, range(24)).degraded)
+    distances = [(recipe.apply(x, plans, s / 5).degraded - x).square().mean() for s in range(6)]
+    assert all(near < far for near, far in zip(distances, distances[1:], strict=False))
+    assert distances[5] > 1e-3
+
+
+@ALL
+def test_plans_are_json(recipe: Recipe) -> None:
+    x = photographs(12, 3, 40, 48)
+    plans = recipe.sample(range(12), 40, 48)
+    again = [Plan.from_json(json.loads(json.dumps(plan.to_json()))) for plan in plans]
+    assert again == plans
+    assert torch.equal(recipe.apply(x, again).degraded, recipe.apply(x, plans).degraded)
+    assert recipe.sample([5, 11], 40, 48) == [plans[5], plans[11]]
+    copied = recipes.from_config(json.loads(json.dumps(recipe.to_config())))
+    assert copied == recipe
+    assert hash(pickle.loads(pickle.dumps(recipe))) == hash(recipe)
+
+
+def test_gradients_and_inference_mode() -> None:
+    x = photographs(4, 3, 24, 24)
+    with torch.inference_mode():
+        wanted = EXAMPLES["scratched"](x, range(4)).degraded.clone()
+    x.requires_grad_()
+    for recipe in EXAMPLES.values():
+        recipe(x, range(4)).degraded.sum().backward()
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+    assert torch.equal(EXAMPLES["scratched"](x, range(4)).degraded, wanted)
+
+
+# Operations
+
+
+def test_gaussian_noise_has_its_width() -> None:
+    for value, severity in ((0.5, 1.0), (0.4, 0.3)):
+        y = carried_out(grey(value), noise("gaussian", sigma=0.05, grey=False), severity=severity)[0]
+        assert float((y - value).std()) == pytest.approx(0.05 * severity, rel=0.03)
+        assert abs(float((y - value).mean())) < 1e-3
+        correlation = torch.corrcoef((y - value).flatten(1))
+        assert (correlation - torch.eye(3)).abs().max() < 0.02
+    same = carried_out(grey(0.5), noise("gaussian", sigma=0.05, grey=True))[0]
+    assert (same[0] - same[2]).abs().max() < 1e-12
+    assert float((same - 0.5).std()) == pytest.approx(0.05, rel=0.03)
+
+
+def test_speckle_grows_with_the_light() -> None:
+    for value in (0.2, 0.6):
+        y = carried_out(grey(value), noise("speckle", sigma=0.1, grey=False))
+        assert float((y - value).std()) == pytest.approx(0.1 * value, rel=0.03)
+
+
+@pytest.mark.parametrize("mean", [2.0, 10.0, 128.0])
+def test_poisson_noise_has_the_moments_of_counts(mean: float) -> None:
+    z = torch.randn(1, 3, 400, 400, generator=seeded(), dtype=torch.float64)
+    x = torch.full_like(z, mean / 255)
+    counts = (x + poisson(x, z, torch.tensor([255.0]), grey=torch.tensor([False]))) * 255
+    wanted = torch.poisson(torch.full_like(z, mean), generator=seeded(1))
+    assert float(counts.mean()) == pytest.approx(float(wanted.mean()), rel=0.01)
+    assert float(counts.var()) == pytest.approx(float(wanted.var()), rel=0.03)
+    skewness = [float(((one - one.mean()) / one.std()).pow(3).mean()) for one in (counts, wanted)]
+    assert skewness[0] == pytest.approx(skewness[1], abs=0.08)
+    y = carried_out(grey(mean / 255), noise("poisson", rate=255.0, scale=2.0, grey=False))
+    if mean > 100:  # otherwise clipped
+        assert float(y.var()) == pytest.approx(4 * mean / 255**2, rel=0.03)
+    assert carried_out(grey(0.0), noise("poisson", rate=255.0, scale=3.0, grey=False)).max() == 0
+
+
+def test_grey_poisson_noise_is_that_of_the_luma() -> None:
+    x = torch.cat([grey(0.8, channels=1), grey(0.3, channels=1), grey(0.5, channels=1)], dim=1)
+    added = (carried_out(x, noise("poisson", rate=500.0, scale=1.0, grey=True)) - x)[0]
+    assert (added[0] - added[1]).abs().max() < 1e-12
+    light = 0.299 * 0.8 + 0.587 * 0.3 + 0.114 * 0.5
+    assert float(added.var()) == pytest.approx(light / 500, rel=0.03)
+
+
+def test_salt_and_pepper_on_its_share_of_values() -> None:
+    step = noise("salt_and_pepper", amount=0.02, salt=0.7)
+    y = carried_out(grey(0.5, size=512), step)
+    assert float((y != 0.5).double().mean()) == pytest.approx(0.02, rel=0.03)
+    assert float((y[y != 0.5] == 1).double().mean()) == pytest.approx(0.7, abs=0.02)
+    assert ((y != 0.5).sum(dim=1) == 3).sum() < 20  # each channel by itself
+    less = carried_out(grey(0.5, size=512), step, severity=0.4)
+    assert float((less != 0.5).double().mean()) == pytest.approx(0.008, rel=0.06)
+    assert torch.equal(less[less != 0.5], y[less != 0.5])
+
+
+def test_correlated_noise_has_its_covariance() -> None:
+    mixing = [[0.05, 0.0, 0.01], [0.03, 0.02, 0.0], [-0.02, 0.03, 0.02]]
+    y = carried_out(grey(0.5), noise("correlated", mixing=mixing))[0]
+    matrix = torch.tensor(mixing, dtype=torch.float64)
+    assert (torch.cov(y.flatten(1)) - matrix @ matrix.mT).abs().max() < 4e-5
+    alone = carried_out(grey(0.5, channels=1), noise("correlated", mixing=mixing))
+    assert float(alone.var()) == pytest.approx(float((matrix @ matrix.mT).trace()) / 3, rel=0.03)
+
+
+def test_noise_is_the_same_at_every_severity() -> None:
+    x = photographs(1, 3, 32, 32).double() * 0.5
+    plan = [Plan("blind", [noise("gaussian", sigma=0.02, grey=False)])]
+    full = create("blind").apply(x, plan).degraded - x
+    half = create("blind").apply(x, plan, 0.5).degraded - x
+    assert (half - full / 2).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("sigma", [0.8, 2.0, 3.0])
+def test_a_kernel_has_the_variance_it_says(sigma: float) -> None:
+    k = elliptic(25, sigma, sigma)
+    offset = torch.arange(25, dtype=torch.float64) - 12
+    assert float((k.sum(dim=0) * offset**2).sum()) == pytest.approx(sigma**2, rel=0.01)
+    taps = torch.exp(-(offset**2) / (2 * sigma**2))
+    assert torch.allclose(k, torch.outer(taps, taps) / taps.sum() ** 2)
+
+
+def test_a_turned_kernel_has_the_covariance_it_says() -> None:
+    for beta, plateau in ((1.0, False), (1.3, False), (2.0, True)):
+        theta = 0.6
+        k = elliptic(61, 4.0, 1.5, theta, beta=beta, plateau=plateau)
+        offset = torch.arange(61, dtype=torch.float64) - 30
+        points = torch.stack(torch.meshgrid(offset, offset, indexing="xy")).flatten(1)
+        covariance = (points * k.flatten()) @ points.mT
+        widths, axes = torch.linalg.eigh(covariance)
+        assert k.sum() == pytest.approx(1)
+        assert float(widths[1] / widths[0]) == pytest.approx((4 / 1.5) ** 2, rel=0.05)
+        assert abs(float(axes[:, 1] @ torch.tensor([math.cos(theta), math.sin(theta)]).double())) > 0.999
+        if beta == 1:
+            assert widths.tolist() == pytest.approx([1.5**2, 4**2], rel=0.01)
+
+
+def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
+    k = sinc(101, 1.2)
+    assert float(k.sum()) == pytest.approx(1)
+    response = torch.fft.fft2(k, s=(512, 512)).abs()[0]
+    frequency = torch.arange(512) * (2 * math.pi / 512)
+    assert (response[frequency < 1.0] - 1).abs().max() < 0.1
+    assert response[(frequency > 1.4) & (frequency < math.pi)].max() < 0.1
+    assert OPERATIONS["blur"]  # and it is one of the kernels of plans:
+    mixed = kernel({"kernel": "sinc", "size": 21, "cutoff": 1.2}, 0.25)
+    assert torch.allclose(mixed - 0.25 * sinc(21, 1.2), 0.75 * functional.pad(torch.ones(1, 1), (10,) * 4).double())
+
+
+def test_a_blur_is_a_convolution_with_a_mirrored_border() -> None:
+    x = torch.rand(3, 2, 13, 18, generator=seeded(), dtype=torch.float64)
+    single = [elliptic(7, 2.0, 1.0, 0.4), sinc(11, 1.5), elliptic(25, 4.0, 4.0)]
+    got = blur(x, stack(single))
+    for one, k, result in zip(x, single, got, strict=True):
+        edge = len(k) // 2
+        padded = torch.tensor(np.pad(one.numpy(), ((0, 0), (edge, edge), (edge, edge)), mode="reflect"))
+        wanted = functional.conv2d(padded[:, None], k[None, None])[:, 0]
+        assert (result - wanted).abs().max() < 1e-12
+    assert (blur(x[:1], elliptic(7, 2.0, 1.0, 0.4)[None]) - got[:1]).abs().max() < 1e-12  # a frame of zeros adds none
+
+
+def test_each_nth_pixel_is_the_middle_of_n() -> None:
+    ramp = (torch.arange(64, dtype=torch.float64) / 100).expand(1, 1, 64, 64)
+    step = {"op": "blur", "kernel": "iso", "size": 25, "sigma": 1.5, "stride": 4}
+    k = kernel(step, 1.0, 4.0)
+    taken = resize(blur(ramp, k[None]), (16, 16), "nearest")
+    middles = (torch.arange(16, dtype=torch.float64) * 4 + 1.5) / 100
+    assert (taken[0, 0, 8, 4:-4] - middles[4:-4]).abs().max() < 1e-5
+
+
+def test_sizes_go_there_and_back() -> None:
+    x = (photographs(1, 3, 40, 60) + 1) / 2
+    there, back = resized(0.5, 0.25, "bicubic", antialias=True), resized(1.0, 1.0, "bilinear")
+    small = functional.interpolate(x.double(), size=(20, 15), mode="bicubic", antialias=True).clamp(0, 1)
+    wanted = functional.interpolate(small, size=(40, 60), mode="bilinear")
+    assert (carried_out(x, there, back) - wanted).abs().max() < 1e-12
+    small = functional.interpolate(x.double(), size=(30, 38), mode="bicubic", antialias=True).clamp(0, 1)
+    wanted = functional.interpolate(small, size=(40, 60), mode="bilinear")  # 1 + (f - 1) / 2
+    assert (carried_out(x, there, back, severity=0.5) - wanted).abs().max() < 1e-12
+
+
+# JPEG
+
+
+def by_pillow(x: Tensor, quality: int, subsampling: int) -> Tensor:
+    """(3, H, W) or (1, H, W) of 0..255."""
+    array = x.permute(1, 2, 0).squeeze(2).numpy().astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(array).save(
+        stream, "jpeg", quality=quality, **({} if len(x) == 1 else {"subsampling": subsampling})
+    )
+    with Image.open(stream) as image:
+        return torch.tensor(np.asarray(image, dtype=np.float64)).reshape(*array.shape[:2], -1).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("quality", [10, 30, 75, 95])
+@pytest.mark.parametrize("size", [(64, 96), (37, 51), (7, 1)], ids=str)
+def test_jpeg_is_that_of_libjpeg(quality: int, size: tuple[int, int]) -> None:
+    for channels, subsampled in ((3, False), (3, True), (1, False)):
+        x = ((photographs(2, channels, *size, seed=quality) + 1) * 127.5).round().double()
+        got = jpeg(x / 255, torch.full((2,), float(quality)), subsampled=subsampled) * 255
+        wanted = torch.stack([by_pillow(one, quality, 2 if subsampled else 0) for one in x])
+        difference = (got - wanted).abs()
+        assert difference.mean() < 0.1
+        assert (difference > 1.5).double().mean() < 0.01  # a coefficient on the other side of a tie
+        assert (x - wanted).abs().mean() > 10 * difference.mean()
+
+
+def test_jpeg_has_a_quality_for_each_picture() -> None:
+    x = ((photographs(3, 3, 24, 40) + 1) / 2).double()
+    quality = torch.tensor([15.0, 62.5, 100.0])
+    together = jpeg(x, quality, subsampled=True)
+    for i in range(3):
+        assert torch.equal(jpeg(x[i : i + 1], quality[i : i + 1], subsampled=True), together[i : i + 1])
+    assert (together[2] - x[2]).abs().mean() * 255 < 3
+
+
+# What is drawn
+
+COUNT = 2000
+
+
+def plans_of(recipe: Recipe, count: int = COUNT) -> list[list[dict[str, Any]]]:
+    return [[dict(step) for step in plan.steps] for plan in recipe.sample(range(count), 64, 48)]
+
+
+def named(plan: list[dict[str, Any]], *ops: str) -> list[dict[str, Any]]:
+    return [step for step in plan if step["op"] in ops]
+
+
+def share(flags: list[bool]) -> float:
+    assert len(flags) >= 150
+    return sum(flags) / len(flags)
+
+
+def near(wanted: float, flags: list[bool]) -> bool:
+    """Within four standard deviations."""
+    return abs(share(flags) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / len(flags))
+
+
+def spread(values: list[float], low: float, high: float) -> bool:
+    """Uniform in [low, high]: never beyond, both ends reached, the mean in the middle."""
+    middle, width = (low + high) / 2, high - low
+    ends = low <= min(values) <= low + 0.05 * width and high - 0.05 * width <= max(values) <= high
+    return ends and abs(np.mean(values) - middle) < 4 * width / math.sqrt(12 * len(values))
+
+
+def test_draws_of_blind() -> None:
+    plans = plans_of(create("blind"))
+    assert near(0.05, [not plan for plan in plans])
+    damaged = [plan for plan in plans if plan]
+    for op, wanted in (("blur", 0.5), ("resize", 0.2), ("jpeg", 0.8)):
+        assert near(wanted, [bool(named(plan, op)) for plan in damaged]), op
+    noises = [step for plan in damaged for step in named(plan, "gaussian", "poisson")]
+    assert near(0.8, [bool(named(plan, "gaussian", "poisson")) for plan in damaged])
+    assert near(0.5, [step["op"] == "gaussian" for step in noises])
+    assert near(0.4, [step["grey"] for step in noises])
+    assert spread([step["sigma"] * 255 for step in noises if step["op"] == "gaussian"], 1, 30)
+    assert spread([step["sigma"] for plan in plans for step in named(plan, "blur")], 0.2, 2)
+    assert spread([step["quality"] for plan in plans for step in named(plan, "jpeg")], 25, 95)
+    factors = [named(plan, "resize")[0]["factor_x"] for plan in plans if named(plan, "resize")]
+    assert spread(factors, 0.5, 1)
+    order = ["blur", "resize", "gaussian", "poisson", "jpeg"]
+    for plan in damaged:
+        places = [order.index(step["op"]) for step in plan if step["op"] != "keep"]
+        assert places == sorted(places)
+    seeds = [step["seed"] for step in noises]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_draws_of_old_photos() -> None:
+    plans = plans_of(create("old_photos", scratches=True))
+    kinds = ("gaussian", "speckle", "salt_and_pepper")
+    for ops in (("blur",), ("resize",), ("jpeg",), kinds):
+        assert near(0.7, [bool(named(plan, *ops)) for plan in plans]), ops
+    for op in kinds:
+        assert near(0.7 / 3, [bool(named(plan, op)) for plan in plans]), op
+    assert near(0.1, [bool(named(plan, "grey")) for plan in plans])
+    assert near(0.5, [bool(named(plan, "scratches")) for plan in plans])
+    both = [plan for plan in plans if named(plan, "blur") and named(plan, "jpeg")]
+    assert near(0.5, [plan.index(named(plan, "blur")[0]) < plan.index(named(plan, "jpeg")[0]) for plan in both])
+    noises = [step for plan in plans for step in named(plan, "gaussian", "speckle")]
+    assert spread([step["sigma"] * 255 for step in noises], 5, 50)
+    assert spread([step["amount"] for plan in plans for step in named(plan, "salt_and_pepper")], 0, 0.01)
+    assert spread([step["quality"] for plan in plans for step in named(plan, "jpeg")], 40, 100)
+    assert {step["size"] for plan in plans for step in named(plan, "blur")} == {3, 5, 7}
+    pairs = [named(plan, "resize") for plan in plans if named(plan, "resize")]
+    assert near(0.5, [up["mode"] == "bilinear" for _, up in pairs])
+    assert spread([down["factor_x"] * 48 for down, _ in pairs], 24, 48)
+    assert spread([down["factor_y"] * 64 for down, _ in pairs], 32, 64)
+    assert not any(named(plan, "scratches") for plan in plans_of(create("old_photos"), 100))
+
+
+def test_draws_of_bsrgan() -> None:
+    plans = plans_of(create("bsrgan"))
+    halved = [plan[0]["op"] == "resize" and plan[0]["factor_x"] == 0.5 for plan in plans]
+    assert near(0.25, halved)
+    strides = [[step.get("stride") for step in named(plan, "blur") if "stride" in step] for plan in plans]
+    assert near(0.25, [bool(one) for one in strides])
+    assert all(one in ([], [2 if half else 4]) for one, half in zip(strides, halved, strict=True))
+    assert near(0.9, [len(named(plan, "jpeg")) == 2 for plan in plans])
+    assert spread([step["quality"] for plan in plans for step in named(plan, "jpeg")], 30, 95)
+    blurs = [step for plan in plans for step in named(plan, "blur") if "stride" not in step]
+    assert len(blurs) == 2 * COUNT
+    assert near(0.5, [step["kernel"] == "aniso" for step in blurs])
+    of_four = [s for p, half in zip(plans, halved, strict=True) if not half for s in named(p, "blur")]
+    assert spread([step["sigma_x"] ** 2 for step in of_four if step["kernel"] == "aniso"], 0, 8)
+    assert spread([step["sigma"] for step in of_four if step["kernel"] == "iso" and "stride" not in step], 0, 2.8)
+    noises = [named(plan, "gaussian", "correlated") for plan in plans]
+    assert all(len(one) == 1 for one in noises)
+    assert near(0.2, [one["op"] == "correlated" for (one,) in noises])
+    assert near(0.4, [one.get("grey") is True for (one,) in noises])
+    for plan in plans:
+        first, second, back = named(plan, "resize")[-3:]
+        assert second["factor_x"] == 0.25
+        assert back["factor_x"] == 1
+        assert 1 / 8 <= first["factor_x"] <= 1
+        assert plan[-2]["op"] == "jpeg"
+    covariance = np.mean(
+        [np.array(m) @ np.array(m).T for m in (one["mixing"] for (one,) in noises if "mixing" in one)], 0
+    )
+    assert np.abs(covariance * 255**2 / 625 - np.eye(3) / 2).max() < 0.1
+
+
+def test_draws_of_bsrgan_plus() -> None:
+    plans = plans_of(create("bsrgan_plus"))
+    counts = {op: [len(named(plan, op)) for plan in plans] for op in ("poisson", "speckle", "gaussian", "blur", "jpeg")}
+    assert set(counts["gaussian"]) == set(counts["blur"]) == set(counts["jpeg"]) == {2}
+    for op in ("poisson", "speckle"):
+        assert near(0.19, [n > 0 for n in counts[op]]), op  # 1 - 0.9^2
+    straight = [[s["op"] for s in plan if s["op"] in ("blur", "resize", "jpeg")] for plan in plans]
+    usual = ["blur", "resize", "jpeg", "blur", "resize", "resize", "jpeg", "resize"]
+    assert share([one == usual for one in straight]) == pytest.approx(0.9, abs=0.04)
+    factors = [named(plan, "resize")[0]["factor_x"] for plan in plans]
+    assert near(0.2, [factor > 1 for factor in factors])
+    assert near(0.1, [factor == 1 for factor in factors])
+    assert spread([factor for factor in factors if factor < 1], 0.125, 1)
+    rates = [math.log10(step["rate"]) for plan in plans for step in named(plan, "poisson")]
+    assert spread(rates, 2, 4)
+    assert all([step["factor_x"] for step in named(plan, "resize")][-2:] == [0.25, 1] for plan in plans)
+
+
+def test_draws_of_real_esrgan() -> None:
+    plans = plans_of(create("real_esrgan"))
+    families = [(plan[0]["kernel"], "theta" in plan[0]) for plan in plans]
+    shares = {
+        ("sinc", False): 0.1,
+        ("iso", False): 0.9 * 0.45,
+        ("aniso", True): 0.9 * 0.25,
+        ("generalised", False): 0.9 * 0.12,
+        ("generalised", True): 0.9 * 0.03,
+        ("plateau", False): 0.9 * 0.12,
+        ("plateau", True): 0.9 * 0.03,
+    }
+    assert set(families) == set(shares)
+    for family, wanted in shares.items():
+        assert near(wanted, [one == family for one in families]), family
+    sizes = {step["size"] for plan in plans for step in named(plan, "blur")}
+    assert sizes == set(range(7, 22, 2))
+    assert spread([plan[0]["sigma"] for plan in plans if "sigma" in plan[0]], 0.2, 3)
+    betas = [plan[0]["beta"] for plan in plans if plan[0]["kernel"] == "generalised"]
+    assert near(0.5, [beta < 1 for beta in betas])
+    assert 0.5 <= min(betas) <= max(betas) <= 4
+    for number, (low, high), (up, keep), (weak, strong) in (
+        (0, (0.15, 1.5), (0.2, 0.1), (30, 3.0)),
+        (1, (0.3, 1.2), (0.3, 0.3), (25, 2.5)),
+    ):
+        factors = [named(plan, "resize")[number]["factor_x"] * (1, 4)[number] for plan in plans]
+        assert near(up, [factor > 1 for factor in factors])
+        assert near(keep, [factor == 1 for factor in factors])
+        assert spread([factor for factor in factors if factor < 1], low, 1)
+        assert spread([factor for factor in factors if factor > 1], 1, high)
+        noises = [named(plan, "gaussian", "poisson")[number] for plan in plans]
+        assert near(0.5, [step["op"] == "gaussian" for step in noises])
+        assert near(0.4, [step["grey"] for step in noises])
+        assert spread([step["sigma"] * 255 for step in noises if step["op"] == "gaussian"], 1, weak)
+        assert spread([step["scale"] for step in noises if step["op"] == "poisson"], 0.05, strong)
+    ends = [[step["op"] for step in plan][-5:] for plan in plans]
+    assert all(end[-2:] == ["round", "resize"] for end in ends)
+    assert near(0.5, [end[-3] == "jpeg" for end in ends])
+    last = [plan[plan.index(named(plan, "resize")[2]) + 1] for plan in plans]
+    ringing = [step["op"] == "blur" for step in last]
+    assert near(0.8, ringing)
+    assert spread([step["cutoff"] for step in last if step["op"] == "blur"], math.pi / 3, math.pi)
+    noise_ops = ("gaussian", "poisson")
+    between = [plan[[s["op"] in noise_ops for s in plan].index(True) + 2]["op"] == "blur" for plan in plans]
+    assert near(0.8, between)
+
+
+# Targets and masks
+
+
+def test_what_is_grey_is_grey_in_the_target_too() -> None:
+    recipe = create("old_photos")
+    plans = recipe.sample(range(60), 32, 32)
+    x = photographs(60, 3, 32, 32)
+    damage = recipe.apply(x, plans)
+    for i, plan in enumerate(plans):
+        coloured = damage.clean[i].amax(dim=0) - damage.clean[i].amin(dim=0)
+        if any(step["op"] == "grey" for step in plan.steps):
+            assert coloured.max() < 1e-6
+            assert (damage.degraded[i].amax(dim=0) - damage.degraded[i].amin(dim=0)).max() < 1e-6
+        else:
+            assert torch.equal(damage.clean[i], x[i])
+
+
+def test_scratches_are_white_where_the_mask_says() -> None:
+    recipe = create("old_photos", scratches=True)
+    plans = recipe.sample(range(40), 64, 80)
+    x = photographs(40, 3, 64, 80)
+    damage, half = recipe.apply(x, plans), recipe.apply(x, plans, 0.5)
+    bare = [Plan("old_photos", [step for step in plan.steps if step["op"] != "scratches"]) for plan in plans]
+    without = recipe.apply(x, bare)
+    assert torch.equal(damage.degraded[(damage.mask == 1).expand_as(x)].unique(), torch.ones(1))
+    assert torch.equal(damage.degraded.where(damage.mask == 0, 0), without.degraded.where(damage.mask == 0, 0))
+    assert torch.equal(damage.mask, half.mask)
+    wanted = torch.lerp(recipe.apply(x, bare, 0.5).degraded, torch.ones(()), half.mask * 0.5)
+    assert (half.degraded - wanted).abs().max() < 1e-6
+    assert not without.mask.any()
+    shares = damage.mask.mean(dim=(1, 2, 3))
+    scratched = torch.tensor([any(step["op"] == "scratches" for step in plan.steps) for plan in plans])
+    assert torch.equal(shares > 0, scratched)
+    assert 0.003 < shares[scratched].mean() < 0.2
+
+
+# Cold Diffusion
+
+
+def test_a_recipe_is_a_degradation_by_severity() -> None:
+    for recipe in EXAMPLES.values():
+        arguments = {name: value for name, value in recipe.to_config().items() if name != "kind"}
+        degradation = Synthetic(2, recipe.kind, arguments)
+        check_degradation(degradation)
+        x = photographs(3, 3, 20, 24)
+        state = degradation.sample_state(x, seeded(4))
+        plans = recipe.sample(state["seed"].tolist(), 20, 24)
+        for t in range(3):
+            assert torch.equal(degradation(x, t, state), recipe.apply(x, plans, t / 2).degraded)
+
+
+@pytest.mark.parametrize("algorithm", ["naive", "improved"])
+def test_the_scheduler_goes_all_the_way_back(algorithm: str) -> None:
+    scheduler = ColdDiffusionScheduler(Synthetic(4), algorithm=algorithm)
+    x0 = photographs(3, 3, 32, 24)
+    state = scheduler.sample_state(x0, seeded())
+    x = scheduler.degrade(x0, 4, state)
+    assert (x - x0).abs().max() > 0.1
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(x0, timestep, x, state=state).prev_sample
+    assert (x - x0).abs().max() < 1e-5
+
+
+def test_arguments_of_a_synthetic_degradation_are_json() -> None:
+    one = Synthetic(3, "bsrgan", {"scale": 2})
+    assert one == Synthetic(3, "bsrgan", '{"scale":2}')
+    assert one.to_config() == {
+        "kind": "synthetic",
+        "num_timesteps": 3,
+        "recipe": "bsrgan",
+        "recipe_args": '{"scale": 2}',
+    }
+    assert Synthetic(3) == Synthetic(3, recipe_args={})
+
+
+# Bad input
+
+X = photographs(2, 3, 16, 16)
+BLIND = create("blind")
+PLANS = BLIND.sample([1, 2], 16, 16)
+
+
+def broken(**step: Any) -> Callable[[], object]:
+    return lambda: BLIND.apply(X, [Plan("blind", [step])] * 2)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: BLIND(X.numpy(), [1, 2]), r"clean must be a float tensor \(B, C, H, W\).*got ndarray"),
+        (lambda: BLIND(X[0], [1, 2]), r"C = 1 or 3, got torch.float32 \(3, 16, 16\)"),
+        (lambda: BLIND(X[:, :2], [1, 2]), r"C = 1 or 3, got torch.float32 \(2, 2, 16, 16\)"),
+        (lambda: BLIND(X.byte(), [1, 2]), "got torch.uint8"),
+        (lambda: BLIND(X[:0], []), r"got torch.float32 \(0, 3, 16, 16\)"),
+        (lambda: BLIND((X + 1) * 127.5, [1, 2]), r"clean must be pictures in \[-1, 1\], got values from"),
+        (lambda: BLIND(X * float("nan"), [1, 2]), r"clean must be pictures in \[-1, 1\], got values from nan to nan"),
+        (lambda: BLIND(X, [1]), "plans must be one for each of 2 pictures, got 1"),
+        (lambda: BLIND(X, [1, -1]), "seeds must be a whole number >= 0 and <= .*, got -1"),
+        (lambda: BLIND(X, [1, 2.0]), "seeds must be a whole number >= 0 and <= .*, got 2.0"),
+        (lambda: BLIND(X, 3), "seeds must be a list of whole numbers, got 3"),
+        (lambda: BLIND(X, "12"), "seeds must be a list of whole numbers, got '12'"),
+        (lambda: BLIND.sample([1], 0, 16), "height must be a whole number >= 1, got 0"),
+        (lambda: BLIND.apply(X, PLANS, 1.5), r"severity must be a number in \[0, 1\].*got 1.5"),
+        (lambda: BLIND.apply(X, PLANS, -0.1), "severity must be .*got -0.1"),
+        (lambda: BLIND.apply(X, PLANS, float("nan")), "severity must be .*got nan"),
+        (lambda: BLIND.apply(X, PLANS, "1"), "severity must be .*got '1'"),
+        (lambda: BLIND.apply(X, PLANS, True), "severity must be .*got True"),
+        (lambda: BLIND.apply(X, PLANS, torch.ones(3)), r"each of 2 pictures, got tensor\(\[1., 1., 1.\]\)"),
+        (lambda: BLIND.apply(X, PLANS, torch.ones(2, 1)), "each of 2 pictures, got tensor"),
+        (lambda: BLIND.apply(X, PLANS[0]), r"plans must be a list of Plan, from sample\(\), got Plan"),
+        (lambda: BLIND.apply(X, [PLANS[0].to_json()] * 2), r"plans must be a list of Plan, from sample\(\)"),
+        (lambda: create("bsrgan").apply(X, PLANS), "plans must be of recipe 'bsrgan', got one of 'blind'"),
+        (lambda: Plan("blind", [{"op": "blurr"}]), "no operation of recipes named 'blurr'; did you mean 'blur'?"),
+        (lambda: Plan("blind", ["blur"]), "a step of a plan is a mapping with 'op', got 'blur'"),
+        (lambda: Plan("blind", 5), "a plan has the name of a recipe and a list of steps"),
+        (lambda: Plan.from_json({"steps": []}), "a plan is read from a mapping with 'recipe' and 'steps'"),
+        (broken(op="gaussian", grey=False, seed=1), "the step 'gaussian' of a plan lacks 'sigma'"),
+        (broken(op="gaussian", sigma=-1, grey=False, seed=1), "sigma must be a number >= 0, got -1"),
+        (broken(op="gaussian", sigma=0.1, grey=1, seed=1), "grey must be True or False, got 1"),
+        (broken(op="gaussian", sigma=0.1, grey=False, seed=2**40), "seed must be a whole number >= 0"),
+        (broken(op="blur", kernel="box", size=3), "kernel must be one of iso, aniso, .* got 'box'"),
+        (broken(op="blur", kernel="iso", size=4, sigma=1.0), "size must be odd, got 4"),
+        (broken(op="jpeg", quality=0, subsampled=True), "quality must be a number >= 1 and <= 100, got 0"),
+        (broken(**resized(0.5, 0.5, "lanczos")), "mode must be one of area, nearest, .* got 'lanczos'"),
+        (broken(**resized(0.5, 0.5, "area")), r"a plan must end in the size of the input, \(16, 16\)"),
+        (broken(**resized(0.0, 0.5, "area")), "factor must be a number > 0, got 0.0"),
+        (broken(op="correlated", mixing=[[1.0]], seed=1), r"mixing must be 3 x 3 numbers, got \(1, 1\)"),
+        (lambda: create("bsrgan", scale=3), "scale must be 1, 2 or 4, got 3"),
+        (lambda: create("real_esrgan", scale=8), "scale must be a whole number >= 1 and <= 4, got 8"),
+        (lambda: create("old_photos", scratches="yes"), "scratches must be True or False, got 'yes'"),
+        (lambda: create("blind", scale=2), "the arguments of recipe 'blind' do not fit: .*'scale'"),
+        (lambda: recipes.from_config({"scale": 2}), "a recipe is configured by a mapping with 'kind'"),
+        (lambda: seeds_from(torch.Generator, 2), "generator must be a torch.Generator, got <class"),
+        (lambda: Synthetic(3, "blind", "{"), "recipe_args must be JSON, got '{'"),
+        (lambda: Synthetic(3, "blind", "[1]"), r"recipe_args must be a mapping in JSON, got '\[1\]'"),
+        (lambda: Synthetic(3, "blind", {"scale": 2}), "the arguments of recipe 'blind' do not fit"),
+        (lambda: Synthetic(3)(X, 1, {"seed": torch.tensor([1, -1])}), r"state\['seed'\] must be whole numbers >= 0"),
+        (
+            lambda: Synthetic(3)(X, 1, {"seed": torch.ones(2)}),
+            r"state\['seed'\] must be whole numbers >= 0, int64, got",
+        ),
+        (lambda: Synthetic(3)(X[:, :2], 1, {"seed": torch.ones(2).long()}), "C = 1 or 3"),
+    ],
+)
+def test_bad_input_is_refused_by_name(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        build()
+
+
+def test_an_unknown_recipe_lists_what_exists() -> None:
+    with pytest.raises(
+        UnknownNameError, match="no recipe named 'blnd'; did you mean 'blind'\\? there are: blind, bsrgan"
+    ):
+        create("blnd")
+    with pytest.raises(UnknownNameError, match="no recipe named 'esrgan'"):
+        Synthetic(3, "esrgan")
