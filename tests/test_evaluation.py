@@ -39,6 +39,16 @@ def test_psnr_is_that_of_a_known_error() -> None:
     assert metrics.psnr(reference, reference) == math.inf
 
 
+def test_luma_is_that_of_known_colours() -> None:
+    colours = torch.tensor([[1.0, 1, 1], [-1, -1, -1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]).mT.reshape(3, 1, 5)
+    levels = (metrics.luma(colours) + 1) * 127.5
+    assert levels.flatten().tolist() == pytest.approx([235, 16, 81.481, 144.553, 40.966], abs=1e-3)
+    grey = torch.full((2, 1, 4, 4), 0.3)
+    assert torch.allclose(metrics.luma(grey), metrics.luma(grey.expand(-1, 3, -1, -1)))
+    with pytest.raises(InvalidInputError, match="1 or 3 channels"):
+        metrics.luma(torch.zeros(2, 4, 4))
+
+
 def test_metrics_clip_to_the_range() -> None:
     reference = torch.ones(3, 16, 16)
     assert metrics.psnr(reference + 5, reference) == math.inf

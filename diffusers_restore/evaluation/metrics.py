@@ -1,4 +1,4 @@
-"""PSNR and SSIM of pictures in [-1, 1], by scikit-image."""
+"""PSNR and SSIM of pictures in [-1, 1], by scikit-image, and their luma."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -69,6 +70,28 @@ def ssim(image: Tensor, reference: Tensor) -> float:
             use_sample_covariance=False,
         )
     )
+
+
+def luma(image: Tensor) -> Tensor:
+    """Y of BT.601 in its range 16..235 of 255, by which papers score rain, low light and super-resolution.
+
+    Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255 of colours in [0, 1].
+
+    Args:
+        image: (..., 3, H, W) in [-1, 1], or (..., 1, H, W), whose three colours are the same.
+
+    Returns:
+        (..., 1, H, W), mapped from [0, 1] to [-1, 1] as pictures are.
+
+    Raises:
+        InvalidInputError: another number of channels.
+    """
+    if image.ndim < 3 or image.shape[-3] not in (1, 3):
+        raise InvalidInputError(f"image must have 1 or 3 channels, (..., C, H, W), got {tuple(image.shape)}")
+    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=image.device) / 255
+    unit = (image.double().clamp(-1, 1) + 1) / 2
+    y = 16 / 255 + (unit * weights.reshape(3, 1, 1)).sum(-3, keepdim=True)
+    return (2 * y - 1).to(image.dtype)
 
 
 def _pair(image: Tensor, reference: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
