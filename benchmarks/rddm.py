@@ -188,8 +188,8 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
         methods.append(("regression", models["regression"], 1))
     methods += [(f"RDDM, {steps} step{'s' * (steps > 1)}", models["rddm"], steps) for steps in STEPS]
     for method, model, steps in methods:
-        pipe = None if model is None else load(model)
         key = "" if model is None else f"{model_hash(model)} {code_hash()} {torch.__version__} {steps}"
+        pipe = None if model is None else load(model)
         for i, sample in enumerate(tqdm(there, desc=f"{task}, {method}")):
             found = cached(args.cache, key, sample) if pipe is not None else None
             restored = None
@@ -210,7 +210,7 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
     captions = [method for method in shown if method not in ("RDDM, 2 steps", "RDDM, 10 steps")]
     sheet = [
         ("", [Cell(method if i == 0 else "", shown[method][i]) for method in captions] + [_clean(there[i], i)])
-        for i in range(min(SHOWN, len(there)))
+        for i in range(len(shown["degraded"]))
     ]
     save_sheet(contact_sheet(sheet), args.output.with_name(f"{args.output.name}_{task}.png"))
     return {"rows": rows, "networks": {name: describe(model) for name, model in models.items()}}
@@ -221,7 +221,7 @@ def _clean(sample: Sample, i: int) -> Cell:
 
 
 def load(model: Path) -> RDDMPipeline:
-    pipe = RDDMPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipe = RDDMPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     return pipe

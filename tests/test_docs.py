@@ -17,7 +17,13 @@ from click.testing import CliRunner
 from conftest import WriteRepo, make_unet
 from PIL import Image
 
-from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior
+from diffusers_restore import (
+    ColdDiffusionPipeline,
+    ColdDiffusionScheduler,
+    GaussianMixturePrior,
+    RDDMPipeline,
+    RDDMScheduler,
+)
 from diffusers_restore.cli import main
 from diffusers_restore.degradations import Pixelate
 from diffusers_restore.operators import TASKS
@@ -58,6 +64,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
         "photos/3.jpg",
     ):
         picture(name, 40, 48)
+    for name in ("1", "2", "3"):
+        for sub in ("clean", "rain", "masks"):
+            picture(f"{sub}/{name}.png", 40, 48)
+    picture("old.jpg", 40, 48)
+    picture("wet.png", 40, 48)
     picture("small.png", 10, 12)
     picture("face.png", 8, 8)
     picture("grey.png", 40, 48, "L")
@@ -69,7 +80,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     (tmp_path / "mnist").mkdir()
     with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:
         file.write(struct.pack(">4i", 0x803, *digits.shape) + digits.tobytes())
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    for name in ("examples", "schedulers"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -105,6 +117,7 @@ def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> No
     write_repo(make_unet(channels=1), name="digits")
     prior = GaussianMixturePrior(channels=1, height=4, width=4)
     ColdDiffusionPipeline(make_unet(channels=1), ColdDiffusionScheduler(Pixelate(3)), prior).save_pretrained("enlarge")
+    RDDMPipeline(make_unet(channels=6, out_channels=3), RDDMScheduler()).save_pretrained("derain")
     exec(compile(code, "documentation", "exec", dont_inherit=True), {"__name__": "documentation"})
 
 

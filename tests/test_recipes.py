@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from diffusers_restore.degradations.recipes import RECIPES, Plan, Recipe, create
 from diffusers_restore.degradations.recipes.jpeg import jpeg
 from diffusers_restore.degradations.recipes.kernels import elliptic, kernel, sinc, stack
 from diffusers_restore.degradations.recipes.operations import blur, poisson, resize
-from diffusers_restore.degradations.recipes.steps import OPERATIONS, resized
+from diffusers_restore.degradations.recipes.steps import resized
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
 from diffusers_restore.schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 
@@ -136,7 +137,7 @@ def test_severity_goes_from_the_picture_to_the_whole_damage(recipe: Recipe) -> N
     assert not nothing.mask.any()
     assert torch.equal(recipe.apply(x, plans, 1.0).degraded, recipe(x, range(24)).degraded)
     distances = [(recipe.apply(x, plans, s / 5).degraded - x).square().mean() for s in range(6)]
-    assert all(near < far for near, far in zip(distances, distances[1:], strict=False))
+    assert all(near < far for near, far in pairwise(distances))
     assert distances[5] > 1e-3
 
 
@@ -195,11 +196,11 @@ def test_poisson_noise_has_the_moments_of_counts(mean: float) -> None:
     assert float(counts.mean()) == pytest.approx(float(wanted.mean()), rel=0.01)
     assert float(counts.var()) == pytest.approx(float(wanted.var()), rel=0.03)
     skewness = [float(((one - one.mean()) / one.std()).pow(3).mean()) for one in (counts, wanted)]
-    assert skewness[0] == pytest.approx(skewness[1], abs=0.08)
+    assert skewness[0] == pytest.approx(skewness[1], abs=0.1)
     y = carried_out(grey(mean / 255), noise("poisson", rate=255.0, scale=2.0, grey=False))
     if mean > 100:  # otherwise clipped
         assert float(y.var()) == pytest.approx(4 * mean / 255**2, rel=0.03)
-    assert carried_out(grey(0.0), noise("poisson", rate=255.0, scale=3.0, grey=False)).max() == 0
+    assert carried_out(grey(0.0), noise("poisson", rate=255.0, scale=3.0, grey=False)).max() < 1e-6
 
 
 def test_grey_poisson_noise_is_that_of_the_luma() -> None:
@@ -248,18 +249,27 @@ def test_a_kernel_has_the_variance_it_says(sigma: float) -> None:
 
 
 def test_a_turned_kernel_has_the_covariance_it_says() -> None:
-    for beta, plateau in ((1.0, False), (1.3, False), (2.0, True)):
-        theta = 0.6
-        k = elliptic(61, 4.0, 1.5, theta, beta=beta, plateau=plateau)
-        offset = torch.arange(61, dtype=torch.float64) - 30
-        points = torch.stack(torch.meshgrid(offset, offset, indexing="xy")).flatten(1)
-        covariance = (points * k.flatten()) @ points.mT
-        widths, axes = torch.linalg.eigh(covariance)
-        assert k.sum() == pytest.approx(1)
-        assert float(widths[1] / widths[0]) == pytest.approx((4 / 1.5) ** 2, rel=0.05)
-        assert abs(float(axes[:, 1] @ torch.tensor([math.cos(theta), math.sin(theta)]).double())) > 0.999
-        if beta == 1:
-            assert widths.tolist() == pytest.approx([1.5**2, 4**2], rel=0.01)
+    theta = 0.6
+    k = elliptic(61, 4.0, 1.5, theta)
+    offset = torch.arange(61, dtype=torch.float64) - 30
+    points = torch.stack(torch.meshgrid(offset, offset, indexing="xy")).flatten(1)
+    axes = torch.tensor([[math.cos(theta), -math.sin(theta)], [math.sin(theta), math.cos(theta)]]).double()
+    wanted = axes @ torch.tensor([[16.0, 0.0], [0.0, 2.25]]).double() @ axes.mT
+    assert ((points * k.flatten()) @ points.mT - wanted).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 2.5])
+@pytest.mark.parametrize("plateau", [False, True])
+def test_kernels_pixel_by_pixel(beta: float, plateau: bool) -> None:
+    sigma_x, sigma_y, theta = 2.0, 0.7, -0.9
+    k = elliptic(9, sigma_x, sigma_y, theta, beta=beta, plateau=plateau)
+    assert float(k.sum()) == pytest.approx(1)
+    for row, column in ((0, 0), (4, 5), (2, 3), (7, 1)):
+        dx, dy = column - 4, row - 4
+        along, across = dx * math.cos(theta) + dy * math.sin(theta), dy * math.cos(theta) - dx * math.sin(theta)
+        q = (along / sigma_x) ** 2 + (across / sigma_y) ** 2
+        wanted = 1 / (1 + q**beta) if plateau else math.exp(-(q**beta) / 2)
+        assert float(k[row, column] / k[4, 4]) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
@@ -269,7 +279,6 @@ def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
     frequency = torch.arange(512) * (2 * math.pi / 512)
     assert (response[frequency < 1.0] - 1).abs().max() < 0.1
     assert response[(frequency > 1.4) & (frequency < math.pi)].max() < 0.1
-    assert OPERATIONS["blur"]  # and it is one of the kernels of plans:
     mixed = kernel({"kernel": "sinc", "size": 21, "cutoff": 1.2}, 0.25)
     assert torch.allclose(mixed - 0.25 * sinc(21, 1.2), 0.75 * functional.pad(torch.ones(1, 1), (10,) * 4).double())
 
@@ -321,15 +330,15 @@ def by_pillow(x: Tensor, quality: int, subsampling: int) -> Tensor:
 
 
 @pytest.mark.parametrize("quality", [10, 30, 75, 95])
-@pytest.mark.parametrize("size", [(64, 96), (37, 51), (7, 1)], ids=str)
+@pytest.mark.parametrize("size", [(64, 96), (37, 51), (16, 40), (7, 1)], ids=str)
 def test_jpeg_is_that_of_libjpeg(quality: int, size: tuple[int, int]) -> None:
     for channels, subsampled in ((3, False), (3, True), (1, False)):
-        x = ((photographs(2, channels, *size, seed=quality) + 1) * 127.5).round().double()
-        got = jpeg(x / 255, torch.full((2,), float(quality)), subsampled=subsampled) * 255
+        x = ((photographs(6, channels, *size, seed=quality) + 1) * 127.5).round().double()
+        got = jpeg(x / 255, torch.full((6,), float(quality)), subsampled=subsampled) * 255
         wanted = torch.stack([by_pillow(one, quality, 2 if subsampled else 0) for one in x])
         difference = (got - wanted).abs()
-        assert difference.mean() < 0.1
-        assert (difference > 1.5).double().mean() < 0.01  # a coefficient on the other side of a tie
+        assert difference.mean() < 0.12
+        assert (difference > 1.5).double().mean() < 0.03  # where a coefficient falls on the other side of a tie
         assert (x - wanted).abs().mean() > 10 * difference.mean()
 
 
@@ -339,7 +348,7 @@ def test_jpeg_has_a_quality_for_each_picture() -> None:
     together = jpeg(x, quality, subsampled=True)
     for i in range(3):
         assert torch.equal(jpeg(x[i : i + 1], quality[i : i + 1], subsampled=True), together[i : i + 1])
-    assert (together[2] - x[2]).abs().mean() * 255 < 3
+    assert (jpeg(x, quality, subsampled=False)[2] - x[2]).abs().mean() * 255 < 1
 
 
 # What is drawn
@@ -451,8 +460,9 @@ def test_draws_of_bsrgan() -> None:
 
 def test_draws_of_bsrgan_plus() -> None:
     plans = plans_of(create("bsrgan_plus"))
-    counts = {op: [len(named(plan, op)) for plan in plans] for op in ("poisson", "speckle", "gaussian", "blur", "jpeg")}
-    assert set(counts["gaussian"]) == set(counts["blur"]) == set(counts["jpeg"]) == {2}
+    counts = {op: [len(named(plan, op)) for plan in plans] for op in ("poisson", "speckle", "blur", "jpeg")}
+    assert set(counts["blur"]) == set(counts["jpeg"]) == {2}
+    assert all(len(named(plan, "gaussian", "correlated")) == 2 for plan in plans)
     for op in ("poisson", "speckle"):
         assert near(0.19, [n > 0 for n in counts[op]]), op  # 1 - 0.9^2
     straight = [[s["op"] for s in plan if s["op"] in ("blur", "resize", "jpeg")] for plan in plans]
@@ -505,7 +515,8 @@ def test_draws_of_real_esrgan() -> None:
     ends = [[step["op"] for step in plan][-5:] for plan in plans]
     assert all(end[-2:] == ["round", "resize"] for end in ends)
     assert near(0.5, [end[-3] == "jpeg" for end in ends])
-    last = [plan[plan.index(named(plan, "resize")[2]) + 1] for plan in plans]
+    thirds = [[i for i, step in enumerate(plan) if step["op"] == "resize"][2] for plan in plans]
+    last = [plan[third + 1] for plan, third in zip(plans, thirds, strict=True)]
     ringing = [step["op"] == "blur" for step in last]
     assert near(0.8, ringing)
     assert spread([step["cutoff"] for step in last if step["op"] == "blur"], math.pi / 3, math.pi)
@@ -640,7 +651,9 @@ def broken(**step: Any) -> Callable[[], object]:
         (broken(**resized(0.5, 0.5, "lanczos")), "mode must be one of area, nearest, .* got 'lanczos'"),
         (broken(**resized(0.5, 0.5, "area")), r"a plan must end in the size of the input, \(16, 16\)"),
         (broken(**resized(0.0, 0.5, "area")), "factor must be a number > 0, got 0.0"),
-        (broken(op="correlated", mixing=[[1.0]], seed=1), r"mixing must be 3 x 3 numbers, got \(1, 1\)"),
+        (broken(op="correlated", mixing=[[1.0]], seed=1), r"mixing must be lists of 3 numbers, got \[\[1.0\]\]"),
+        (broken(op="correlated", mixing=[[1.0] * 3], seed=1), "mixing must be 3 lists of 3 numbers"),
+        (broken(op="scratches", segments=[[0, 0, 1, "1", 2]]), "segments must be lists of 5 numbers"),
         (lambda: create("bsrgan", scale=3), "scale must be 1, 2 or 4, got 3"),
         (lambda: create("real_esrgan", scale=8), "scale must be a whole number >= 1 and <= 4, got 8"),
         (lambda: create("old_photos", scratches="yes"), "scratches must be True or False, got 'yes'"),

@@ -558,6 +558,8 @@ def test_the_last_step_gives_the_estimate(process: str, eta: float) -> None:
         {"grid": "v2", "residual_schedule": "increased", "noise_schedule": "decreased"},
         {"removal_order": "residual_first", "time_embedding": "cumulative"},
         {"removal_order": "noise_first", "time_embedding": "cumulative"},
+        {"removal_order": "residual_first", "time_embedding": "cumulative", "variance_type": "bridge"},
+        {"removal_order": "noise_first", "time_embedding": "cumulative", "variance_type": "mean_reverting"},
         {"process": "i2sb"},
         {"process": "indi"},
     ],
@@ -940,7 +942,7 @@ def test_i2sb() -> None:
     """The posterior of a Brownian bridge, equations 4 and 11, with s^2 the integral of beta."""
     for low, high, given in ((0.1, 0.3, {}), (0.2, 0.2, {"beta_min": 0.2, "beta_max": 0.2})):
         middle = [(i + 0.5) / 15 for i in range(15)]
-        root = [math.sqrt(low) + (math.sqrt(high) - math.sqrt(low)) * 2 * min(x, 1 - x) for x in middle]
+        root = [math.sqrt(low) + (math.sqrt(high) - math.sqrt(low)) * min(x, 1 - x) for x in middle]
         s2 = np.cumsum([value**2 / 15 for value in root])
         rest = s2[-1] - s2
         scheduler = of_process("i2sb", 15, process_args=given)
@@ -963,7 +965,7 @@ def test_i2sb() -> None:
 def test_ir_sde() -> None:
     """dx = theta_t (I_in - x) dt + sigma_t dw with sigma_t^2 = 2 lambda^2 theta_t: I_u given I_t and I_0."""
     for deviation, rest, given in ((20 / 255, 0.005, {}), (0.3, 0.02, {"deviation": 0.3, "rest": 0.02})):
-        rates = np.sin(np.pi * np.arange(1, 16) / 30) ** 2
+        rates = np.sin(np.pi * (np.arange(1, 16) / 15 + 0.008) / 2.016) ** 2
         theta = -math.log(rest) * np.cumsum(rates) / rates.sum()
         scheduler = of_process("ir_sde", 15, process_args=given)
         for t in range(15):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -11,6 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -105,8 +107,10 @@ def network_outputs(
     outputs = []
     for network, code in zip((unet, unet_noise), codes, strict=True):
         if network is not None:
-            fixed = not isinstance(code, Tensor)  # filled on the device, which is not waited for
-            t = torch.full((len(x),), code, device=x.device) if fixed else code.to(x.device).expand(len(x))
+            if isinstance(code, Tensor):
+                t = code.to(x.device).expand(len(x))
+            else:  # filled on the device, which is not waited for
+                t = torch.full((len(x),), code, device=x.device)
             outputs.append(network(x, t, return_dict=False)[0])
     heads = 1 if unet_noise is not None else len(scheduler.heads)
     return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
@@ -181,7 +185,8 @@ class RDDMPipeline(DiffusionPipeline):
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
         """
         check_components(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = _downloaded(cls, pretrained_model_name_or_path, kwargs)
+        pipe: Self = super().from_pretrained(folder, **kwargs)
         for name in ("unet", "unet_noise"):
             if name not in kwargs and getattr(pipe, name) is not None:
                 check_weights(name, getattr(pipe, name), kwargs)
@@ -354,3 +359,18 @@ class RDDMPipeline(DiffusionPipeline):
         if not bool(((shown == 0) | (shown == 1)).all()):
             raise InvalidInputError(f"{what}; got values from {float(shown.min()):g} to {float(shown.max()):g}")
         return shown.expand(pictures, -1, -1, -1)
+
+
+def _downloaded(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> str | PathLike[str]:
+    """The folder of a repository that we saved, which diffusers refuses to download: it looks for our modules in it."""
+    if Path(repository).is_dir():
+        return repository
+    names = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+    given = {name: options[name] for name in names if name in options}
+    index = cls.load_config(repository, **given)
+    parts = {name: value[0] for name, value in index.items() if isinstance(value, (list, tuple)) and value[0]}
+    if not any(module.startswith("diffusers_restore.") for module in parts.values()):
+        return repository
+    return snapshot_download(
+        str(repository), allow_patterns=["model_index.json", *(f"{name}/*" for name in parts)], **given
+    )

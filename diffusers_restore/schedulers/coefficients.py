@@ -125,18 +125,18 @@ def indi(steps: int, epsilon: float = 0.01) -> Coefficients:
 def i2sb(steps: int, beta_max: float = 0.3, beta_min: float = 0.1) -> Coefficients:
     """I2SB (arXiv:2302.05872): a_t = s^2 / (s^2 + sbar^2), b_t^2 = s^2 sbar^2 / (s^2 + sbar^2), a Brownian bridge.
 
-    s^2 is the integral of beta up to t, sbar^2 that of the rest. sqrt(beta) rises linearly to the middle of the bridge
-    and falls again.
+    s^2 is the integral of beta up to t, sbar^2 that of the rest. sqrt(beta) rises linearly to the middle of the bridge,
+    half as far as from sqrt(beta_min) to sqrt(beta_max), and falls again. At T the picture is I_in, without noise.
 
     Args:
         steps: T.
-        beta_max: beta in the middle.
+        beta_max: beta of a schedule that would rise over all of T, as the authors count it.
         beta_min: beta at both ends.
     """
     low = check_real("beta_min", beta_min, above=0)
     high = check_real("beta_max", beta_max, low)
     x = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
-    beta = (sqrt(low) + (sqrt(high) - sqrt(low)) * (1 - (2 * x - 1).abs())) ** 2 / steps
+    beta = (sqrt(low) + (sqrt(high) - sqrt(low)) * (1 - (2 * x - 1).abs()) / 2) ** 2 / steps
     s2 = beta.cumsum(0)
     total = s2[-1]
     return Coefficients(s2 / total, (s2 * (total - s2) / total).clamp_min(0).sqrt())
@@ -145,7 +145,8 @@ def i2sb(steps: int, beta_max: float = 0.3, beta_min: float = 0.1) -> Coefficien
 def ir_sde(steps: int, deviation: float = 20 / 255, rest: float = 0.005) -> Coefficients:
     """IR-SDE (arXiv:2301.11699), reverting to I_in: a_t = 1 - exp(-theta_t), b_t^2 = lambda^2 (1 - exp(-2 theta_t)).
 
-    theta_t is the integral of 1 - cos^2(pi s / 2), scaled so that exp(-theta_T) = `rest`.
+    theta_t is the integral of 1 - cos^2(pi (s + 0.008) / 2.016), the authors' cosine schedule, scaled so that
+    exp(-theta_T) = `rest`.
 
     Args:
         steps: T, 100 in the paper.
@@ -155,7 +156,7 @@ def ir_sde(steps: int, deviation: float = 20 / 255, rest: float = 0.005) -> Coef
     deviation = check_real("deviation", deviation, above=0)
     rest = check_real("rest", rest, above=0, maximum=0.5)
     s = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    theta = (1 - torch.cos(pi * s / 2) ** 2).cumsum(0)
+    theta = (1 - torch.cos(pi * (s + 0.008) / 2.016) ** 2).cumsum(0)
     theta = -log(rest) * theta / theta[-1]
     return Coefficients(-torch.expm1(-theta), deviation * (-torch.expm1(-2 * theta)).sqrt())
 

@@ -73,7 +73,7 @@ class Plan:
 class Streams:
     """Random numbers of one picture: `streams(slot)` is a generator of its own for each number of a slot.
 
-    What is drawn in one slot changes nothing in the others, whatever happens there.
+    They are those of numpy's SeedSequence(seed, spawn_key=(slot,)): what is drawn in one changes nothing in others.
     """
 
     def __init__(self, seed: int) -> None:
@@ -179,7 +179,7 @@ def seeds_from(generator: torch.Generator, count: int) -> list[int]:
 
 
 def carry_out(clean: Tensor, plans: Sequence[Plan], shares: Sequence[float]) -> Damage:
-    """`Recipe.apply` for arguments known to be right, severities as numbers: nothing here waits for the device."""
+    """`Recipe.apply` for arguments known to be right, severities as numbers: reads nothing back from the device."""
     damaged = [i for i, plan in enumerate(plans) if shares[i] > 0 and any(step["op"] != KEEP for step in plan.steps)]
     mask = torch.zeros_like(clean[:, :1])
     if not damaged:

@@ -21,10 +21,19 @@ _LUMA = [
     [72, 92, 95, 98, 112, 100, 103, 99],
 ]
 _CHROMA = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]  # 99 beyond
-
-# Whole numbers make exact ties, which float arithmetic would break this way or that; this decides them. It is far
-# above an error of rounding, and below the distance of any other value that whole numbers give from a tie.
-_TIE = 1e-5
+# The DCT-II of 8 values times 8192 sqrt(8), in whole numbers: the sums of the 13-bit factors that libjpeg's "islow" has
+# on the paths of its flow graph (after Loeffler, Ligtenberg and Moschytz, 1989). The right half is the left one
+# mirrored, with the other sign in odd rows.
+_DCT = [
+    [8192, 8192, 8192, 8192],
+    [11363, 9633, 6437, 2260],
+    [10703, 4433, -4433, -10703],
+    [9633, -2259, -11362, -6436],
+    [8192, -8192, -8192, 8192],
+    [6437, -11362, 2261, 9633],
+    [4433, -10704, 10704, -4433],
+    [2260, -6436, 9633, -11363],
+]
 
 
 def jpeg(x: Tensor, quality: Tensor, *, subsampled: bool) -> Tensor:
@@ -32,6 +41,7 @@ def jpeg(x: Tensor, quality: Tensor, *, subsampled: bool) -> Tensor:
 
     The tables are scaled as libjpeg does: by 50 / q below quality q = 50, by 2 - q / 50 above, in whole per cent.
     Chroma at half the size is averaged and, on the way back, interpolated by the triangle that libjpeg calls fancy.
+    All is done in whole numbers as there, which float64 holds exactly: the result is libjpeg's to the bit.
 
     Args:
         x: (B, C, H, W) in [0, 1], float64 if the result shall not depend on the batch; C = 3, or each is a luma.
@@ -42,30 +52,23 @@ def jpeg(x: Tensor, quality: Tensor, *, subsampled: bool) -> Tensor:
     steps = _tables(x.device, x.dtype)
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality).floor().to(x.dtype)
     steps = torch.floor((steps * scale[:, None, None, None] + 50) / 100).clamp(1, 255)  # (B, 2, 8, 8)
-    x = _rounded(x * 255)
+    x = torch.floor(x * 255 + 0.5)
     if x.shape[1] != 3:
         return _coded(x - 128, steps[:, :1]).add(128).clamp(0, 255) / 255
     red, green, blue = x.split(1, dim=1)
-    luma = _rounded(0.299 * red + 0.587 * green + 0.114 * blue) - 128
-    cb = 0.5 * blue - 0.168735892 * red - 0.331264108 * green
-    cr = 0.5 * red - 0.418687589 * green - 0.081312411 * blue
-    chroma = torch.ceil(torch.cat([cb, cr], dim=1) - 0.5 - _TIE)  # ties go down
-    luma = _coded(luma, steps[:, :1]).clamp(-128, 127)
+    luma = _shifted(19595 * red + 38470 * green + 7471 * blue, 16)  # JFIF's factors times 2^16, here and below
+    cb = 32768 * blue - 11059 * red - 21709 * green
+    cr = 32768 * red - 27439 * green - 5329 * blue
+    chroma = _shifted(torch.cat([cb, cr], dim=1) - 1, 16)  # ties go down
+    luma = _coded(luma - 128, steps[:, :1]).clamp(-128, 127)
     if subsampled:
         chroma = _coded(_halved(chroma), steps[:, 1:]).clamp(-128, 127)
-        chroma = _doubled(chroma)[:, :, :height, :width]
+        chroma = _doubled(chroma[:, :, :, : math.ceil(width / 2)])[:, :, :height, :width]
     else:
         chroma = _coded(chroma, steps[:, 1:]).clamp(-128, 127)
     cb, cr = chroma.split(1, dim=1)
-    luma = luma + 128
-    red = luma + 1.402 * cr
-    green = luma - 0.344136286 * cb - 0.714136286 * cr
-    blue = luma + 1.772 * cb
-    return _rounded(torch.cat([red, green, blue], dim=1)).clamp(0, 255) / 255
-
-
-def _rounded(x: Tensor) -> Tensor:
-    return torch.floor(x + (0.5 + _TIE))
+    colours = torch.cat([91881 * cr, -22554 * cb - 46802 * cr, 116130 * cb], dim=1)
+    return (luma + 128 + _shifted(colours, 16)).clamp(0, 255) / 255
 
 
 def _coded(planes: Tensor, steps: Tensor) -> Tensor:
@@ -75,29 +78,33 @@ def _coded(planes: Tensor, steps: Tensor) -> Tensor:
     planes = functional.pad(planes, (0, 8 * columns - width, 0, 8 * rows - height), mode="replicate")
     dct = _dct(planes.device, planes.dtype)
     blocks = planes.unflatten(3, (columns, 8)).unflatten(2, (rows, 8)).transpose(3, 4)
-    # libjpeg rounds to whole numbers between rows and columns, and again to eighths: many a tie is due to that.
-    blocks = _rounded(blocks @ (dct.mT * 128**0.5)) / 128**0.5
-    coefficients = _rounded((8 * dct) @ blocks) / (8 * steps[:, :, None, None])
-    coefficients = (
-        torch.copysign(torch.floor(coefficients.abs() + (0.5 + _TIE)), coefficients) * steps[:, :, None, None]
-    )
-    blocks = dct.mT @ coefficients @ dct
-    return _rounded(blocks).transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+    # All are whole numbers, and are shifted to fewer bits after each product as they are there.
+    blocks = _shifted(dct @ _shifted(blocks @ dct.mT, 11), 15)  # eight times the coefficients
+    steps = steps[:, :, None, None]
+    blocks = torch.copysign(torch.floor((blocks.abs() + 4 * steps) / (8 * steps)), blocks) * steps
+    blocks = _shifted(_shifted(dct.mT @ blocks, 11) @ dct, 18)
+    return blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    return torch.floor(x / 2**bits + 0.5)
 
 
 def _halved(chroma: Tensor) -> Tensor:
-    """Means of 2 x 2, rounded down and up by turns as libjpeg does."""
-    chroma = functional.pad(chroma, (0, chroma.shape[3] % 2, 0, chroma.shape[2] % 2), mode="replicate")
+    """Means of 2 x 2, rounded down and up by turns as libjpeg does; it repeats columns before, and rows afterwards."""
+    chroma = functional.pad(chroma, (0, -chroma.shape[3] % 16, 0, chroma.shape[2] % 2), mode="replicate")
     sums = functional.avg_pool2d(chroma, 2) * 4
     turn = 1 + torch.arange(sums.shape[3], device=sums.device) % 2
-    return torch.floor((sums + turn) / 4 + _TIE)
+    return torch.floor((sums + turn) / 4)
 
 
 def _doubled(chroma: Tensor) -> Tensor:
-    """Interpolated with weights 9, 3, 3, 1 sixteenths, ties up and down by turns as libjpeg does."""
+    """Interpolated with weights 9, 3, 3, 1 sixteenths, ties up and down by turns as libjpeg does; not if narrow."""
+    if chroma.shape[3] <= 2:
+        return functional.interpolate(chroma, scale_factor=2, mode="nearest")
     sixteenths = functional.interpolate(chroma, scale_factor=2, mode="bilinear") * 16
     turn = 8 - torch.arange(sixteenths.shape[3], device=chroma.device) % 2
-    return torch.floor((sixteenths + turn) / 16 + _TIE)
+    return torch.floor((sixteenths + turn) / 16)
 
 
 @lru_cache(maxsize=8)
@@ -112,8 +119,7 @@ def _tables(device: torch.device, dtype: torch.dtype) -> Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def _dct(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The orthonormal DCT-II of a block of 8 x 8 values, (64, 64)."""
-    i = torch.arange(8, dtype=torch.float64)
-    line = torch.cos((2 * i + 1) * i[:, None] * (math.pi / 16)) / 2
-    line[0] /= math.sqrt(2)
-    return line.to(device, dtype)
+    """`_DCT` as (8, 8)."""
+    left = torch.tensor(_DCT, dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)[:, None]
+    return torch.cat([left, left.flip(1) * signs], dim=1).to(device, dtype)

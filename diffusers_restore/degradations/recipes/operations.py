@@ -38,7 +38,7 @@ def poisson(x: Tensor, z: Tensor, rate: Tensor, *, grey: Tensor) -> Tensor:
     """
     base = torch.where(per_picture(grey), luma(x), x)
     mean = base * per_picture(rate)
-    counts = mean + mean.clamp_min(1e-9).sqrt() * z + (z * z - 1) * (mean.clamp(max=1) / 6)
+    counts = mean + mean.clamp_min(1e-12).sqrt() * z + (z * z - 1) * (mean.clamp(max=1) / 6)
     return counts.clamp_min(0) / per_picture(rate) - base
 
 

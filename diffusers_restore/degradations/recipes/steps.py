@@ -43,6 +43,16 @@ class Turn(NamedTuple):
             raise InvalidInputError(f"{name} must be True or False, got {self.step[name]!r}")
         return bool(self.step[name])
 
+    def rows(self, name: str, width: int) -> Tensor:
+        """Lists of so many numbers as (n, width), float64."""
+        try:
+            values = torch.tensor(self.step[name], dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"{name} must be lists of {width} numbers: {error}") from error
+        if values.ndim != 2 or values.shape[1] != width or not bool(values.isfinite().all()):
+            raise InvalidInputError(f"{name} must be lists of {width} numbers, got {self.step[name]!r:.200}")
+        return values
+
     def size(self, share: float | None = None) -> Size:
         """To which a step "resize" leads: of the original, by factors from 1 (share 0) to its own (share 1)."""
         share = self.share if share is None else share
@@ -111,9 +121,10 @@ def _speckle(x: Tensor, turns: Turns) -> Tensor:
 
 def _correlated(x: Tensor, turns: Turns) -> Tensor:
     """n = M z with M, (3, 3), the step's `mixing`; a grey picture gets noise of the mean variance of the channels."""
-    mixing = torch.tensor([turn.step["mixing"] for turn in turns], dtype=x.dtype, device=x.device)
-    if mixing.shape != (len(x), 3, 3):
-        raise InvalidInputError(f"mixing must be 3 x 3 numbers, got {tuple(mixing.shape[1:])}")
+    matrices = [turn.rows("mixing", 3) for turn in turns]
+    if any(len(one) != 3 for one in matrices):
+        raise InvalidInputError("mixing must be 3 lists of 3 numbers")
+    mixing = torch.stack(matrices).to(x.device, x.dtype)
     share = per_picture(_column(x, [turn.share for turn in turns]))
     if x.shape[1] == 1:
         sigma = mixing.square().sum(dim=2).mean(dim=1).sqrt()
@@ -151,7 +162,7 @@ def _grey(x: Tensor, turns: Turns) -> Tensor:
 
 
 def _scratch_mask(x: Tensor, turn: Turn) -> Tensor:
-    return capsules(torch.tensor(turn.step["segments"], dtype=x.dtype), x.shape[2], x.shape[3]).to(x.device, x.dtype)
+    return capsules(turn.rows("segments", 5), x.shape[2], x.shape[3]).to(x.device, x.dtype)
 
 
 def _scratches(x: Tensor, turns: Turns) -> Tensor:
@@ -231,7 +242,9 @@ def run(x: Tensor, plans: Sequence[Sequence[Step]], shares: Sequence[float]) -> 
                     full[i] = turns[i].size(1.0)
     for picture in pictures:
         if picture.shape[2:] != original:
-            raise InvalidInputError(f"a plan must end in the size of the input, {original}; {tuple(picture.shape[2:])}")
+            raise InvalidInputError(
+                f"a plan must end in the size of the input, {original}, not {tuple(picture.shape[2:])}"
+            )
     return torch.cat(pictures)
 
 
