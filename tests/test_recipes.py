@@ -329,17 +329,15 @@ def by_pillow(x: Tensor, quality: int, subsampling: int) -> Tensor:
         return torch.tensor(np.asarray(image, dtype=np.float64)).reshape(*array.shape[:2], -1).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("quality", [10, 30, 75, 95])
+@pytest.mark.parametrize("quality", [1, 10, 30, 75, 95])
 @pytest.mark.parametrize("size", [(64, 96), (37, 51), (16, 40), (7, 1)], ids=str)
 def test_jpeg_is_that_of_libjpeg(quality: int, size: tuple[int, int]) -> None:
     for channels, subsampled in ((3, False), (3, True), (1, False)):
-        x = ((photographs(6, channels, *size, seed=quality) + 1) * 127.5).round().double()
-        got = jpeg(x / 255, torch.full((6,), float(quality)), subsampled=subsampled) * 255
+        x = ((photographs(3, channels, *size, seed=quality) + 1) * 127.5).round().double()
+        got = jpeg(x / 255, torch.full((3,), float(quality)), subsampled=subsampled) * 255
         wanted = torch.stack([by_pillow(one, quality, 2 if subsampled else 0) for one in x])
-        difference = (got - wanted).abs()
-        assert difference.mean() < 0.12
-        assert (difference > 1.5).double().mean() < 0.03  # where a coefficient falls on the other side of a tie
-        assert (x - wanted).abs().mean() > 10 * difference.mean()
+        assert (got - wanted).abs().max() < 1e-9  # to the bit, with libjpeg-turbo, which Pillow brings along
+        assert not torch.equal(x, wanted)
 
 
 def test_jpeg_has_a_quality_for_each_picture() -> None:

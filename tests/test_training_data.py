@@ -275,6 +275,29 @@ def test_the_two_of_a_pair_are_cut_alike(tmp_path: Path) -> None:
         sources.PairedFolders(degraded, clean)
 
 
+def test_masks_are_cut_like_their_pairs(tmp_path: Path) -> None:
+    pictures = [noise(20, 30, 3, seed=i) for i in range(3)]
+    clean = fill(tmp_path / "clean", [encoded(picture) for picture in pictures])
+    degraded = fill(tmp_path / "degraded", [encoded(255 - picture) for picture in pictures])
+    masks = fill(tmp_path / "masks", [encoded(picture[..., 0]) for picture in pictures])  # grey: the red of the clean
+    (masks / "02.png").rename(masks / "02.jpeg").write_bytes(encoded(pictures[2][..., 0]))
+    source = sources.PairedFolders(degraded, clean, masks)
+    assert [one.mode for one in source[2]] == ["RGB", "RGB", "L"]
+    samples = next(batches(Samples(source, CROP, seed=0), **(ONE | {"batch_size": 20})))
+    assert [one.shape for one in samples] == [(20, 3, 8, 8)] * 3
+    assert (samples[0].int() + samples[1].int() - 255).abs().max() <= 2
+    assert (samples[2].int() - samples[1][:, :1].int()).abs().max() <= 2
+    assert source.name(1).endswith("degraded/01.png")
+    (masks / "01.png").write_bytes(encoded(noise(20, 31)))
+    with pytest.raises(ImageError, match=r"one size, got \(30, 20\) and \(30, 20\) and \(31, 20\)"):
+        source[1]
+    (masks / "01.png").unlink()
+    with pytest.raises(InvalidInputError, match=r"degraded '.*' and masks '.*' must hold .* 1 without a partner: 01"):
+        sources.PairedFolders(degraded, clean, masks)
+    with pytest.raises(InvalidInputError, match="masks must be a folder, got 'nowhere'"):
+        sources.PairedFolders(degraded, clean, "nowhere")
+
+
 def test_concatenated_pairs_are_split(tmp_path: Path) -> None:
     left = noise(20, 30, 3)
     folder = fill(tmp_path / "both", [encoded(np.hstack([left, 255 - left])), encoded(noise(9, 9))])

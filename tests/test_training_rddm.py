@@ -568,11 +568,13 @@ class Knowing(nn.Module):
         return (self.say(x, t) + 0 * self.idle,)
 
 
-def selected(head: str, work: Path, *, max_steps: int = 200, accumulation: int = 1, **loop: Any) -> str:
-    """The rates of the paper."""
+def selected(
+    head: str, work: Path, *, rate: float = 8e-5, max_steps: int = 200, accumulation: int = 1, **loop: Any
+) -> str:
+    """What is chosen where one of the two is known; the rate is that of the paper."""
     data = DataConfig(train_data_dir=str(work / "black"), resolution=16, validation_images=1)
     pairs = open_pairs(data, PairConfig(degraded_data_dir=str(work / "white")), 0)
-    optimizer = OptimizerConfig(learning_rate=8e-5, adam_beta2=0.99, lr_warmup_steps=0, lr_scheduler="constant")
+    optimizer = OptimizerConfig(learning_rate=rate, adam_beta2=0.99, lr_warmup_steps=0, lr_scheduler="constant")
     training = {"train_batch_size": 8, "logging_steps": 1, "logger": "none", "checkpointing_steps": 50}
     config = LoopConfig(gradient_accumulation_steps=accumulation, **training | loop)
     objective = RDDMObjective(process("residual_epsilon"), Inputs(3, True, False))
@@ -634,23 +636,23 @@ def run_selection(values: dict[str, Any], environment: Mapping[str, str], log: s
 
 def test_a_selection_of_two_processes_and_one_that_was_killed(black_and_white: Path, tmp_path: Path) -> None:
     whole, two, broken = (tmp_path / name for name in ("whole", "two", "broken"))
-    values = {"head": "epsilon", "work": black_and_white}
+    values = {"head": "epsilon", "work": black_and_white, "rate": 3.9e-4, "checkpointing_steps": 10}
     with fresh_accelerate():
         assert selected(**values, output_dir=str(whole), accumulation=2) == "epsilon"
     started = start(run_selection, values | {"output_dir": str(two)}, 2, tmp_path / "two.log")
     again = values | {"output_dir": str(broken), "accumulation": 2, "resume_from_checkpoint": "latest"}
-    # Of three files to a checkpoint, the second of the second: it goes on from step 50.
+    # Of three files to a checkpoint, the second of the second: it goes on from step 10.
     killed = start(run_selection, again, 1, tmp_path / "broken.log", half_write=5)
     killed[0].join(120)
     assert killed[0].exitcode == -signal.SIGKILL
-    assert decision(broken)["step"] == 100
+    assert decision(broken)["step"] == 20
     assert not decision(broken)["decided"]
     wait(start(run_selection, again, 1, tmp_path / "broken.log"), tmp_path / "broken.log")
     wait(started, tmp_path / "two.log")
-    assert decision(whole)["decided"]
+    assert (decision(whole)["step"], decision(whole)["decided"]) == (26, True)
     assert decision(whole) == decision(two) == decision(broken)
     assert (tmp_path / "two.log").read_text().count("chosen: epsilon.") == 2
-    assert ", from step 50" in (tmp_path / "broken.log").read_text()
+    assert ", from step 10" in (tmp_path / "broken.log").read_text()
 
 
 # --- runs in processes of their own ---------------------------------------------------------------------------------
@@ -1138,17 +1140,19 @@ def test_our_own_networks_are_gone_on_with(folders: Path, runs: Path, tmp_path: 
     masked = {"degraded_data_dir": folders / "dark", "mask_data_dir": folders / "masks"}
     masked |= {"degradation": None, "degradation_args": None}
 
-    def said(name: str, **values: Any) -> list[Tensor]:
-        pipe = begins(folders, tmp_path / name, runs / "one", **masked | values)
+    @torch.no_grad()
+    def said(pipe: RDDMPipeline) -> list[Tensor]:
         networks = [one for one in (pipe.unet, pipe.unet_noise) if one is not None]
-        return [part for one in networks for part in one(x, t).sample.chunk(2 if len(networks) == 1 else 1, dim=1)]
+        return [part for one in networks for part in one(x, t).sample.split(3, dim=1)]
 
-    with torch.no_grad():
-        residual, epsilon = first.unet(x, t).sample, first.unet_noise(x, t).sample
-        again = said("again", prediction_type="residual_epsilon", two_networks=True)
-        together = said("together", prediction_type="residual_epsilon")
-        other = said("other", prediction_type="sample_epsilon", two_networks=True)
-        alone = begins(folders, tmp_path / "alone", runs / "one", prediction_type="epsilon", **masked).unet(x, t).sample
+    def begun(name: str, **values: Any) -> list[Tensor]:
+        return said(begins(folders, tmp_path / name, runs / "one", **masked | values))
+
+    residual, epsilon = said(first)
+    again = begun("again", prediction_type="residual_epsilon", two_networks=True)
+    together = begun("together", prediction_type="residual_epsilon")
+    other = begun("other", prediction_type="sample_epsilon", two_networks=True)
+    (alone,) = begun("alone", prediction_type="epsilon")
     close = {"rtol": 0.0, "atol": 1e-5}
     torch.testing.assert_close(again[0], residual, **close)
     torch.testing.assert_close(again[1], epsilon, **close)
@@ -1280,7 +1284,10 @@ ARGS = {"degradation": "blur", "degradation_args": {"num_timesteps": 3}}
         ),
         ({**ARGS, "scheduler_args": {1: 2}}, ["no scheduler_args named 1;"]),
         ({**ARGS, "scheduler_args": {"noise_scale": 2}}, ["noise_scale has an option of its own, --noise_scale"]),
-        ({**ARGS, "scheduler_args": {"noise_schedule": "falling"}}, ["no schedule named 'falling'; there are: average"]),
+        (
+            {**ARGS, "scheduler_args": {"noise_schedule": "falling"}},
+            ["no schedule named 'falling'; there are: average"],
+        ),
         (
             {**ARGS, "scheduler_args": {"process": "indi"}, "noise_scale": 0.5},
             ["noise_scale=0.5 is for process 'rddm'"],

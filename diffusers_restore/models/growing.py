@@ -33,13 +33,18 @@ def grow_unet(unet: UNet2DModel, in_channels: int, out_channels: int, *, first_o
             goes on with its 3 channels beside conv_in and conv_out, as those of VE processes do.
     """
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
-    in_channels, out_channels = check_int("in_channels", in_channels, inputs), check_int("out_channels", out_channels, 1)
+    in_channels, out_channels = (
+        check_int("in_channels", in_channels, inputs),
+        check_int("out_channels", out_channels, 1),
+    )
     if first_output is not None:
         check_int("out_channels", out_channels, outputs)
         check_int("first_output", first_output, 0, out_channels - outputs)
     for block in (*unet.down_blocks, *unet.up_blocks):
         if isinstance(block, (AttnSkipDownBlock2D, AttnSkipUpBlock2D, SkipDownBlock2D, SkipUpBlock2D)):
-            raise InvalidInputError(f"unet has a {type(block).__name__}, which takes pictures of 3 channels and no others")
+            raise InvalidInputError(
+                f"unet has a {type(block).__name__}, which takes pictures of 3 channels and no others"
+            )
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     with torch.random.fork_rng(devices=[]):  # for weights that are replaced
         grown = UNet2DModel.from_config({**config, "in_channels": in_channels, "out_channels": out_channels})

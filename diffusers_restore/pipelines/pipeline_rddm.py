@@ -322,7 +322,7 @@ class RDDMPipeline(DiffusionPipeline):
                     kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                     states = list(replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
                 progress.update()
-        restored = torch.cat(states)[:, :, :height, :width]
+        restored = torch.cat(states)[:, :, :height, :width].contiguous()  # so that the borders' memory is freed
         if grey:
             restored = restored.mean(dim=1, keepdim=True)
         self.maybe_free_model_hooks()

@@ -323,7 +323,7 @@ class DegradationConfig:
     """
 
     degradation: str | None = option(
-        None, "blur, fade, color_fade, pixelate, snow, decolor, mix, or the name of a plug-in's."
+        None, "blur, fade, color_fade, pixelate, snow, decolor, mix, synthetic, or the name of a plug-in's."
     )
     degradation_args: Mapping[str, Any] | None = option(
         None, 'Its arguments but for num_timesteps: "{taps: 11, std: 7, border: circular}".'

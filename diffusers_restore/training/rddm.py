@@ -94,10 +94,9 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
 
     if config.objective.prediction_type == "auto":
         both = make_objective(_with(config, "residual_epsilon")[1])
-        (unet,) = make_networks(*_with(config, "residual"), inputs).values()
         chosen = select(
             both,
-            unet,
+            make_networks(*_with(config, "residual"), inputs)["unet"],
             data,
             config.optimizer,
             config.training,
@@ -150,6 +149,10 @@ def _options(config: RDDMConfig) -> dict[str, object]:
     unused = [] if config.init_from is None else list(flatten(UNetConfig()))
     if config.objective.scheduler_name_or_path is not None:
         unused += ["prediction_type", "num_train_timesteps", "noise_scale"]
+    if not config.pairs.paired:
+        unused += ["conditioned"]
+    if config.objective.prediction_type != "auto":
+        unused += ["aosa_max_steps"]
     return {name: value for name, value in flatten(config).items() if name not in unused}
 
 
