@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from ..errors import InvalidInputError
@@ -32,6 +33,21 @@ def check_components(cls: Any, repository: str | PathLike[str], options: dict[st
             f"{repository} is a {index.get('_class_name')} with {', '.join(extra)}, which {cls.__name__} has no place "
             "for; a network that works on pixels is needed, not one on the latents of another model"
         )
+
+
+def downloaded(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> str | PathLike[str]:
+    """The folder of a repository that we saved, which diffusers refuses to download: it looks for our modules in it."""
+    if Path(repository).is_dir():
+        return repository
+    given = {name: options[name] for name in _DOWNLOAD_OPTIONS if name in options}
+    index = cls.load_config(repository, **given)
+    parts = {name: value[0] for name, value in index.items() if isinstance(value, (list, tuple)) and value[0]}
+    if not any(module.startswith("diffusers_restore.") for module in parts.values()):
+        return repository
+    given.pop("proxies", None)  # which the Hub's client reads from the environment
+    return snapshot_download(
+        str(repository), allow_patterns=["model_index.json", *(f"{name}/*" for name in parts)], **given
+    )
 
 
 def check_weights(name: str, model: Any, options: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights
+from .hub import check_components, check_weights, downloaded
 
 
 class ColdDiffusionPipeline(DiffusionPipeline):
@@ -103,7 +103,8 @@ class ColdDiffusionPipeline(DiffusionPipeline):
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
         """
         check_components(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
+        pipe: Self = super().from_pretrained(folder, **kwargs)
         for name in ("unet", "prior"):
             if name not in kwargs and getattr(pipe, name) is not None:
                 check_weights(name, getattr(pipe, name), kwargs)

@@ -31,7 +31,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights
+from .hub import check_components, check_weights, downloaded
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 
@@ -78,7 +78,8 @@ class DDRMPipeline(DiffusionPipeline):
                 of another component.
         """
         check_components(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
+        pipe: Self = super().from_pretrained(folder, **kwargs)
         if "unet" not in kwargs:
             check_weights("unet", pipe.unet, kwargs)
         return pipe

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -12,7 +11,6 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +29,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights
+from .hub import check_components, check_weights, downloaded
 
 
 class Inputs(NamedTuple):
@@ -185,7 +183,7 @@ class RDDMPipeline(DiffusionPipeline):
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
         """
         check_components(cls, pretrained_model_name_or_path, kwargs)
-        folder = _downloaded(cls, pretrained_model_name_or_path, kwargs)
+        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
         pipe: Self = super().from_pretrained(folder, **kwargs)
         for name in ("unet", "unet_noise"):
             if name not in kwargs and getattr(pipe, name) is not None:
@@ -359,18 +357,3 @@ class RDDMPipeline(DiffusionPipeline):
         if not bool(((shown == 0) | (shown == 1)).all()):
             raise InvalidInputError(f"{what}; got values from {float(shown.min()):g} to {float(shown.max()):g}")
         return shown.expand(pictures, -1, -1, -1)
-
-
-def _downloaded(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> str | PathLike[str]:
-    """The folder of a repository that we saved, which diffusers refuses to download: it looks for our modules in it."""
-    if Path(repository).is_dir():
-        return repository
-    names = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-    given = {name: options[name] for name in names if name in options}
-    index = cls.load_config(repository, **given)
-    parts = {name: value[0] for name, value in index.items() if isinstance(value, (list, tuple)) and value[0]}
-    if not any(module.startswith("diffusers_restore.") for module in parts.values()):
-        return repository
-    return snapshot_download(
-        str(repository), allow_patterns=["model_index.json", *(f"{name}/*" for name in parts)], **given
-    )

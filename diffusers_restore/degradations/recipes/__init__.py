@@ -12,6 +12,7 @@ from .blind import Blind
 from .bsrgan import BSRGAN, BSRGANPlus
 from .old_photos import OldPhotos
 from .real_esrgan import RealESRGAN
+from .steps import Step
 
 RECIPES = Registry("diffusers_restore.recipes", "recipe")
 
@@ -25,6 +26,7 @@ __all__ = [
     "Plan",
     "RealESRGAN",
     "Recipe",
+    "Step",
     "Streams",
     "create",
     "from_config",
