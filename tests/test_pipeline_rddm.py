@@ -217,6 +217,9 @@ def test_timesteps_of_ones_own() -> None:
     assert pipe.num_timesteps == 3
     assert torch.equal(run(pipe, clean(1), timesteps=torch.tensor([17, 4, 1])), x)
     assert torch.equal(run(pipe, clean(1), timesteps=[19, 15, 11, 7, 3]), run(pipe, clean(1)))
+    short = RDDMPipeline(pipe.unet, RDDMScheduler(num_train_timesteps=3))
+    run(short, clean(1))
+    assert short.num_timesteps == 3
 
 
 def test_another_schedule_by_diffusers_from_config() -> None:
@@ -915,7 +918,7 @@ def test_callbacks_see_pictures_as_the_network_takes_them() -> None:
         ({"num_inference_steps": 21}, "num_inference_steps must be .*, got 21"),
         ({"num_inference_steps": 2.5}, "num_inference_steps must be .*, got 2.5"),
         ({"num_inference_steps": "3"}, "num_inference_steps must be .*, got '3'"),
-        ({"num_inference_steps": None}, "give either num_inference_steps or timesteps"),
+        ({"num_inference_steps": 2, "timesteps": [3, 1]}, "give either num_inference_steps or timesteps"),
         ({"timesteps": []}, "timesteps must be a decreasing list of whole numbers below 20, got "),
         ({"timesteps": [3, 7]}, r"timesteps must be a decreasing list .*, got \[3, 7\]"),
         ({"timesteps": [7, 7]}, r"timesteps must be a decreasing list .*, got \[7, 7\]"),

@@ -1268,6 +1268,10 @@ ARGS = {"degradation": "blur", "degradation_args": {"num_timesteps": 3}}
         ({**ARGS, "two_networks": True}, ["two_networks need two predictions, prediction_type 'residual' is one"]),
         ({**ARGS, "noise_learning_rate": 1e-3}, ["noise_learning_rate is for two_networks, which isn't set"]),
         ({**ARGS, "prediction_type": "auto", "two_networks": True}, ["prediction_type auto", "leave out two_networks"]),
+        (
+            {**ARGS, "prediction_type": "auto", "scheduler_args": {"time_embedding": "cumulative"}},
+            ["prediction_type auto needs time_embedding 'timestep'"],
+        ),
         ({**ARGS, "prediction_type": "noise"}, ["'--prediction_type'", "'noise'", "residual_sum"]),
         (
             {**ARGS, "prediction_type": "v_prediction"},

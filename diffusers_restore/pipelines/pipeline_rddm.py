@@ -205,7 +205,7 @@ class RDDMPipeline(DiffusionPipeline):
         self,
         image: images.ImageInput | None = None,
         mask: Tensor | None = None,
-        num_inference_steps: int = 5,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         eta: float = 0.0,
         batch_size: int | None = None,
@@ -225,7 +225,7 @@ class RDDMPipeline(DiffusionPipeline):
             image: the degraded pictures, of any size: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in
                 [-1, 1], or a list of one size.
             mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for networks with one.
-            num_inference_steps: 1..T. Restorers need 1 to 10.
+            num_inference_steps: 1..T, of which restorers need 1 to 10; None is 5, or T if that is less.
             timesteps: a decreasing list instead.
             eta: share of new noise in each step, [0, 1]. Restoration takes 0.
             batch_size: how many pictures to generate; None is 1.
@@ -255,7 +255,9 @@ class RDDMPipeline(DiffusionPipeline):
                 raise InvalidInputError(
                     f"{name} is in training mode, in which its dropout is active; call {name}.eval() first"
                 )
-        self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+        if timesteps is None and num_inference_steps is None:
+            num_inference_steps = min(5, len(self.scheduler))
+        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
         device, inputs = self._execution_device, self.inputs
         split, grey = 1, False
         if image is None:

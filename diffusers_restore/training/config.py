@@ -516,6 +516,11 @@ class ResidualConfig:
                 "prediction_type auto chooses what one network of a new scheduler predicts; leave out two_networks "
                 "and scheduler_name_or_path"
             )
+        if self.prediction_type == "auto" and (self.scheduler_args or {}).get("time_embedding") == "cumulative":
+            raise InvalidInputError(
+                "prediction_type auto needs time_embedding 'timestep': one time code can't be that of the residual and "
+                "that of the noise"
+            )
         for name in ("prediction_type", "num_train_timesteps", "noise_scale"):
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
             if self.scheduler_name_or_path is not None and value != default:
