@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure what DDRM costs beside the network.
+"""Measure what DDRM and RDDM cost beside the network.
 
     python benchmarks/overhead.py
 
-(a) The time of a whole pipeline call over (steps x the time of the network), for each task. Within the call, each
-evaluation of the network is repeated with the same inputs, before or after by turns; the repetitions are the network's
-time, and what is left is the pipeline's. Wanted: at most 1.05.
+(a) The time of a whole pipeline call over (steps x the time of the network), for each task of DDRM and for RDDM. Within
+the call, each evaluation of the network is repeated with the same inputs, before or after by turns; the repetitions are
+the network's time, and what is left is the pipeline's. Wanted: at most 1.05.
 (b) One update without a network, its noise included, over its floor: drawing that noise, and for operators that live
 in a Fourier basis also one FFT of the picture and back. Both by turns; medians. Wanted: at most 2.
 """
@@ -21,12 +21,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from tqdm import tqdm
 
 import diffusers_restore
-from diffusers_restore import DDRMPipeline, operators
+from diffusers_restore import DDRMPipeline, RDDMPipeline, RDDMScheduler, operators
 from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
+from diffusers_restore.models.growing import grow_unet
 from diffusers_restore.operators import BlurDecimate, CircularBlur, SymmetricBlur
 from diffusers_restore.schedulers.scheduling_ddrm import ddrm_update
 
@@ -80,20 +82,37 @@ class Probe:
 def pipeline_row(pipe: DDRMPipeline, probe: Probe, task: str, size: int, steps: int, repeats: int) -> dict[str, Any]:
     operator = operators.create(task, image_shape=(3, size, size))
     y = operators.measure(operator, torch.rand(1, 3, size, size) * 2 - 1, 0.05).y
+
+    def call(generator: torch.Generator) -> None:
+        pipe(y, operator=task, sigma_y=0.05, num_inference_steps=steps, generator=generator, output_type="pt")
+
+    return {"task": task, "pixels": size, **timed(call, probe, steps, repeats)}
+
+
+def rddm_row(unet: UNet2DModel, size: int, steps: int, repeats: int) -> dict[str, Any]:
+    """The same network, shown the degraded picture too."""
+    pipe = RDDMPipeline(grow_unet(unet, 6, 3), RDDMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    degraded = torch.rand(1, 3, size, size) * 2 - 1
+
+    def call(generator: torch.Generator) -> None:
+        pipe(degraded, num_inference_steps=steps, generator=generator, output_type="pt")
+
+    return {"task": "RDDM", "pixels": size, **timed(call, Probe(pipe.unet), steps, repeats)}
+
+
+def timed(call: Callable[[torch.Generator], None], probe: Probe, steps: int, repeats: int) -> dict[str, float]:
     ratios, rest = [], []
     for repeat in range(repeats + 1):
         probe.clear()
         started = perf_counter()
-        generator = torch.Generator().manual_seed(repeat)
-        pipe(y, operator=task, sigma_y=0.05, num_inference_steps=steps, generator=generator, output_type="pt")
+        call(torch.Generator().manual_seed(repeat))
         total = perf_counter() - started
         if repeat > 0:  # the first call warms up
             ratios.append((total - sum(probe.repeated)) / sum(probe.repeated))
             rest.append(1000 * (total - sum(probe.repeated) - sum(probe.own)) / steps)
     network = 1000 * median(probe.repeated)
     return {
-        "task": task,
-        "pixels": size,
         "ratio": median(ratios),
         "network ms": network,
         "rest ms per step": median(rest),
@@ -144,7 +163,7 @@ def to_markdown(run: dict[str, Any], pipeline: list[dict[str, Any]], update: lis
 
     return "\n".join(
         [
-            "# What DDRM costs beside the network\n",
+            "# What DDRM and RDDM cost beside the network\n",
             "## Pipeline time / (steps x network time)\n\nWanted: at most 1.05. `ratio` is timed within each call; "
             "`rest` is all that is not the network.\n",
             markdown_table(pipeline, formats(pipeline[0])),
@@ -169,9 +188,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline_row(pipe, probe, task, size, steps, repeats)
         for task, size in tqdm(cases, desc="pipeline", leave=False)
     ]
+    prior = DDRMPipeline.from_pretrained(args.model).unet  # without the probe
+    pipeline += [rddm_row(prior, size, min(5, steps), repeats) for size in sizes]
     kinds = [(task, size, s, n) for size, n in updates for task in args.tasks for s in (0.0, 0.05)]
     update = [update_row(*case) for case in tqdm(kinds, desc="update", leave=False)]
-    run = {**how_it_was_run("benchmarks/overhead.py", argv), "dtype": "float32", "steps": steps, "repeats": repeats}
+    run = {
+        **how_it_was_run("benchmarks/overhead.py", argv),
+        "dtype": "float32",
+        "steps": f"{steps}, of RDDM {min(5, steps)}",
+        "repeats": repeats,
+    }
     text = to_markdown(run, pipeline, update)
     written = write_report(args.output, {"run": run, "pipeline": pipeline, "update": update}, text)
     print(text)

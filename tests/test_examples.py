@@ -148,7 +148,7 @@ def test_overhead(model: str, tmp_path: Path) -> None:
     overhead = load("benchmarks/overhead.py")
     overhead.main(["--quick", "--model", model, "--output", str(tmp_path / "overhead")])
     data = json.loads((tmp_path / "overhead.json").read_text())
-    assert [row["task"] for row in data["pipeline"]] == list(overhead.TASKS)
+    assert [row["task"] for row in data["pipeline"]] == [*overhead.TASKS, "RDDM"]
     assert len(data["update"]) == 2 * len(overhead.TASKS)
     assert all(row["rest ms per step"] > 0 and row["ratio"] > 0 for row in data["pipeline"])
     assert all(row["ratio"] > 0 for row in data["update"])
