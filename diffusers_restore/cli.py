@@ -281,7 +281,7 @@ def restore(
     if model is None and task is None and not any(_given(ctx, name) for name in ("operator_args", "mask", "kernel")):
         model, method = DEFAULT_RESTORER, "RDDMPipeline"
     if method is not None:
-        this = "the bundled restorer, which --task switches off," if model == DEFAULT_RESTORER else "this --model"
+        this = "this --model" if _given(ctx, "model") else "the bundled restorer, which --task switches off,"
         _check_given(ctx, method, this)
         _restore_trained(
             inputs,
@@ -299,7 +299,7 @@ def restore(
             skip=skip_existing,
         )
         return
-    _check_given(ctx, "DDPM", "this --model")
+    _check_given(ctx, "DDPM", "this --model" if model is not None else "the bundled prior")
     if task is None:
         raise click.UsageError(
             "--task must say what was done to the picture; `diffusers-restore tasks` lists the names"
@@ -829,7 +829,8 @@ _Draw = Callable[["list[torch.Generator]", Callable[[int], object]], "Tensor"]
 def _trained_draw(pipe: Any, method: str, steps: int | None) -> tuple[_Draw, int]:
     """What draws pictures, one for each generator, and how many network evaluations that takes for each."""
     if method == "RDDMPipeline":
-        able, why = not pipe.inputs.conditioned, "it restores a picture that it is shown; `restore --model` does that"
+        able = not pipe.inputs.conditioned and pipe.config.generates is not False
+        why = "it restores a picture that it is shown; `restore --model` does that"
         steps = min(10, len(pipe.scheduler)) if steps is None else steps
     else:
         able = pipe.prior is not None or pipe.scheduler.degradation.forgets

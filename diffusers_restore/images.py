@@ -154,7 +154,7 @@ def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch
         row, column = (int(i) for i in np.argwhere(wrong)[0])
         values = ", ".join(f"{255 * v:.4g}" for v in color[row, column])
         raise ImageError(
-            f"mask {str(source)!r} must hold only 0 (missing) and 255 (known), got ({values}) at row {row}, column "
+            f"mask {str(source)!r} must hold only 0 (black) and 255 (white), got ({values}) at row {row}, column "
             f"{column}, and {int(wrong.sum())} such pixels in all; threshold it and save it without loss, as PNG"
         )
     return torch.from_numpy(mask.copy())

@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     ):
         picture(name, 40, 48)
     for name in ("1", "2", "3"):
-        for sub in ("clean", "rain", "masks"):
+        for sub in ("clean", "rain", "shadows"):
             picture(f"{sub}/{name}.png", 40, 48)
     picture("old.jpg", 40, 48)
     picture("wet.png", 40, 48)
@@ -75,7 +75,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     picture("digit.png", 32, 32, "L")
     picture("blocky.png", 40, 48)
     picture("blurred.png", 40, 48)
-    Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / "mask.png")
+    (tmp_path / "masks").mkdir()
+    for name in ("mask", "masks/1", "masks/2", "masks/3"):
+        Image.fromarray(np.uint8(rng.random((48, 40)) > 0.3) * 255).save(tmp_path / f"{name}.png")
     digits = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
     (tmp_path / "mnist").mkdir()
     with gzip.open(tmp_path / "mnist" / "train-images-idx3-ubyte.gz", "wb") as file:

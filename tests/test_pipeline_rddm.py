@@ -1305,3 +1305,44 @@ def test_components_that_have_no_place_are_refused(write_repo: WriteRepo, unet: 
 def test_a_repository_of_another_process_is_refused(write_repo: WriteRepo, unet: UNet2DModel) -> None:
     with pytest.raises(InvalidInputError, match="scheduler ScoreSdeVeScheduler is not one of a variance-preserving"):
         RDDMPipeline.from_pretrained(write_repo(unet, ScoreSdeVeScheduler()))
+
+
+# What a network was trained for
+
+
+def test_a_network_that_colours_gives_colours() -> None:
+    grey = torch.rand(1, 1, 8, 8) * 2 - 1
+    coloured = run(RDDMPipeline(restorer(), RDDMScheduler(num_train_timesteps=T), keeps_grey=False), grey)
+    assert coloured.shape == (1, 3, 8, 8)
+    kept = run(RDDMPipeline(restorer(), RDDMScheduler(num_train_timesteps=T)), grey)
+    assert torch.equal(kept, coloured.mean(dim=1, keepdim=True))
+    assert float((coloured - kept).abs().max()) > 1e-3
+
+
+def test_a_generator_restores_nothing_and_a_translator_generates_nothing(tmp_path: Path) -> None:
+    for generates, asked, message in (
+        (True, {"image": clean(1)}, "image must be None: the network makes pictures of noise"),
+        (False, {"batch_size": 2}, "image is needed: the network was trained on pictures"),
+    ):
+        pipe = RDDMPipeline(make_unet(), RDDMScheduler(num_train_timesteps=T), generates=generates)
+        pipe.save_pretrained(tmp_path)
+        loaded = RDDMPipeline.from_pretrained(tmp_path)
+        assert (loaded.config.generates, loaded.config.keeps_grey) == (generates, True)
+        with pytest.raises(InvalidInputError, match=message):
+            run(loaded, **asked)
+        run(loaded, **({"batch_size": 1} if generates else {"image": clean(1)}))
+    for wrong in ({"generates": 2}, {"keeps_grey": "no"}):
+        with pytest.raises(InvalidInputError, match="must be True"):
+            RDDMPipeline(make_unet(), RDDMScheduler(), **wrong)
+
+
+def test_a_chain_that_begins_below_t_begins_with_the_noise_of_there() -> None:
+    pipe = make()
+    pipe.scheduler.set_timesteps(timesteps=[4, 1])
+    noise = torch.randn(1, 3, 8, 8, generator=seeded(0)[0])
+    assert torch.allclose(pipe.scheduler.start(torch.zeros_like(noise), noise), pipe.scheduler.noise_scales[4] * noise)
+    pipe.scheduler.set_timesteps(5)
+    assert torch.allclose(pipe.scheduler.start(torch.zeros_like(noise), noise), pipe.scheduler.noise_scales[-1] * noise)
+    ddpm = RDDMScheduler(beta_schedule="linear")
+    ddpm.set_timesteps(timesteps=[4, 1])
+    assert torch.equal(ddpm.start(torch.zeros_like(noise), noise), noise)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from diffusers_restore import RDDMPipeline, RDDMScheduler, cli, operators
 from diffusers_restore.degradations import Blur
-from diffusers_restore.degradations.recipes import Blind, seeds_from
+from diffusers_restore.degradations.recipes import OldPhotos, seeds_from
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.pipelines.pipeline_rddm import Inputs
 from diffusers_restore.schedulers.scheduling_rddm import HEADS
@@ -44,7 +44,7 @@ from diffusers_restore.training.config import (
     build,
     flatten,
 )
-from diffusers_restore.training.pairs import Pair, make_damage, open_pairs
+from diffusers_restore.training.pairs import Pair, keeps_grey, make_damage, open_pairs
 from diffusers_restore.training.rddm import train_rddm
 from diffusers_restore.training.rddm_objective import RDDMObjective
 
@@ -410,8 +410,8 @@ def test_nothing_is_damaged_without_a_source() -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_damage_by_a_recipe(masked: bool) -> None:
-    pair = damaged(3, recipe="blind", recipe_args={}, recipe_mask=masked)
-    expected = Blind()(pictures(6, 3, 16, 16), seeds_from(generator(3), 6))
+    pair = damaged(3, recipe="old_photos", recipe_args={"scratches": True}, recipe_mask=masked)
+    expected = OldPhotos(scratches=True)(pictures(6, 3, 16, 16), seeds_from(generator(3), 6))
     assert torch.equal(pair.degraded, expected.degraded)
     assert torch.equal(pair.clean, expected.clean)
     assert (pair.mask is None) != masked
@@ -1168,7 +1168,7 @@ def test_one_network_of_ours_is_given_a_mask(folders: Path, tmp_path: Path) -> N
     RDDMPipeline(unet, process("residual_epsilon")).save_pretrained(tmp_path / "own")
     pipe = begins(
         folders, tmp_path / "out", tmp_path / "own", prediction_type="residual_epsilon",
-        **{"degradation": None, "degradation_args": None, "recipe": "blind", "recipe_mask": True},
+        **{"degradation": None, "degradation_args": None, "recipe": "old_photos", "recipe_args": {"scratches": True}, "recipe_mask": True},
     )  # fmt: skip
     assert pipe.inputs == Inputs(3, True, True)
     x = pictures(1, 7, 16, 16)
@@ -1340,3 +1340,28 @@ def test_the_metrics_of_another_process_are_its_own(folders: Path, tmp_path: Pat
     assert scheduler.config.process == "resshift"
     expected = RDDMScheduler(15, process="resshift", process_args={"kappa": 1.0})
     assert torch.equal(scheduler.noise_scales, expected.noise_scales)
+
+
+# What the exported pipeline says of its networks
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ({}, True),
+        ({"recipe": "blind"}, True),
+        ({"task": "sr4"}, True),
+        ({"task": "colorize"}, False),
+        ({"degradation": "decolor", "degradation_args": {"num_timesteps": 4}}, False),
+        ({"degradation": "blur", "degradation_args": {"num_timesteps": 4}}, True),
+        ({"degradation": "synthetic", "degradation_args": {"num_timesteps": 4}}, True),
+    ],
+)
+def test_which_networks_colour(pairs: dict[str, Any], expected: bool) -> None:
+    assert keeps_grey(PairConfig(**pairs)) is expected
+
+
+def test_a_mask_that_is_always_empty_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="recipe_mask: recipe 'blind' with {} damages nothing in places"):
+        make_damage(PairConfig(recipe="blind", recipe_mask=True))
+    make_damage(PairConfig(recipe="old_photos", recipe_args={"scratches": True}, recipe_mask=True))

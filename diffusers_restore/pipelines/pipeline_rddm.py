@@ -80,6 +80,12 @@ def network_condition(inputs: Inputs, degraded: Tensor, mask: Tensor | None) -> 
     return (degraded,) if mask is None else (degraded, 2 * mask - 1)
 
 
+def network_codes(scheduler: RDDMScheduler, timestep: int | Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """The time code of the first network, that of the noise if this is all that it says, and of the second one."""
+    of_residual, of_noise = scheduler.time_codes(timestep)
+    return (of_noise if scheduler.heads == ("epsilon",) else of_residual), of_noise
+
+
 def network_outputs(
     unet: nn.Module,
     unet_noise: nn.Module | None,
@@ -99,9 +105,7 @@ def network_outputs(
         timestep: t, one or (B,).
     """
     x = torch.cat([sample, *condition], dim=1)
-    of_residual, of_noise = scheduler.time_codes(timestep)
-    only_noise = unet_noise is None and scheduler.heads == ("epsilon",)
-    codes = [of_noise if only_noise else of_residual, of_noise]
+    codes = network_codes(scheduler, timestep)
     outputs = []
     for network, code in zip((unet, unet_noise), codes, strict=True):
         if network is not None:
@@ -125,6 +129,9 @@ class RDDMPipeline(DiffusionPipeline):
         unet: a `UNet2DModel`, such as `examples/train_rddm.py` trains.
         scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted.
         unet_noise: the network for the second output, where there are two.
+        keeps_grey: grey pictures come back grey from a colour network; False for one that colours them.
+        generates: of networks that are shown I_t alone: whether they learned to make pictures of noise (True) or of
+            other pictures (False); None allows both.
 
     Raises:
         InvalidInputError: networks or a scheduler that don't fit together.
@@ -149,7 +156,14 @@ class RDDMPipeline(DiffusionPipeline):
         "pred_epsilon",
     ]
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, unet_noise: UNet2DModel | None = None) -> None:
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        unet_noise: UNet2DModel | None = None,
+        keeps_grey: bool = True,
+        generates: bool | None = None,
+    ) -> None:
         super().__init__()
         for name, network in (("unet", unet), ("unet_noise", unet_noise)):
             if not isinstance(network, UNet2DModel) and not (name == "unet_noise" and network is None):
@@ -172,7 +186,12 @@ class RDDMPipeline(DiffusionPipeline):
         kinds = [network_inputs(one, heads // len(networks)) for one in networks]
         if kinds[0] != kinds[-1]:
             raise InvalidInputError(f"unet and unet_noise must have the same inputs, got {kinds[0]} and {kinds[-1]}")
+        if not isinstance(keeps_grey, bool):
+            raise InvalidInputError(f"keeps_grey must be True or False, got {keeps_grey!r}")
+        if generates not in (None, True, False):
+            raise InvalidInputError(f"generates must be True, False or None, got {generates!r}")
         self.register_modules(unet=unet, scheduler=scheduler, unet_noise=unet_noise)
+        self.register_to_config(keeps_grey=keeps_grey, generates=generates)
         self._num_timesteps = 0
 
     @classmethod
@@ -218,8 +237,8 @@ class RDDMPipeline(DiffusionPipeline):
         """Restore or translate degraded pictures, or generate new ones where no `image` is given.
 
         A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
-        pictures on a colour network come back grey; a colour picture on a grey network goes through it channel by
-        channel.
+        pictures on a colour network come back grey if the pipeline keeps them so; a colour picture on a grey network
+        goes through it channel by channel.
 
         Args:
             image: the degraded pictures, of any size: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in
@@ -263,6 +282,8 @@ class RDDMPipeline(DiffusionPipeline):
         if image is None:
             if inputs.conditioned:
                 raise InvalidInputError("image is needed: the network restores pictures, it doesn't generate them")
+            if self.config.generates is False:
+                raise InvalidInputError("image is needed: the network was trained on pictures, it makes none of noise")
             count = check_int("batch_size", 1 if batch_size is None else batch_size, 1)
             degraded = torch.zeros(count, inputs.channels, *self._new_size(), device=device)
         else:
@@ -275,8 +296,10 @@ class RDDMPipeline(DiffusionPipeline):
                     "DDRMPipeline restores with it; examples/train_rddm.py --init_from makes a restorer of it"
                 )
             degraded = images.to_tensor(image).to(device)
+            if self.config.generates and not inputs.conditioned:
+                raise InvalidInputError("image must be None: the network makes pictures of noise, it restores none")
             if degraded.shape[1] == 1 and inputs.channels == 3:
-                grey = True
+                grey = self.config.keeps_grey
                 degraded = degraded.expand(-1, 3, -1, -1)
             elif inputs.channels == 1:
                 split = degraded.shape[1]

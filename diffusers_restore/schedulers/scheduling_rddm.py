@@ -402,7 +402,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             return timestep, timestep
         last = len(self)
         if isinstance(timestep, Tensor) and timestep.ndim:
-            codes = self._gathered(timestep, torch.float32)
+            codes = self.gathered_scales(timestep, torch.float32)
             return last * codes[0], last * codes[1]
         a, b = self.scales(int(timestep))
         return last * a, last * b
@@ -451,8 +451,13 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         return sample
 
     def start(self, degraded: Tensor, noise: Tensor) -> Tensor:
-        """The first state of a chain, I_in + sqrt(noise_scale) noise, (B, C, H, W)."""
-        return degraded + self.init_noise_sigma * noise
+        """The first state of a chain, I_in + b_t noise, (B, C, H, W), at the first timestep that was set.
+
+        b_T^2 is `noise_scale`; for the coefficients of a DDPM, the noise has deviation 1, as diffusers starts.
+        """
+        of_ddpm = self.config.beta_schedule is not None or self.config.trained_betas is not None
+        first = max(self._following)
+        return degraded + (self.init_noise_sigma if of_ddpm else self._b[first]) * noise
 
     def add_noise(
         self,
@@ -480,7 +485,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         _check_shapes("original_samples", original_samples, noise=noise, degraded=degraded, residual=residual)
         if residual is None:
             residual = -original_samples if degraded is None else degraded - original_samples
-        a, b = self._gathered(timesteps, original_samples.dtype, len(original_samples))
+        a, b = self.gathered_scales(timesteps, original_samples.dtype, len(original_samples))
         a, b = a.reshape(-1, 1, 1, 1), b.reshape(-1, 1, 1, 1)
         return rddm_add_noise(original_samples, residual, noise, a, b)
 
@@ -497,7 +502,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         targets = {"residual": residual, "epsilon": noise, "sample": original_samples}
         first = self.heads[0]
         if first == "v_prediction":
-            a, b = self._gathered(timesteps, original_samples.dtype, len(original_samples))
+            a, b = self.gathered_scales(timesteps, original_samples.dtype, len(original_samples))
             return (1 - a).reshape(-1, 1, 1, 1) * noise - b.reshape(-1, 1, 1, 1) * original_samples
         if len(self.heads) == 1:
             return targets[first]
@@ -573,7 +578,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             prev_sample=previous, pred_original_sample=x0, pred_residual=residual, pred_epsilon=epsilon
         )
 
-    def _gathered(self, timesteps: Tensor, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
+    def gathered_scales(self, timesteps: Tensor, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
         """(a_t, b_t) of timesteps (B,), on their device."""
         if not isinstance(timesteps, Tensor):
             raise InvalidInputError(f"timesteps must be a tensor of whole numbers, got {timesteps!r}")

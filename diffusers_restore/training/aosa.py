@@ -109,10 +109,7 @@ class AOSAObjective(Objective):
         output = networks["unet"](x, corrupted.timesteps, return_dict=False)[0].float()
         residual, epsilon = corrupted.target.chunk(2, dim=1)
         scheduler = self._objective.scheduler
-        a, b = (
-            scales.to(x.device)[corrupted.timesteps].reshape(-1, 1, 1, 1).to(output.dtype)
-            for scales in (scheduler.residual_scales, scheduler.noise_scales)
-        )
+        a, b = (one.reshape(-1, 1, 1, 1) for one in scheduler.gathered_scales(corrupted.timesteps, output.dtype))
         return aosa_losses(output, networks["selector"](), corrupted.noisy, corrupted.degraded, residual, epsilon, a, b)
 
     def finished(self, networks: Mapping[str, nn.Module]) -> bool:
@@ -145,7 +142,7 @@ def select(
 ) -> Literal["residual", "epsilon"]:
     """What a network should say: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
 
-    The run's own network, batches and learning rate decide, in `output_dir`/selection; the decision is kept in
+    The run's own network and batches decide, at its learning rate, in `output_dir`/selection; the decision is kept in
     selection.json, so that a resumed run doesn't ask again. After `max_steps` the side of 0.5 decides. `settings` are
     what else defines the run, as for `train`.
 
@@ -177,7 +174,8 @@ def select(
             AOSAObjective(objective),
             {"unet": unet, "selector": selector},
             dataclasses.replace(data, validation=()),  # so that every measurement decides
-            {"unet": dataclasses.replace(optimizer, adam_weight_decay=0.0)},  # which would draw lambda to 0
+            # Weight decay would draw lambda to 0, and a falling rate would leave it where it is.
+            {"unet": dataclasses.replace(optimizer, adam_weight_decay=0.0, lr_scheduler="constant")},
             dataclasses.replace(
                 training, output_dir=str(output_dir), max_train_steps=max_steps, use_ema=False, push_to_hub=False
             ),

@@ -61,6 +61,13 @@ def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
     return from_source(source, data, seed, name)
 
 
+def keeps_grey(pairs: PairConfig) -> bool:
+    """Whether what is grey in a degraded picture is grey in the clean one, so that a network isn't to colour it."""
+    if pairs.degradation is not None:
+        return bool(DEGRADATIONS[pairs.degradation].keeps_grey) or pairs.degradation == "synthetic"
+    return pairs.task != "colorize"
+
+
 def make_damage(pairs: PairConfig) -> Damage | None:
     """What makes pairs of clean pictures; None where pictures come in pairs, or there is nothing to undo.
 
@@ -84,6 +91,12 @@ def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> Damage:
         if argument not in known:
             raise unknown_name(f"recipe_args of {name}", argument, known)
     recipe = create(name, **arguments)
+
+    if masked and not recipe(torch.zeros(32, 1, 32, 32), range(32)).mask.any():
+        raise InvalidInputError(
+            f"recipe_mask: recipe {name!r} with {arguments} damages nothing in places that a mask could show; "
+            'old_photos with recipe_args "{scratches: true}" does'
+        )
 
     def damage(clean: Tensor, generator: torch.Generator) -> Pair:
         damaged = recipe(clean, seeds_from(generator, len(clean)))

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
@@ -23,7 +23,7 @@ from .cost import step_cost
 from .export import export_pipeline, model_card
 from .loop import Progress, train
 from .networks import check_unconditional, new_unet
-from .pairs import make_damage, open_pairs
+from .pairs import keeps_grey, make_damage, open_pairs
 from .rddm_objective import GENERATION_STEPS, RDDMObjective
 
 USE = """\
@@ -108,7 +108,8 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
     else:
         scheduler = make_scheduler(config.objective)
     objective, networks = make_objective(scheduler), make_networks(config, scheduler, inputs)
-    RDDMPipeline(scheduler=scheduler, **networks)  # what it refuses, it refuses now
+    trained_for: dict[str, Any] = {"keeps_grey": keeps_grey(config.pairs), "generates": not config.pairs.paired}
+    RDDMPipeline(scheduler=scheduler, **networks, **trained_for)  # what it refuses, it refuses now
     optimizers = dict.fromkeys(networks, config.optimizer)
     if config.objective.noise_learning_rate is not None:
         rate = config.objective.noise_learning_rate
@@ -121,7 +122,7 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
     output_dir = Path(config.training.output_dir)
 
     def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
-        exported = {name: copy.deepcopy(network) for name, network in averaged.items()}
+        exported: dict[str, Any] = {name: copy.deepcopy(network) for name, network in averaged.items()}
         for network in exported.values():  # diffusers' own `to` warns about nothing
             nn.Module.to(network, getattr(torch, config.training.export_dtype))
         card = model_card(
@@ -133,7 +134,7 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
             progress,
             training=config.training,
         )
-        export_pipeline(RDDMPipeline(scheduler=scheduler, **exported), card, progress, output_dir)
+        export_pipeline(RDDMPipeline(scheduler=scheduler, **exported, **trained_for), card, progress, output_dir)
 
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings(scheduler))
 

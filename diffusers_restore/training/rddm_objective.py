@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidInputError
-from ..pipelines.pipeline_rddm import Inputs, network_condition, network_outputs
+from ..pipelines.pipeline_rddm import Inputs, network_codes, network_condition, network_outputs
 from ..schedulers.scheduling_rddm import RDDMScheduler
 from .objectives import Objective
 from .pairs import Damage, Pair
@@ -92,10 +92,11 @@ class RDDMObjective(Objective):
         x = torch.cat([corrupted.noisy, *corrupted.condition], dim=1)
         heads = self.scheduler.heads
         targets = dict(zip(heads, corrupted.target.chunk(len(heads), dim=1), strict=True))
-        of_residual, of_noise = self.scheduler.time_codes(corrupted.timesteps)
-        mine, code = heads, of_noise if heads == ("epsilon",) else of_residual
+        codes = network_codes(self.scheduler, corrupted.timesteps)
+        first, mine = phase == "unet", heads
         if len(self._networks) == 2:
-            mine, code = (heads[:1], of_residual) if phase == "unet" else (heads[1:], of_noise)
+            mine = heads[:1] if first else heads[1:]
+        code = codes[0] if first else codes[1]
         outputs = networks[phase](x, code, return_dict=False)[0].float().chunk(len(mine), dim=1)
         losses = {}
         for name, output in zip(mine, outputs, strict=True):
