@@ -1166,9 +1166,10 @@ def test_our_own_networks_are_gone_on_with(folders: Path, runs: Path, tmp_path: 
 def test_one_network_of_ours_is_given_a_mask(folders: Path, tmp_path: Path) -> None:
     unet = make_unet(channels=6, out_channels=6)
     RDDMPipeline(unet, process("residual_epsilon")).save_pretrained(tmp_path / "own")
+    scratched = {"recipe": "old_photos", "recipe_args": {"scratches": True}, "recipe_mask": True}
     pipe = begins(
         folders, tmp_path / "out", tmp_path / "own", prediction_type="residual_epsilon",
-        **{"degradation": None, "degradation_args": None, "recipe": "old_photos", "recipe_args": {"scratches": True}, "recipe_mask": True},
+        **{"degradation": None, "degradation_args": None, **scratched},
     )  # fmt: skip
     assert pipe.inputs == Inputs(3, True, True)
     x = pictures(1, 7, 16, 16)
