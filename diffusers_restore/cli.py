@@ -23,7 +23,7 @@ import click
 from click.core import ParameterSource
 
 from . import DEFAULT_PRIOR, DEFAULT_RESTORER, __version__
-from .errors import InvalidInputError, OperatorError, check_real, unknown_name
+from .errors import InvalidInputError, OperatorError, check_real, one_line, unknown_name
 from .registry import Registry
 from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
 
@@ -326,7 +326,7 @@ def restore(
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
-        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+        raise click.BadParameter(one_line(error), param_hint="'--steps'") from error
 
     def work(position: str, job: _Job) -> str:
         begin = time.perf_counter()
@@ -413,7 +413,7 @@ def _load_trained(option: str, model: str, method: str, device: torch.device, dt
         try:
             pipe = getattr(diffusers_restore, method).from_pretrained(model, dtype=dtype)
         except (OSError, ValueError, TypeError) as error:  # TypeError: a scheduler without what it needs
-            raise click.ClickException(f"{option} {model!r} cannot be loaded: {_one_line(error)}") from error
+            raise click.ClickException(f"{option} {model!r} cannot be loaded: {one_line(error)}") from error
     return pipe.to(device)
 
 
@@ -472,7 +472,7 @@ def _cold_call(
     try:
         pipe.scheduler.set_timesteps(steps, start=start)
     except InvalidInputError as error:
-        message = _one_line(error).replace("num_inference_steps", "--steps").replace("start must", "--start must")
+        message = one_line(error).replace("num_inference_steps", "--steps").replace("start must", "--start must")
         raise click.UsageError(message) from error
     unknown = ", ".join(pipe.scheduler.degradation.state_shapes(1, 1, 1))
     if unknown and not direct:
@@ -491,7 +491,7 @@ def _rddm_call(pipe: RDDMPipeline, steps: int | None, mask: Tensor | None, seed:
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
-        raise click.UsageError(_one_line(error).replace("num_inference_steps", "--steps")) from error
+        raise click.UsageError(one_line(error).replace("num_inference_steps", "--steps")) from error
     if pipe.inputs.masked and mask is None:
         raise click.UsageError("--mask FILE is needed: this model is shown where the picture is damaged, as white")
     if mask is not None and not pipe.inputs.masked:
@@ -574,7 +574,7 @@ def _load_pipeline(option: str, model: str, device: torch.device, dtype: torch.d
         pipe: DDRMPipeline = DDRMPipeline.from_pretrained(model, dtype=dtype)
     except (OSError, ValueError) as error:  # InvalidInputError and the Hub's HFValidationError are ValueErrors
         raise click.ClickException(
-            f"{option} {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {_one_line(error)}"
+            f"{option} {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {one_line(error)}"
         ) from error
     return pipe.to(device)
 
@@ -816,7 +816,7 @@ def sample(
         if not names_folder:
             images.save(images.grid(torch.cat(drawn)), out)
     except (InvalidInputError, OSError) as error:
-        raise click.ClickException(_one_line(error)) from error
+        raise click.ClickException(one_line(error)) from error
     except torch.cuda.OutOfMemoryError as error:
         raise click.ClickException("the GPU's memory is too small; try a smaller --batch-size or --size") from error
     what = f"{number} picture{'s' * (number > 1)} of {width}x{height}"
@@ -840,7 +840,7 @@ def _trained_draw(pipe: Any, method: str, steps: int | None) -> tuple[_Draw, int
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
-        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+        raise click.BadParameter(one_line(error), param_hint="'--steps'") from error
 
     def draw(generators: list[torch.Generator], progress: Callable[[int], object]) -> Tensor:
         def count(*_: object) -> None:
@@ -865,7 +865,7 @@ def _stock_draw(model: str, pipe: DDRMPipeline, sampler: str, size: tuple[int, i
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
-        raise click.BadParameter(_one_line(error), param_hint="'--steps'") from error
+        raise click.BadParameter(one_line(error), param_hint="'--steps'") from error
     scheduler.set_timesteps(steps)
 
     def draw(generators: list[torch.Generator], progress: Callable[[int], object]) -> Tensor:
@@ -889,7 +889,7 @@ def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMSchedu
     try:
         scheduler = cls.from_config(pipe.scheduler.config)  # it has kept the options that DDRM has no use for
     except NotImplementedError as error:  # a beta_schedule that only DDPMScheduler knows
-        raise click.ClickException(f"MODEL {model!r} cannot be sampled by {sampler}: {_one_line(error)}") from error
+        raise click.ClickException(f"MODEL {model!r} cannot be sampled by {sampler}: {one_line(error)}") from error
     if _learned_variance(scheduler) and config.out_channels == config.in_channels:
         raise click.ClickException(
             f"MODEL {model!r}: its scheduler has variance_type={scheduler.variance_type!r}, which the network does not "
@@ -1207,7 +1207,7 @@ def _run(jobs: list[_Job], work: Callable[[str, _Job], str]) -> None:
         try:
             line = work(f"[{number}/{len(jobs)}] " if len(jobs) > 1 else "", job)
         except (InvalidInputError, OSError) as error:
-            click.echo(f"{job.name}: {_one_line(error)}", err=True)
+            click.echo(f"{job.name}: {one_line(error)}", err=True)
             failed.append(job.name)
         else:
             click.echo(line)
@@ -1220,10 +1220,6 @@ def _run(jobs: list[_Job], work: Callable[[str, _Job], str]) -> None:
 def _report(job: _Job, shape: Shape) -> str:
     _, height, width = shape
     return f"{job.name} -> {job.target_names}  {width}x{height}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # --- pictures and operators -----------------------------------------------------------------------------------------
@@ -1267,7 +1263,7 @@ def _load_files(mask: Path | None, kernel: Path | None, max_pixels: int) -> dict
         if kernel is not None:
             loaded["kernel"] = _load_kernel(kernel, max_pixels)
     except (InvalidInputError, OSError) as error:
-        raise click.ClickException(_one_line(error)) from error
+        raise click.ClickException(one_line(error)) from error
     return loaded
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import is_zipfile
 
 import torch
@@ -15,6 +16,36 @@ from safetensors import safe_open
 from ..errors import InvalidInputError
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
+
+Loaded = TypeVar("Loaded")
+
+
+def load_checked(
+    cls: Any,
+    load: Callable[..., Loaded],
+    repository: str | PathLike[str],
+    options: dict[str, Any],
+    networks: Sequence[str],
+) -> Loaded:
+    """What `load`, diffusers' own `from_pretrained`, makes of a repository; what would be silently wrong is refused.
+
+    Args:
+        cls: the pipeline.
+        load: `super().from_pretrained`.
+        repository: a folder, or a repository of the Hub.
+        options: as they were given to `from_pretrained`.
+        networks: the names of components that have weights.
+
+    Raises:
+        InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
+    """
+    check_components(cls, repository, options)
+    pipe = load(downloaded(cls, repository, options), **options)
+    for name in networks:
+        if name not in options and getattr(pipe, name) is not None:
+            check_weights(name, getattr(pipe, name), options)
+    return pipe
 
 
 def check_components(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights, downloaded
+from .hub import load_checked
 
 
 class ColdDiffusionPipeline(DiffusionPipeline):
@@ -102,13 +102,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
         """
-        check_components(cls, pretrained_model_name_or_path, kwargs)
-        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(folder, **kwargs)
-        for name in ("unet", "prior"):
-            if name not in kwargs and getattr(pipe, name) is not None:
-                check_weights(name, getattr(pipe, name), kwargs)
-        return pipe
+        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet", "prior"))
 
     @property
     def num_timesteps(self) -> int:

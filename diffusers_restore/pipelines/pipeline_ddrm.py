@@ -31,7 +31,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights, downloaded
+from .hub import load_checked
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 
@@ -77,12 +77,7 @@ class DDRMPipeline(DiffusionPipeline):
             InvalidInputError: the repository lacks some of the network's weights, or its network works on the latents
                 of another component.
         """
-        check_components(cls, pretrained_model_name_or_path, kwargs)
-        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(folder, **kwargs)
-        if "unet" not in kwargs:
-            check_weights("unet", pipe.unet, kwargs)
-        return pipe
+        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet",))
 
     @property
     def num_timesteps(self) -> int:

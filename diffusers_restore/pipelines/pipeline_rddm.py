@@ -29,7 +29,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import check_components, check_weights, downloaded
+from .hub import load_checked
 
 
 class Inputs(NamedTuple):
@@ -201,13 +201,7 @@ class RDDMPipeline(DiffusionPipeline):
         Raises:
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
         """
-        check_components(cls, pretrained_model_name_or_path, kwargs)
-        folder = downloaded(cls, pretrained_model_name_or_path, kwargs)
-        pipe: Self = super().from_pretrained(folder, **kwargs)
-        for name in ("unet", "unet_noise"):
-            if name not in kwargs and getattr(pipe, name) is not None:
-                check_weights(name, getattr(pipe, name), kwargs)
-        return pipe
+        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet", "unet_noise"))
 
     @property
     def num_timesteps(self) -> int:
@@ -251,7 +245,8 @@ class RDDMPipeline(DiffusionPipeline):
             generator: one, or one for each picture, for the noise.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}; tensors are
+                what the network sees: continued to a size that it can halve.
             callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
                 "pred_residual", "pred_epsilon".
 

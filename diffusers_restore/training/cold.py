@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, cast, final
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,8 +25,8 @@ from .cost import step_cost
 from .data import TrainingData, open_data, to_unit
 from .export import export_pipeline, model_card
 from .loop import Progress, train
-from .networks import check_unet, new_unet
-from .objectives import Objective
+from .networks import check_unet, load_pipeline, load_scheduler, new_unet
+from .objectives import Objective, psnr
 
 PRIOR_PICTURES = 10_000
 STEPS = 10  # of the restorations that are measured and shown
@@ -76,10 +76,10 @@ class ColdObjective(Objective):
         figures = {}
         for t in sorted({-(-last // 4), -(-last // 2), last}):
             x0_hat = networks["unet"](self.scheduler.degrade(clean, t, state), t - 1).sample
-            figures[f"psnr_direct_{t}"] = _psnr(x0_hat, clean)
+            figures[f"psnr_direct_{t}"] = psnr(x0_hat, clean)
         mean = torch.stack(list(figures.values())).mean()
         restored = self._restored(networks["unet"], self.scheduler.degrade(clean, last, state), state)
-        return {"psnr": mean, **figures, "psnr_restored": _psnr(restored, clean)}
+        return {"psnr": mean, **figures, "psnr_restored": psnr(restored, clean)}
 
     def show(
         self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
@@ -110,10 +110,6 @@ class ColdObjective(Objective):
         for k in scheduler.timesteps.tolist():
             x = scheduler.step(unet(x, k).sample, k, x, state=state, return_dict=False)[0]
         return x
-
-
-def _psnr(x: Tensor, reference: Tensor) -> Tensor:
-    return 10 * torch.log10(4 / (x.clamp(-1, 1) - reference).square().mean())
 
 
 USE = """\
@@ -281,15 +277,7 @@ def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:
         InvalidInputError: there is none such, or it doesn't take these arguments.
     """
     if config.scheduler_name_or_path is not None:
-        name = config.scheduler_name_or_path
-        try:
-            return cast(ColdDiffusionScheduler, ColdDiffusionScheduler.from_pretrained(name))
-        except InvalidInputError:
-            raise
-        except (OSError, ValueError, TypeError) as error:
-            raise InvalidInputError(
-                f"scheduler_name_or_path {name!r} can't be loaded as a ColdDiffusionScheduler: {_one_line(error)}"
-            ) from error
+        return load_scheduler(ColdDiffusionScheduler, config.scheduler_name_or_path)
     kind, arguments = str(config.degradation), dict(config.degradation_args or {})
     known = [one.name for one in dataclasses.fields(DEGRADATIONS[kind]) if one.name != "num_timesteps"]
     for name in arguments:
@@ -310,22 +298,10 @@ def make_unet(config: ColdConfig) -> UNet2DModel:
     name = config.pretrained_model_name_or_path
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
-    try:
-        # diffusers knows no class of this package.
-        own = DiffusionPipeline.load_config(name).get("_class_name") == ColdDiffusionPipeline.__name__
-        unet = (ColdDiffusionPipeline if own else DiffusionPipeline).from_pretrained(name).unet
-    except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
-        raise InvalidInputError(
-            f"pretrained_model_name_or_path: no network can be loaded from {name!r}, a folder or on the Hub: "
-            f"{_one_line(error)}"
-        ) from error
+    unet = getattr(load_pipeline("pretrained_model_name_or_path", name, ColdDiffusionPipeline), "unet", None)
     if not isinstance(unet, UNet2DModel):
         raise InvalidInputError(
             f"pretrained_model_name_or_path: the network of {name!r} is a {type(unet).__name__}; "
             "a UNet2DModel is needed"
         )
     return check_unet(unet, name, config.data)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar, cast
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiffusionPipeline, UNet2DModel
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, one_line
 from .config import DataConfig, UNetConfig, check_sizes
+
+Loaded = TypeVar("Loaded")
 
 
 def new_unet(
@@ -37,6 +40,37 @@ def new_unet(
             dropout=config.dropout,
             add_attention=False,
         )
+
+
+def load_scheduler(cls: type[Loaded], name: str) -> Loaded:
+    """The scheduler of a repository or folder, as the option `scheduler_name_or_path` names it.
+
+    Raises:
+        InvalidInputError: it is no such scheduler, or can't be loaded.
+    """
+    try:
+        return cast(Loaded, cls.from_pretrained(name))  # type: ignore[attr-defined]  # of diffusers' SchedulerMixin
+    except InvalidInputError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}: {one_line(error)}"
+        ) from error
+
+
+def load_pipeline(option: str, name: str, own: type[DiffusionPipeline]) -> DiffusionPipeline:
+    """The pipeline of a repository or folder: one of diffusers, or of class `own`, which diffusers doesn't know.
+
+    Raises:
+        InvalidInputError: it can't be loaded; the message names the option.
+    """
+    try:
+        is_own = DiffusionPipeline.load_config(name).get("_class_name") == own.__name__
+        return (own if is_own else DiffusionPipeline).from_pretrained(name)
+    except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
+        raise InvalidInputError(
+            f"{option}: no network can be loaded from {name!r}, a folder or on the Hub: {one_line(error)}"
+        ) from error
 
 
 def check_unet(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:

@@ -74,6 +74,11 @@ class Objective(ABC):
         """Pictures to look at, (len(indices), C, H, W) in [-1, 1]; number i may show the held-out `pictures[i]`."""
 
 
+def psnr(x: Tensor, reference: Tensor) -> Tensor:
+    """In dB, 60 at most: a picture that is met exactly has no finite one, nor then a mean with others."""
+    return 10 * torch.log10(4 / (x.clamp(-1, 1) - reference).square().mean().clamp_min(4e-6))
+
+
 class NoisyBatch(NamedTuple):
     """Noisy pictures, their timesteps (B,), what the network should say, and the weight of each picture (B,)."""
 
@@ -167,7 +172,7 @@ class DDPMObjective(Objective):
             output = networks["unet"](noisy, timestep).sample
             abar = float(self.scheduler.alphas_cumprod[timestep])
             x0_hat, _ = predict_x0_and_epsilon(output, noisy, abar, self.scheduler.config.prediction_type)
-            figures[f"psnr_{level}"] = 10 * torch.log10(4 / (x0_hat.clamp(-1, 1) - x0).square().mean())
+            figures[f"psnr_{level}"] = psnr(x0_hat, x0)
         return figures
 
     def show(

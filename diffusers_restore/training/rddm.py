@@ -7,13 +7,13 @@ import dataclasses
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 from torch import nn
 
-from ..errors import InvalidInputError, unknown_name
+from ..errors import InvalidInputError, one_line, unknown_name
 from ..models.growing import grow_unet
 from ..pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ..schedulers.scheduling_rddm import RDDMScheduler
@@ -22,7 +22,7 @@ from .config import Crop, PairConfig, RDDMConfig, ResidualConfig, UNetConfig, fl
 from .cost import step_cost
 from .export import export_pipeline, model_card
 from .loop import Progress, train
-from .networks import check_unconditional, new_unet
+from .networks import check_unconditional, load_pipeline, load_scheduler, new_unet
 from .pairs import keeps_grey, make_damage, open_pairs
 from .rddm_objective import GENERATION_STEPS, RDDMObjective
 
@@ -182,15 +182,7 @@ def make_scheduler(config: ResidualConfig) -> RDDMScheduler:
         InvalidInputError: it can't be loaded, or takes no such arguments.
     """
     if config.scheduler_name_or_path is not None:
-        name = config.scheduler_name_or_path
-        try:
-            return cast(RDDMScheduler, RDDMScheduler.from_pretrained(name))
-        except InvalidInputError:
-            raise
-        except (OSError, ValueError, TypeError) as error:
-            raise InvalidInputError(
-                f"scheduler_name_or_path {name!r} can't be loaded as an RDDMScheduler: {_one_line(error)}"
-            ) from error
+        return load_scheduler(RDDMScheduler, config.scheduler_name_or_path)
     own = {
         "prediction_type": config.prediction_type,
         "num_train_timesteps": config.num_train_timesteps,
@@ -206,7 +198,7 @@ def make_scheduler(config: ResidualConfig) -> RDDMScheduler:
     try:
         return RDDMScheduler(**own, **more)
     except TypeError as error:
-        raise InvalidInputError(f"scheduler_args: {_one_line(error)}") from error
+        raise InvalidInputError(f"scheduler_args: {one_line(error)}") from error
 
 
 def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) -> dict[str, UNet2DModel]:
@@ -224,13 +216,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
             for i, (name, mine) in enumerate(said.items())
         }
     name = config.init_from
-    try:
-        own = DiffusionPipeline.load_config(name).get("_class_name") == RDDMPipeline.__name__
-        pipeline = (RDDMPipeline if own else DiffusionPipeline).from_pretrained(name)
-    except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
-        raise InvalidInputError(
-            f"init_from: no network can be loaded from {name!r}, a folder or on the Hub: {_one_line(error)}"
-        ) from error
+    pipeline = load_pipeline("init_from", name, RDDMPipeline)
     theirs = _said(pipeline, name, config.data.channels)
     networks = {}
     for part, mine in said.items():
@@ -284,7 +270,3 @@ def _place(says: tuple[str, ...], wanted: tuple[str, ...]) -> int | None:
         if wanted[i : i + len(says)] == tuple(says):
             return i
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

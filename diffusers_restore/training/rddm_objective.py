@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import InvalidInputError
 from ..pipelines.pipeline_rddm import Inputs, network_codes, network_condition, network_outputs
 from ..schedulers.scheduling_rddm import RDDMScheduler
-from .objectives import Objective
+from .objectives import Objective, psnr
 from .pairs import Damage, Pair
 
 GENERATION_STEPS = 10  # of the pictures that are drawn to look at
@@ -119,11 +119,11 @@ class RDDMObjective(Objective):
             condition = network_condition(self.inputs, degraded, mask)
             output = self._outputs(networks, noisy, condition, half)
             self.scheduler.set_timesteps(timesteps=[half])
-            return {"psnr": _psnr(self.scheduler.step(output, half, noisy, degraded)[1], clean)}
+            return {"psnr": psnr(self.scheduler.step(output, half, noisy, degraded)[1], clean)}
         return {
-            "psnr": _psnr(self._restored(networks, degraded, mask, noise, self._steps), clean),
-            "psnr_1_step": _psnr(self._restored(networks, degraded, mask, noise, 1), clean),
-            "psnr_degraded": _psnr(degraded, clean),
+            "psnr": psnr(self._restored(networks, degraded, mask, noise, self._steps), clean),
+            "psnr_1_step": psnr(self._restored(networks, degraded, mask, noise, 1), clean),
+            "psnr_degraded": psnr(degraded, clean),
         }
 
     def show(
@@ -168,8 +168,3 @@ class RDDMObjective(Objective):
         for t in self.scheduler.timesteps.tolist():
             x = self.scheduler.step(self._outputs(networks, x, condition, t), t, x, degraded, return_dict=False)[0]
         return x
-
-
-def _psnr(x: Tensor, reference: Tensor) -> Tensor:
-    """In dB, 60 at most: a picture that was damaged by nothing has no finite one, nor then their mean."""
-    return 10 * torch.log10(4 / (x.clamp(-1, 1) - reference).square().mean().clamp_min(4e-6))
