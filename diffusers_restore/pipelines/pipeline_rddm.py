@@ -245,8 +245,8 @@ class RDDMPipeline(DiffusionPipeline):
             generator: one, or one for each picture, for the noise.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}. The tensors
-                are what the network sees: continued to a size that it can halve.
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}. The
+                tensors are what the network sees: continued to a size that it can halve.
             callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
                 "pred_residual", "pred_epsilon".
 
