@@ -172,7 +172,7 @@ class DDPMObjective(Objective):
             output = networks["unet"](noisy, timestep).sample
             abar = float(self.scheduler.alphas_cumprod[timestep])
             x0_hat, _ = predict_x0_and_epsilon(output, noisy, abar, self.scheduler.config.prediction_type)
-            figures[f"psnr_{level}"] = psnr(x0_hat, x0)
+            figures[f"psnr_{level}"] = 10 * torch.log10(4 / (x0_hat.clamp(-1, 1) - x0).square().mean())
         return figures
 
     def show(
