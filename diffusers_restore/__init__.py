@@ -8,9 +8,12 @@ Names are imported when they are first used, so that importing the package (and 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .registration import register
 
 if TYPE_CHECKING:
     from . import degradations, images, operators
@@ -76,3 +79,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+register(
+    sys.modules[__name__],
+    [name for name, home in _HOMES.items() if home.startswith((".models.", ".pipelines.", ".schedulers."))],
+)

@@ -13,14 +13,18 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import InvalidInputError, unknown_name
+from .errors import InvalidInputError, one_line, unknown_name
+
+
+class PlugInError(InvalidInputError):
+    """A registered name whose package fails to give the object; no other name is affected."""
 
 
 class Registry:
     """The objects of one entry-point group, by name. Nothing is imported before it is asked for.
 
     Raises:
-        InvalidInputError: two different objects are registered under one name.
+        PlugInError: two packages register the name, or the one that does can't be imported.
         UnknownNameError: nothing is registered under the name; the message lists the names.
     """
 
@@ -38,14 +42,34 @@ class Registry:
         known = _entry_points(self.group)
         if name not in known:
             raise unknown_name(self.what, name, known)
-        return known[name].load()
+        points = known[name]
+        if len(points) > 1:
+            packages = " and ".join(f"{_package(point)} ({point.value})" for point in points)
+            raise PlugInError(f"{self.what} {name!r} is registered by {packages}; uninstall one of them")
+        try:
+            return points[0].load()
+        except Exception as error:  # a plug-in can fail in any way
+            raise PlugInError(
+                f"{self.what} {name!r} is registered by {_package(points[0])}, which can't be imported "
+                f"({points[0].value}: {type(error).__name__}: {one_line(error)}); update or uninstall that package"
+            ) from error
+
+    def addresses(self) -> Iterator[tuple[str, str]]:
+        """Of each name, where its object is: "package.module:Name". Nothing is imported."""
+        for name, points in _entry_points(self.group).items():
+            yield name, points[0].value
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module.partition(".")[0]
 
 
 @cache
-def _entry_points(group: str) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+def _entry_points(group: str) -> dict[str, list[EntryPoint]]:
+    """Of each name, the different objects that are registered; more than one is a conflict."""
+    found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
-        other = found.setdefault(point.name, point)
-        if other.value != point.value:
-            raise InvalidInputError(f"{group}: {point.name!r} is registered twice: {other.value} and {point.value}")
+        others = found.setdefault(point.name, [])
+        if point.value not in [other.value for other in others]:
+            others.append(point)
     return found

@@ -860,11 +860,10 @@ def test_the_index_of_a_saved_pipeline(tmp_path: Path) -> None:
     SAVED["blur"]().save_pretrained(tmp_path / "prior")
     SAVED["mix"]().save_pretrained(tmp_path / "none")
     index = json.loads((tmp_path / "prior" / "model_index.json").read_text())
-    module = "diffusers_restore.schedulers.scheduling_cold_diffusion"
-    assert index["scheduler"] == [module, "ColdDiffusionScheduler"]
-    assert index["prior"] == ["diffusers_restore.models.gaussian_mixture", "GaussianMixturePrior"]
+    assert index["scheduler"] == ["diffusers_restore", "ColdDiffusionScheduler"]
+    assert index["prior"] == ["diffusers_restore", "GaussianMixturePrior"]
     assert json.loads((tmp_path / "none" / "model_index.json").read_text())["prior"] == [None, None]
-    pickles = [path.name for path in tmp_path.rglob("*") if path.suffix not in ("", ".json", ".safetensors")]
+    pickles = [path.name for path in tmp_path.rglob("*") if path.suffix not in ("", ".json", ".py", ".safetensors")]
     assert pickles == []
 
 

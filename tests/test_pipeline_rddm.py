@@ -1124,12 +1124,12 @@ def test_the_index_of_a_saved_pipeline(tmp_path: Path) -> None:
     for name in ("one", "two"):
         SAVED[name]().save_pretrained(tmp_path / name)
         index = json.loads((tmp_path / name / "model_index.json").read_text())
-        assert index["_class_name"] == "RDDMPipeline"
-        assert index["scheduler"] == ["diffusers_restore.schedulers.scheduling_rddm", "RDDMScheduler"]
+        assert index["_class_name"] == ["pipeline", "RDDMPipeline"]
+        assert index["scheduler"] == ["diffusers_restore", "RDDMScheduler"]
         assert index["unet"] == ["diffusers", "UNet2DModel"]
         assert index["unet_noise"] == ([None, None] if name == "one" else ["diffusers", "UNet2DModel"])
     assert not (tmp_path / "one" / "unet_noise").exists()
-    pickles = [path.name for path in tmp_path.rglob("*") if path.suffix not in ("", ".json", ".safetensors")]
+    pickles = [path.name for path in tmp_path.rglob("*") if path.suffix not in ("", ".json", ".py", ".safetensors")]
     assert pickles == []
 
 

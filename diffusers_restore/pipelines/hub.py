@@ -1,122 +1,265 @@
-"""Rules of loading that every pipeline keeps."""
+"""How pipelines of this package are saved, pushed and loaded, so that diffusers' own classes load them too."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+import tempfile
+from importlib.metadata import packages_distributions
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zipfile import is_zipfile
 
+import diffusers
 import torch
-from huggingface_hub import snapshot_download
+from diffusers.models.modeling_utils import ModelMixin
+from huggingface_hub import create_repo, upload_folder
 from safetensors import safe_open
 
 from ..errors import InvalidInputError
+from ..registration import PLUG_IN
+from .cards import Card, CardText, find_source, new_card, renamed
 
-_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+PACKAGE = __package__.split(".")[0]
+
+_PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""
+
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from {module} import {name}
+except ImportError as error:
+    message = "{name} needs the package {distribution}: pip install --upgrade {distribution}"
+    raise ImportError(message) from error
+
+__all__ = ["{name}"]
+'''
 
 
-Loaded = TypeVar("Loaded")
+def plug_in_file(module: str, name: str) -> str:
+    """The file that makes a class of an installed package known to diffusers where a repository needs it."""
+    top = module.partition(".")[0]
+    distribution = "diffusers-restore" if top == PACKAGE else packages_distributions().get(top, [top])[0]
+    return _PLUG_IN_FILE.format(module=module, name=name, distribution=distribution)
 
 
-def load_checked(
-    cls: Any,
-    load: Callable[..., Loaded],
-    repository: str | PathLike[str],
-    options: dict[str, Any],
-    networks: Sequence[str],
-) -> Loaded:
-    """What `load`, diffusers' own `from_pretrained`, makes of a repository; what would be silently wrong is refused.
+class HubMixin:
+    """Saving, pushing and loading of a pipeline whose class lives in an installed package.
+
+    What is saved names the class and holds a file that imports it, so that `DiffusionPipeline.from_pretrained` loads it
+    as well as the class itself. What would be silently wrong once it is loaded is refused, however it was loaded.
+    It must stand before `DiffusionPipeline` among the bases.
+    """
+
+    scheduler_name: str
+    """The scheduler class of this package that is asked where a repository names one that diffusers lacks."""
+
+    @property
+    def card_text(self) -> CardText:
+        """What a new model card says."""
+        module, name = type(self).__module__, type(self).__name__
+        example = f'from {module} import {name}\n\npipe = {name}.from_pretrained("{{repo_id}}")'
+        return CardText(f"`{name}` of `{module}`.", example, ("image-to-image", "image-restoration"))
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | PathLike[str], **kwargs: Any) -> dict[str, Any]:
+        """model_index.json as the class itself needs it, without the way to a class; refused before any download."""
+        index: dict[str, Any] = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
+        if isinstance(index.get("_class_name"), list):
+            index["_class_name"] = index["_class_name"][1]
+        scheduler = index.get("scheduler")
+        if isinstance(scheduler, list) and scheduler[0] == "diffusers" and not hasattr(diffusers, str(scheduler[1])):
+            # Ours refuses its configuration with a reason, unless another one is given: diffusers fails in both cases.
+            index["scheduler"] = [PACKAGE, cls.scheduler_name]
+        check_components(cls, index)
+        return index
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """As `ConfigMixin.register_to_config`; at the end of loading, a pipeline learns here where it came from.
+
+        Raises:
+            InvalidInputError: a network lacks some of its weights, or works on the latents of a component that has no
+                place here.
+        """
+        super().register_to_config(**kwargs)  # type: ignore[misc]
+        if "_name_or_path" in kwargs:
+            for name, model in self.components.items():  # type: ignore[attr-defined]
+                folder = Path(str(model.config.get("_name_or_path"))) if isinstance(model, ModelMixin) else Path()
+                if isinstance(model, ModelMixin) and folder.is_dir():
+                    check_weights(name, model, folder)
+                    for file in (folder / "model_index.json", folder.parent / "model_index.json"):
+                        if file.is_file():
+                            check_components(type(self), json.loads(file.read_text(encoding="utf-8")))
+                            break
+
+    def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As `ConfigMixin.save_config`, with the files that make the classes known, and the card of its source."""
+        super().save_config(save_directory, **kwargs)  # type: ignore[misc]
+        folder = Path(save_directory)
+        file = folder / "model_index.json"
+        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        module, name = type(self).__module__, type(self).__name__
+        if _installed(module):
+            index["_class_name"] = [PLUG_IN, name]
+            module = PACKAGE if module.startswith(f"{PACKAGE}.") else module
+            (folder / f"{PLUG_IN}.py").write_text(plug_in_file(module, name), encoding="utf-8")
+        for part, entry in index.items():
+            if isinstance(entry, list) and (folder / part).is_dir() and _installed(entry[0]):
+                (folder / part / f"{entry[0]}.py").write_text(plug_in_file(*entry), encoding="utf-8")
+        file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        source = find_source(self._source_name, online=False)
+        if source is not None and source.card is not None and not (folder / "README.md").exists():
+            Card(source.card, source.pictures).save(folder)
+        if push_to_hub:
+            self._push(folder, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As `DiffusionPipeline.save_pretrained`; what is pushed has the card that `push_to_hub` gives it."""
+        pushed = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+        super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)  # type: ignore[misc]
+        if push_to_hub:
+            self._push(Path(save_directory), **pushed)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+    ) -> str:
+        """Upload the pipeline with a model card; the address of the commit.
+
+        The card is that of the folder or repository that the pipeline was loaded from, with its pictures; else the one
+        that `repo_id` has already; else a new one, which says what is known of the pipeline.
+
+        Args:
+            repo_id: "name" or "owner/name"; made if it doesn't exist.
+            commit_message: None says which class was uploaded.
+            private: of a repository that is made here; None leaves it to the settings of the owner.
+            token: for the Hub; None takes the stored one.
+            create_pr: propose the change instead of making it.
+            safe_serialization: False writes pickles.
+            variant: "fp16" writes diffusion_pytorch_model.fp16.safetensors beside what is there.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, safe_serialization, variant)
+            return self._push(Path(folder), repo_id, commit_message, private, token, create_pr)
+
+    def _push(
+        self,
+        folder: Path,
+        repo_id: str | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        name = create_repo(repo_id or folder.resolve().name, private=private, token=token, exist_ok=True).repo_id
+        self._card(name, token).save(folder)
+        info = upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            token=token,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+            create_pr=create_pr,
+        )
+        return str(info.commit_url)
+
+    @property
+    def _source_name(self) -> str | None:
+        name = self.config.get("_name_or_path")  # type: ignore[attr-defined]
+        return None if name is None else str(name)
+
+    def _card(self, repo_id: str, token: str | None) -> Card:
+        """What the repository says of the pipeline, as `push_to_hub` chooses it."""
+        source = find_source(self._source_name, token, online=True)
+        if source is not None and source.card is not None and source.class_name == type(self).__name__:
+            return Card(renamed(source.card, source.name, repo_id), source.pictures)
+        there = find_source(repo_id, token, online=True)
+        if there is not None and there.card is not None:
+            return Card(there.card)
+        return Card(new_card(self.card_text, repo_id, source), {} if source is None else source.pictures)
+
+
+_PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
+
+
+def _installed(module: str | None) -> bool:
+    """Whether a class of this module needs a plug-in file, and can be imported by one."""
+    top = str(module).partition(".")[0]
+    return top not in ("None", "__main__", "diffusers", "diffusers_modules", "transformers")
+
+
+def check_components(cls: Any, index: dict[str, Any]) -> None:
+    """Refuse a repository with components that the pipeline has no place for, which diffusers leaves out.
+
+    A latent model's network (with a `vqvae` or `vae`) would otherwise be run on pixels.
 
     Args:
         cls: the pipeline.
-        load: `super().from_pretrained`.
-        repository: a folder, or a repository of the Hub.
-        options: as they were given to `from_pretrained`.
-        networks: the names of components that have weights.
-
-    Raises:
-        InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
-    """
-    check_components(cls, repository, options)
-    pipe = load(downloaded(cls, repository, options), **options)
-    for name in networks:
-        if name not in options and getattr(pipe, name) is not None:
-            check_weights(name, getattr(pipe, name), options)
-    return pipe
-
-
-def check_components(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> None:
-    """Refuse a repository with components that the pipeline has no place for, which diffusers would leave out.
-
-    A latent model's network (with a `vqvae` or `vae`) would otherwise be run on pixels.
+        index: the repository's model_index.json.
 
     Raises:
         InvalidInputError: there are such components; the message names them.
     """
-    index = cls.load_config(repository, **{name: options[name] for name in _DOWNLOAD_OPTIONS if name in options})
     parts = {name for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
     extra = sorted(name for name in parts - set(cls._get_signature_keys(cls)[0]) if index[name][0] is not None)
     if extra:
+        found = index.get("_class_name")
         raise InvalidInputError(
-            f"{repository} is a {index.get('_class_name')} with {', '.join(extra)}, which {cls.__name__} has no place "
-            "for; a network that works on pixels is needed, not one on the latents of another model"
+            f"the repository is a {found[-1] if isinstance(found, list) else found} with {', '.join(extra)}, which "
+            f"{cls.__name__} has no place for; a network that works on pixels is needed, not one on the latents of "
+            "another model"
         )
 
 
-def downloaded(cls: Any, repository: str | PathLike[str], options: dict[str, Any]) -> str | PathLike[str]:
-    """The folder of a repository that we saved, which diffusers refuses to download: it looks for our modules in it."""
-    if Path(repository).is_dir():
-        return repository
-    given = {name: options[name] for name in _DOWNLOAD_OPTIONS if name in options}
-    index = cls.load_config(repository, **given)
-    parts = {name: value[0] for name, value in index.items() if isinstance(value, (list, tuple)) and value[0]}
-    if not any(module.startswith("diffusers_restore.") for module in parts.values()):
-        return repository
-    given.pop("proxies", None)  # which the Hub's client reads from the environment
-    return snapshot_download(
-        str(repository), allow_patterns=["model_index.json", *(f"{name}/*" for name in parts)], **given
-    )
-
-
-def check_weights(name: str, model: Any, options: dict[str, Any]) -> None:
-    """Refuse a model of whose weights the repository held only a part: diffusers leaves the rest as memory was.
+def check_weights(name: str, model: Any, folder: Path) -> None:
+    """Refuse a model of whose weights a file held only a part: diffusers leaves the rest as memory was.
 
     Args:
         name: of the component, for the message.
-        model: a `ModelMixin` that `from_pretrained` has just loaded from a folder.
-        options: as they were given to `from_pretrained`.
+        model: a `ModelMixin` that was loaded from the folder.
+        folder: which may hold several variants of the weights; each must be whole.
 
     Raises:
         InvalidInputError: weights are missing; the message names some.
     """
-    folder = Path(model.config._name_or_path)
-    found: dict[str, None] = {}
-    for file in _weight_files(folder, options.get("variant"), options.get("use_safetensors")):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as tensors:
-                found |= dict.fromkeys(tensors.keys())
-        else:
-            found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
-    model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
-    missing = sorted(set(model.state_dict()) - set(found))
-    if found and missing:
-        listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InvalidInputError(
-            f"{name} in {folder} lacks {len(missing)} of its {len(model.state_dict())} weights ({listed}): "
-            "its config.json does not fit the weights, or the file is not whole"
-        )
+    for files in _weight_files(folder):
+        found: dict[str, None] = {}
+        for file in files:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as tensors:
+                    found |= dict.fromkeys(tensors.keys())
+            else:
+                found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
+        model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
+        missing = sorted(set(model.state_dict()) - set(found))
+        if missing:
+            listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise InvalidInputError(
+                f"{name} in {folder} lacks {len(missing)} of its {len(model.state_dict())} weights ({listed}) in "
+                f"{files[0].name}: its config.json does not fit the weights, or the file is not whole"
+            )
 
 
-def _weight_files(folder: Path, variant: str | None, use_safetensors: bool | None) -> list[Path]:
-    """The files that diffusers reads: those of the variant if there are any, safetensors before pickles."""
-    suffixes = (".bin",) if use_safetensors is False else (".safetensors", ".bin")
-    for middle in (f".{variant}", "") if variant else ("",):
-        for suffix in suffixes:
-            whole = re.compile(rf"diffusion_pytorch_model{re.escape(middle)}(-\d+-of-\d+)?{re.escape(suffix)}")
-            files = [file for file in sorted(folder.glob("diffusion_pytorch_model*")) if whole.fullmatch(file.name)]
-            if files:
-                return files
-    return []
+def _weight_files(folder: Path) -> list[list[Path]]:
+    """The files of each variant and format of the weights; there are several where they are sharded."""
+    variants: dict[tuple[str, str], list[Path]] = {}
+    for file in sorted(folder.glob("diffusion_pytorch_model*")):
+        match = re.fullmatch(r"diffusion_pytorch_model(\.[^.]+?)?(-\d+-of-\d+)?(\.safetensors|\.bin)", file.name)
+        if match is not None:
+            variants.setdefault((match[1] or "", match[3]), []).append(file)
+    return list(variants.values())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -18,6 +17,7 @@ from ..degradations import Mix, State
 from ..errors import InvalidInputError, check_int
 from ..models.gaussian_mixture import GaussianMixturePrior
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+from .cards import CardText
 from .common import (
     Callback,
     OutputType,
@@ -30,10 +30,10 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import load_checked
+from .hub import HubMixin
 
 
-class ColdDiffusionPipeline(DiffusionPipeline):
+class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     """Undoes the degradation D(x, t) that its network R was trained on: R(D(x, t), t - 1) = x.
 
     It restores pictures that were degraded so, and generates pictures from what D leaves of one at its largest
@@ -59,6 +59,7 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         (30, 20)
     """
 
+    scheduler_name = "ColdDiffusionScheduler"
     model_cpu_offload_seq = "prior->unet"
     _optional_components = ["prior"]  # noqa: RUF012  # diffusers' protocol
     _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
@@ -95,14 +96,32 @@ class ColdDiffusionPipeline(DiffusionPipeline):
         self.register_modules(unet=unet, scheduler=scheduler, prior=prior)
         self._num_timesteps = 0
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
-
-        Raises:
-            InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
-        """
-        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet", "prior"))
+    @property
+    def card_text(self) -> CardText:
+        """What a new model card says."""
+        degradation, last = self.scheduler.degradation, len(self.scheduler)
+        lines = [
+            "from PIL import Image",
+            "from diffusers_restore import ColdDiffusionPipeline",
+            "",
+            'pipe = ColdDiffusionPipeline.from_pretrained("{repo_id}")',
+            'image = Image.open("photo.png")',
+            "estimate = pipe(image, direct=True).images[0]  # the network's first estimate",
+        ]
+        if wanted := degradation.state_shapes(1, 1, 1):
+            names = ", ".join(wanted)
+            lines.append(f"# pipe(image, state=...) runs the algorithm where the state ({names}) is known")
+        else:
+            lines.append("restored = pipe(image).images[0]")
+        of_pictures = isinstance(degradation, Mix) and degradation.endpoint == "picture"
+        if self.prior is not None or (degradation.forgets and not of_pictures):
+            lines.append("new = pipe(batch_size=4).images")
+        return CardText(
+            f"A restorer by Cold Diffusion (arXiv:2208.09392), which undoes {degradation}. A picture has the severity "
+            f"{last} unless `start` says a lesser one.",
+            "\n".join(lines),
+            ("image-to-image", "image-restoration", "cold-diffusion"),
+        )
 
     @property
     def num_timesteps(self) -> int:

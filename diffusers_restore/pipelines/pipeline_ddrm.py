@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import sqrt
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -19,6 +18,8 @@ from ..errors import InvalidInputError, OperatorError, check_int, check_real
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.scheduling_ddrm import DDRMScheduler
+from ..schedulers.zero_shot import ZeroShotScheduler
+from .cards import CardText
 from .common import (
     Callback,
     OutputType,
@@ -31,12 +32,24 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import load_checked
+from .hub import HubMixin
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 
+_CARD = CardText(
+    "A diffusion prior that restores pictures without training for their damage, by DDRM (arXiv:2201.11793): you say "
+    "what was done to them (made smaller, blurred, drained of colour, covered by a mask, drowned in noise).",
+    """\
+from PIL import Image
+from diffusers_restore import DDRMPipeline
 
-class DDRMPipeline(DiffusionPipeline):
+pipe = DDRMPipeline.from_pretrained("{repo_id}")
+restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images[0]""",
+    ("image-to-image", "image-restoration", "ddrm"),
+)
+
+
+class DDRMPipeline(HubMixin, DiffusionPipeline):
     """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
 
     Any unconditional or class-conditional `UNet2DModel` of a DDPM is a prior; a repository with a DDPM, DDIM or PNDM
@@ -44,7 +57,8 @@ class DDRMPipeline(DiffusionPipeline):
 
     Args:
         unet: predicts epsilon, x0 or v; a learned variance is ignored.
-        scheduler: a `DDRMScheduler`, or any scheduler of a variance-preserving process.
+        scheduler: a `DDRMScheduler`, or any scheduler of a variance-preserving process, which becomes one; or another
+            zero-shot method, a `ZeroShotScheduler`.
 
     Raises:
         InvalidInputError: a scheduler or a network of another kind of process, such as score-based VE models.
@@ -58,26 +72,24 @@ class DDRMPipeline(DiffusionPipeline):
         (64, 64)
     """
 
+    scheduler_name = "DDRMScheduler"
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
         _check_unet(unet)
-        if not isinstance(scheduler, DDRMScheduler):
+        if not isinstance(scheduler, SchedulerMixin):
+            raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
+        if not isinstance(scheduler, ZeroShotScheduler):
             scheduler = DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
         self.register_modules(unet=unet, scheduler=scheduler)
         self._num_timesteps = 0
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
-
-        Raises:
-            InvalidInputError: the repository lacks some of the network's weights, or its network works on the latents
-                of another component.
-        """
-        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet",))
+    @property
+    def card_text(self) -> CardText:
+        """What a new model card says."""
+        return _CARD
 
     @property
     def num_timesteps(self) -> int:
@@ -92,8 +104,8 @@ class DDRMPipeline(DiffusionPipeline):
         sigma_y: float = 0.0,
         num_inference_steps: int = 20,
         timesteps: Sequence[int] | None = None,
-        eta: float = 0.85,
-        eta_b: float = 1.0,
+        eta: float | None = None,
+        eta_b: float | None = None,
         class_labels: int | Sequence[int] | Tensor | None = None,
         classifier: Classifier | None = None,
         classifier_scale: float = 1.0,
@@ -116,8 +128,8 @@ class DDRMPipeline(DiffusionPipeline):
             sigma_y: sd of their noise in the unit of [-1, 1]. Grey levels rounded to 8 bits have 0.0023.
             num_inference_steps: network evaluations. The method was made for 20; more do not end in the posterior.
             timesteps: a decreasing list instead, which may start below T.
-            eta: share of new noise in each step, [0, 1].
-            eta_b: how far measured coefficients follow y, [0, 1].
+            eta: share of new noise in each step, [0, 1]; None is the method's own, 0.85 for DDRM.
+            eta_b: how far measured coefficients follow y, [0, 1]; None is the method's own, 1 for DDRM.
             class_labels: for a class-conditional network, one or one per picture.
             classifier: (x_t, t) -> log p(class | x_t) of each picture, (B,), differentiable; guides the chain. On a CPU
                 it is asked for one picture at a time.
@@ -137,8 +149,7 @@ class DDRMPipeline(DiffusionPipeline):
         """
         check_output_type(output_type)
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        check_real("eta", eta, 0, 1)
-        check_real("eta_b", eta_b, 0, 1)
+        options = self._step_options(eta=eta, eta_b=eta_b)
         check_real("classifier_scale", classifier_scale)
         samples = check_int("num_images_per_input", num_images_per_input, 1)
         self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
@@ -173,7 +184,7 @@ class DDRMPipeline(DiffusionPipeline):
                     if classifier is not None:
                         output = self._guide(output, states[j], t, classifier, classifier_scale)
                     states[j], estimate = self.scheduler.step(
-                        output, t, states[j], parts[j], eta=eta, eta_b=eta_b, variance_noise=noise, return_dict=False
+                        output, t, states[j], parts[j], variance_noise=noise, return_dict=False, **options
                     )
                     estimates.append(estimate)
                 if callback_on_step_end is not None:
@@ -186,6 +197,17 @@ class DDRMPipeline(DiffusionPipeline):
         restored = plan.finish(sample)
         self.maybe_free_model_hooks()
         return finished(restored, output_type, return_dict)
+
+    def _step_options(self, **given: float | None) -> dict[str, float]:
+        """The options that were given, once it is sure that the method has them."""
+        options = {name: check_real(name, value, 0, 1) for name, value in given.items() if value is not None}
+        for name in options:
+            if name not in self.scheduler.step_options:
+                known = ", ".join(self.scheduler.step_options) or "none"
+                raise InvalidInputError(
+                    f"{name} must be None for {type(self.scheduler).__name__}, whose steps have other options: {known}"
+                )
+        return options
 
     def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The network's output in float32, its first channels if it predicts a variance too."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -17,6 +16,7 @@ from torch.nn import functional
 from .. import images
 from ..errors import InvalidInputError, check_int, check_real
 from ..schedulers.scheduling_rddm import RDDMScheduler
+from .cards import CardText
 from .common import (
     Callback,
     OutputType,
@@ -29,7 +29,7 @@ from .common import (
     replaced,
     size_multiple,
 )
-from .hub import load_checked
+from .hub import HubMixin
 
 
 class Inputs(NamedTuple):
@@ -118,7 +118,7 @@ def network_outputs(
     return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
 
 
-class RDDMPipeline(DiffusionPipeline):
+class RDDMPipeline(HubMixin, DiffusionPipeline):
     """Takes the residual and the noise from degraded pictures in a few steps, from I_T = I_in + noise to I_0.
 
     One network says everything (2C outputs for "residual_epsilon" and its like), or `unet` says the residual (or I_0)
@@ -147,6 +147,7 @@ class RDDMPipeline(DiffusionPipeline):
         (30, 20)
     """
 
+    scheduler_name = "RDDMScheduler"
     model_cpu_offload_seq = "unet->unet_noise"
     _optional_components = ["unet_noise"]  # noqa: RUF012  # diffusers' protocol
     _callback_tensor_inputs = [  # noqa: RUF012  # diffusers' protocol
@@ -194,14 +195,31 @@ class RDDMPipeline(DiffusionPipeline):
         self.register_to_config(keeps_grey=keeps_grey, generates=generates)
         self._num_timesteps = 0
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
-
-        Raises:
-            InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
-        """
-        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, kwargs, ("unet", "unet_noise"))
+    @property
+    def card_text(self) -> CardText:
+        """What a new model card says."""
+        inputs, generates = self.inputs, self.config.generates
+        lines = ["from diffusers_restore import RDDMPipeline", "", 'pipe = RDDMPipeline.from_pretrained("{repo_id}")']
+        if inputs.conditioned or generates is False:
+            lines.insert(0, "from PIL import Image")
+            mask = ""
+            if inputs.masked:
+                lines[1] = "from diffusers_restore import RDDMPipeline, images"
+                mask = ', mask=images.load_mask("damaged.png")'
+            steps = min(5, len(self.scheduler))
+            call = f'pipe(Image.open("photo.png"){mask}, num_inference_steps={steps}).images[0]'
+            lines.append(f"{'restored' if inputs.conditioned else 'translated'} = {call}")
+            what, tags = ("A restorer" if inputs.conditioned else "A translator"), ("image-to-image",)
+        else:
+            lines.append(f"new = pipe(batch_size=4, num_inference_steps={min(10, len(self.scheduler))}).images")
+            what, tags = "A generator", ("unconditional-image-generation",)
+        shown = " White in `damaged.png` is where the picture is damaged." if inputs.masked else ""
+        restores = ("image-restoration",) if inputs.conditioned else ()
+        return CardText(
+            f"{what} of pictures by RDDM (arXiv:2308.13712), in few steps.{shown}",
+            "\n".join(lines),
+            (*tags, *restores, "rddm"),
+        )
 
     @property
     def num_timesteps(self) -> int:

@@ -112,20 +112,9 @@ class ColdObjective(Objective):
         return x
 
 
-USE = """\
-A restorer by Cold Diffusion (arXiv:2208.09392), written by `ColdDiffusionPipeline.save_pretrained`:
-
-```python
-from diffusers_restore import ColdDiffusionPipeline
-
-pipe = ColdDiffusionPipeline.from_pretrained(repo)
-{calls}
-```
-
-`image` is one that was degraded by {degradation}, to severity {last}; a lesser severity is said by `start`.
-
-Its figures are PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of
-Algorithm 2 from the largest severity in at most 10 steps."""
+FIGURES = """\
+PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of Algorithm 2 from the
+largest severity in at most 10 steps."""
 
 
 # Options that a run can't go on with otherwise, beside those that the loop knows of.
@@ -174,36 +163,25 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
     def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
         exported = copy.deepcopy(averaged["unet"])
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
+        pipeline = ColdDiffusionPipeline(unet=exported, scheduler=scheduler, prior=prior())
         card = model_card(
             f"{output_dir.resolve().name}: Cold Diffusion with {scheduler.degradation}",
-            _use(scheduler, fitted=bool(config.prior_components)),
-            ["image-restoration", "image-to-image"],
-            data.description,
+            pipeline.card_text,
+            "Held-out pictures: degraded, the first estimate, restored, as they were",
+            FIGURES,
+            data,
             to_yaml(options),
             progress,
             training=config.training,
+            dataset=config.data.dataset_name,
+            base=config.pretrained_model_name_or_path,
         )
-        pipeline = ColdDiffusionPipeline(unet=exported, scheduler=scheduler, prior=prior())
         export_pipeline(pipeline, card, progress, output_dir)
 
     settings = {name: options[name] for name in DEFINING if name in options}
     # What scheduler_name_or_path names may have been changed since.
     settings["scheduler"] = {**scheduler.degradation.to_config(), "eight_bit": scheduler.config.eight_bit}
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
-
-
-def _use(scheduler: ColdDiffusionScheduler, *, fitted: bool) -> str:
-    """How the model is called, for its card."""
-    stateful = scheduler.degradation.state_shapes(1, 1, 1)
-    calls = ["estimate = pipe(image, direct=True).images[0]  # the network's first estimate"]
-    if stateful:
-        names = ", ".join(f"{name!r}: ..." for name in stateful)
-        calls.append(f"restored = pipe(image, state={{{names}}}).images[0]  # where the state is known")
-    else:
-        calls.append("restored = pipe(image).images[0]")
-    if fitted or (scheduler.degradation.forgets and not _needs_pictures(scheduler.degradation)):
-        calls.append("new = pipe(batch_size=4).images")
-    return USE.format(calls="\n".join(calls), degradation=scheduler.degradation, last=len(scheduler))
 
 
 def _check_endpoints(degradation: Degradation, folder: str | None) -> None:

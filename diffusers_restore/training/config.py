@@ -220,6 +220,11 @@ class LoopConfig:
     push_to_hub: bool = option(False, "Upload the trained pipeline to the Hugging Face Hub at the end.")
     hub_model_id: str | None = option(None, "The repository to upload to.  [default: the name of --output_dir]")
     hub_private_repo: bool = option(False, "Make that repository private.")
+    license: str | None = option(
+        None,
+        "Terms of the weights, for the model card, in the Hub's words: apache-2.0, cc-by-nc-4.0, other. The terms of "
+        "the pictures may bind them, too.",
+    )
 
     def __post_init__(self) -> None:
         _check_words(self)

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
+from ..pipelines.cards import CardText, base_model, metadata, renamed, use
+from ..registration import PLUG_IN
 from .checkpoints import ASIDE, written_aside
 from .config import LoopConfig
+from .data import TrainingData
 
 if TYPE_CHECKING:
     from .loop import Progress
@@ -43,38 +46,72 @@ def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Prog
 
 
 def model_card(
-    title: str, text: str, tags: list[str], data: str, config: str, progress: Progress, *, training: LoopConfig
+    title: str,
+    text: CardText,
+    shown: str,
+    figures: str,
+    data: TrainingData,
+    config: str,
+    progress: Progress,
+    *,
+    training: LoopConfig,
+    dataset: str | None,
+    base: str | None,
 ) -> ModelCard:
-    """A card with the command, the data, the figures and the samples of a run.
+    """A card with the command, the data, the terms, the figures and the samples of a run.
 
-    `text` says what the model is and how to use it; `data` what it was trained on; `config` all options as YAML.
+    Args:
+        title: its heading.
+        text: what the model is and how it is used.
+        shown: what its grid of samples shows.
+        figures: what the names of the figures mean.
+        data: what it was trained on.
+        config: all options as YAML.
+        progress: how far the run is.
+        training: how it runs.
+        dataset: the data set of the Hub with the pictures, if it is one.
+        base: the repository or folder whose network the run began with.
     """
-    metadata = ModelCardData(library_name="diffusers", tags=["diffusers", "diffusers_restore", *tags])
+    name = training.hub_model_id or Path(training.output_dir).resolve().name
+    front = metadata(
+        text.tags,
+        base_model=None if base is None else base_model(base),
+        datasets=None if dataset is None else base_model(dataset),
+        license=training.license,
+    )
     average = "the running average of the weights" if training.use_ema else "the weights"
-    figures = "\n".join(f"| {name} | {value:.3f} |" for name, value in progress.figures.items())
+    rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in progress.figures.items())
     batch = f"{training.train_batch_size}, {training.gradient_accumulation_steps} for a step"
     processes = f"{progress.processes} process" + ("es" if progress.processes > 1 else "")
-    measured = f"Measured on the held-out pictures:\n\n| figure | value |\n|---|---|\n{figures}\n" if figures else ""
-    body = f"""---
-{metadata.to_yaml()}
+    table = f"Measured on the held-out pictures:\n\n| figure | value |\n|---|---|\n{rows}\n\n{figures}\n"
+    grid = f"![{shown}]({GRID})\n\n*{shown}.*"
+    first = None if base is None else base_model(base) or Path(base).name
+    began = "" if first is None else f" The network began as that of `{first}`, whose terms go with it."
+    terms = f"`{training.license}`" if training.license else "not stated by whoever trained it"
+    return ModelCard(f"""---
+{front.to_yaml()}
 ---
 
 # {title}
 
-{text}
+{use(text, name)}
 
-{"" if progress.pictures is None else f"![samples]({GRID})"}
+{"" if progress.pictures is None else grid}
 
 ## Training
 
-Trained on {data}. These are {average} after {progress.step} of {training.max_train_steps} steps, on
+Trained on {data.description}.{began} These are {average} after {progress.step} of {training.max_train_steps} steps, on
 {processes} (micro-batches of {batch}), with diffusers_restore {__version__}:
 
 ```bash
 {command_line()}
 ```
 
-{measured}
+{table if rows else ""}
+## Terms
+
+Licence of the weights: {terms}. The terms of the pictures that it was trained on may bind it, too.
+
 <details><summary>All options</summary>
 
 ```yaml
@@ -82,8 +119,7 @@ Trained on {data}. These are {average} after {progress.step} of {training.max_tr
 ```
 
 </details>
-"""
-    return ModelCard(body)
+""")
 
 
 def command_line() -> str:
@@ -123,13 +159,15 @@ def push(output_dir: Path, repo_id: str) -> str:
         InvalidInputError: the Hub refuses or can't be reached.
     """
     index = json.loads((output_dir / "model_index.json").read_text())
-    components = [name for name, value in index.items() if isinstance(value, list)]
+    parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
+    card = output_dir / "README.md"
+    renamed(ModelCard(card.read_text(encoding="utf-8")), output_dir.resolve().name, repo_id).save(card)
     try:
         info = HfApi().upload_folder(
             repo_id=repo_id,
             folder_path=output_dir,
             commit_message="Trained with diffusers_restore",
-            allow_patterns=["model_index.json", "README.md", GRID, *(f"{name}/*" for name in components)],
+            allow_patterns=["model_index.json", f"{PLUG_IN}.py", card.name, GRID, *(f"{name}/*" for name in parts)],
         )
     except Exception as error:  # those of the HTTP library too
         raise InvalidInputError(

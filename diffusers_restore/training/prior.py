@@ -13,6 +13,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..pipelines.cards import CardText
 from ..schedulers.prediction import check_variance_preserving
 from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml
 from .cost import step_cost
@@ -22,19 +23,21 @@ from .loop import Progress, train
 from .networks import check_unet, new_unet
 from .objectives import DDPMObjective
 
-USE = """\
-An unconditional DDPM, written by `DDPMPipeline.save_pretrained`. Draw pictures from it, or restore with it:
-
-```python
+CARD = CardText(
+    "An unconditional DDPM. `DDPMPipeline` draws pictures from it, and `DDRMPipeline` restores with it what was made "
+    "smaller, blurred, drained of colour, covered by a mask or drowned in noise (arXiv:2201.11793).",
+    """\
 from diffusers import DDPMPipeline
 from diffusers_restore import DDRMPipeline
+from PIL import Image
 
-pictures = DDPMPipeline.from_pretrained(repo)(batch_size=4).images
-restored = DDRMPipeline.from_pretrained(repo)(image, operator="sr4", num_inference_steps=20).images
-```
-
-Its figures, psnr_15, psnr_25 and psnr_50, are the PSNR in dB of a one-step denoising at noise of 15, 25 and 50 grey
-levels (of 255)."""
+new = DDPMPipeline.from_pretrained("{repo_id}")(batch_size=4).images
+pipe = DDRMPipeline.from_pretrained("{repo_id}")
+restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images[0]""",
+    ("unconditional-image-generation", "image-restoration", "ddpm"),
+)
+FIGURES = """\
+psnr_15, psnr_25 and psnr_50 are PSNRs in dB of a one-step denoising at noise of 15, 25 and 50 grey levels (of 255)."""
 
 
 # Options that a run can't go on with otherwise, beside those that the loop knows of.
@@ -78,12 +81,15 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
         card = model_card(
             f"{output_dir.resolve().name}: a DDPM prior",
-            USE,
-            ["unconditional-image-generation", "image-restoration"],
-            data.description,
+            CARD,
+            "Pictures that the network drew",
+            FIGURES,
+            data,
             to_yaml(options),
             progress,
             training=config.training,
+            dataset=config.data.dataset_name,
+            base=config.pretrained_model_name_or_path,
         )
         export_pipeline(DDPMPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
 

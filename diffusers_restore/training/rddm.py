@@ -24,24 +24,13 @@ from .export import export_pipeline, model_card
 from .loop import Progress, train
 from .networks import check_unconditional, load_pipeline, load_scheduler, new_unet
 from .pairs import keeps_grey, make_damage, open_pairs
-from .rddm_objective import GENERATION_STEPS, RDDMObjective
+from .rddm_objective import RDDMObjective
 
-USE = """\
-{what} by RDDM (arXiv:2308.13712), written by `RDDMPipeline.save_pretrained`:
-
-```python
-from diffusers_restore import RDDMPipeline
-
-pipe = RDDMPipeline.from_pretrained(repo)
-{call}
-```
-
-{figures}"""
 FIGURES = """\
-Its figures are PSNRs in dB: psnr_degraded of the degraded pictures, psnr_1_step of their restorations in one step, psnr
+PSNRs in dB: psnr_degraded of the degraded pictures, psnr_1_step of their restorations in one step, psnr
 in {steps}."""
 HALF_WAY = """\
-Its psnr, in dB, is that of one look at held-out pictures half-way to the end of the process."""
+psnr, in dB, is that of one look at held-out pictures half-way to the end of the process."""
 
 
 # Options that a run can't go on with otherwise, beside those that the loop knows of.
@@ -125,16 +114,19 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
         exported: dict[str, Any] = {name: copy.deepcopy(network) for name, network in averaged.items()}
         for network in exported.values():  # diffusers' own `to` warns about nothing
             nn.Module.to(network, getattr(torch, config.training.export_dtype))
+        pipeline = RDDMPipeline(scheduler=scheduler, **exported, **trained_for)
         card = model_card(
             f"{output_dir.resolve().name}: {scheduler.config.prediction_type} by RDDM",
-            _use(inputs, config, len(scheduler)),
-            ["image-restoration", "image-to-image"] if config.pairs.paired else ["unconditional-image-generation"],
-            data.description,
+            pipeline.card_text,
+            *_shown(config, min(config.objective.validation_steps, len(scheduler))),
+            data,
             to_yaml(options),
             progress,
             training=config.training,
+            dataset=config.data.dataset_name,
+            base=config.init_from,
         )
-        export_pipeline(RDDMPipeline(scheduler=scheduler, **exported, **trained_for), card, progress, output_dir)
+        export_pipeline(pipeline, card, progress, output_dir)
 
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings(scheduler))
 
@@ -157,22 +149,13 @@ def _options(config: RDDMConfig) -> dict[str, object]:
     return {name: value for name, value in flatten(config).items() if name not in unused}
 
 
-def _use(inputs: Inputs, config: RDDMConfig, last: int) -> str:
-    """What the model is and how it is called, for its card."""
-    steps = min(config.objective.validation_steps, last)
+def _shown(config: RDDMConfig, steps: int) -> tuple[str, str]:
+    """What the pictures and the figures of the card are."""
     if not config.pairs.paired:
-        drawn = min(GENERATION_STEPS, last)
-        return USE.format(
-            what="A generator",
-            call=f"new = pipe(batch_size=4, num_inference_steps={drawn}).images",
-            figures=HALF_WAY,
-        )
-    mask = ", mask=mask" if inputs.masked else ""
-    return USE.format(
-        what="A restorer" if config.pairs.unpaired_data_dir is None else "A translator",
-        call=f"restored = pipe(image{mask}, num_inference_steps={steps}).images[0]",
-        figures=FIGURES.format(steps=steps) if config.pairs.unpaired_data_dir is None else HALF_WAY,
-    )
+        return "Pictures that the network drew", HALF_WAY
+    if config.pairs.unpaired_data_dir is not None:
+        return "Held-out pictures: as they came, translated, and one of the other kind", HALF_WAY
+    return f"Held-out pictures: degraded, restored in {steps} steps, as they were", FIGURES.format(steps=steps)
 
 
 def make_scheduler(config: ResidualConfig) -> RDDMScheduler:

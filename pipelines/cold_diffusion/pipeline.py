@@ -1,5 +1,11 @@
-"""`DiffusionPipeline.from_pretrained(repo, custom_pipeline="pipelines/cold_diffusion", trust_remote_code=True)`."""
+"""ColdDiffusionPipeline of the installed package diffusers-restore."""
 
-from diffusers_restore import ColdDiffusionPipeline
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from diffusers_restore import ColdDiffusionPipeline
+except ImportError as error:
+    raise ImportError("ColdDiffusionPipeline needs diffusers-restore: pip install --upgrade diffusers-restore") from error
 
 __all__ = ["ColdDiffusionPipeline"]

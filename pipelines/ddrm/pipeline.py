@@ -1,5 +1,11 @@
-"""`DiffusionPipeline.from_pretrained(repo, custom_pipeline="pipelines/ddrm", trust_remote_code=True)`."""
+"""DDRMPipeline of the installed package diffusers-restore."""
 
-from diffusers_restore import DDRMPipeline
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from diffusers_restore import DDRMPipeline
+except ImportError as error:
+    raise ImportError("DDRMPipeline needs diffusers-restore: pip install --upgrade diffusers-restore") from error
 
 __all__ = ["DDRMPipeline"]

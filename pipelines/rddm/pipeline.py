@@ -1,5 +1,11 @@
-"""`DiffusionPipeline.from_pretrained(repo, custom_pipeline="pipelines/rddm", trust_remote_code=True)`."""
+"""RDDMPipeline of the installed package diffusers-restore."""
 
-from diffusers_restore import RDDMPipeline
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from diffusers_restore import RDDMPipeline
+except ImportError as error:
+    raise ImportError("RDDMPipeline needs diffusers-restore: pip install --upgrade diffusers-restore") from error
 
 __all__ = ["RDDMPipeline"]

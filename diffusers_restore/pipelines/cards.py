@@ -1,0 +1,163 @@
+"""Model cards: what a repository says of the pipeline in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+INSTALL = "pip install diffusers-restore"
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+_PICTURE = re.compile(r"""!\[[^\]]*\]\(([^)\s]+)|<img\s[^>]*src=["']([^"']+)""")
+_TERMS = ("license", "license_name", "license_link", "datasets")
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What the cards of all pipelines of one class say.
+
+    Attributes:
+        what: one sentence about what it does, with the paper.
+        example: Python, with {repo_id} where the repository's name stands, that runs on a picture "photo.png".
+        tags: for the Hub's search; the first is its task (`pipeline_tag`).
+    """
+
+    what: str
+    example: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, and where the pictures that it shows lie, by the names that it gives them."""
+
+    text: ModelCard
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write README.md and the pictures; those that are there stay."""
+        (folder / "README.md").write_text(str(self.text), encoding="utf-8")
+        for name, file in self.pictures.items():
+            if file.resolve() != (folder / name).resolve():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / name)
+
+
+def base_model(name: object) -> str | None:
+    """The name, if it is that of a repository of the Hub and not of a folder here."""
+    text = str(name)
+    return text if REPO_ID.fullmatch(text) and not Path(text).exists() else None
+
+
+def metadata(tags: Sequence[str], **more: Any) -> ModelCardData:
+    """The front matter of a card: the first tag is the task."""
+    known = {name: value for name, value in more.items() if value}
+    every = list(dict.fromkeys(["diffusers", "diffusers_restore", *tags]))
+    return ModelCardData(library_name="diffusers", pipeline_tag=tags[0], tags=every, **known)
+
+
+def use(text: CardText, repo_id: str, example: str | None = None) -> str:
+    """What a pipeline is and how it is loaded, in Markdown."""
+    return f"""{text.what}
+
+```bash
+{INSTALL}
+```
+
+```python
+{(text.example if example is None else example).format(repo_id=repo_id)}
+```
+
+`DiffusionPipeline.from_pretrained("{repo_id}")` gives the same pipeline once `diffusers_restore` is imported, and with
+`trust_remote_code=True` where it is only installed."""
+
+
+def new_card(text: CardText, repo_id: str, source: Source | None) -> ModelCard:
+    """The card of a pipeline that nobody has written one for; what its network's own card says is kept."""
+    base = None if source is None else base_model(source.name)
+    terms: dict[str, Any] = {}
+    if source is not None and source.card is not None:
+        terms = {name: getattr(source.card.data, name, None) for name in _TERMS}
+        about = f"The network is that of `{source.name}`, unchanged. Its own card says:\n\n" + "\n".join(
+            f"> {line}".rstrip() for line in source.card.text.strip().splitlines()
+        )
+    elif base is not None:
+        about = (
+            f"The network is that of [{base}](https://huggingface.co/{base}), unchanged: see there for its data, its "
+            "figures and its terms."
+        )
+    else:
+        about = "Not stated by whoever uploaded this: the pictures it was trained on, the command, figures, terms."
+    data = metadata(text.tags, base_model=base, **terms)
+    title = repo_id.split("/")[-1]
+    return ModelCard(
+        f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{use(text, repo_id)}\n\n## Training, data and terms\n\n{about}\n"
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder or repository that a pipeline was loaded from.
+
+    Attributes:
+        name: the folder or the repository.
+        class_name: of the pipeline that is saved there.
+        card: its README.md, None if there is none.
+        pictures: those that the card shows, by name.
+    """
+
+    name: str
+    class_name: str | None
+    card: ModelCard | None
+    pictures: dict[str, Path]
+
+
+def find_source(name: str | None, token: str | None = None, *, online: bool) -> Source | None:
+    """Where a pipeline was loaded from, if that is known and can be reached.
+
+    Args:
+        name: a folder, or a repository of the Hub; None is a pipeline that was built in memory.
+        token: for the Hub.
+        online: whether the Hub may be asked.
+    """
+    if name is None or not (Path(name).is_dir() or (online and base_model(name))):
+        return None
+
+    def find(file: str) -> Path | None:
+        if Path(name).is_dir():
+            path = Path(name, file)
+            return path if path.is_file() else None
+        try:
+            return Path(hf_hub_download(name, file, token=token))
+        except (HfHubHTTPError, OSError):  # no such repository or file, or no way to it
+            return None
+
+    index, readme = find("model_index.json"), find("README.md")
+    class_name = None if index is None else json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    card = None if readme is None else ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    pictures = {}
+    for match in _PICTURE.finditer("" if card is None else card.text):
+        shown = match[1] or match[2]
+        inside = not re.match(r"[a-z]+:|/", shown) and ".." not in Path(shown).parts
+        file = find(shown) if inside else None
+        if file is not None:
+            pictures[shown] = file
+    return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
+
+
+def renamed(card: ModelCard, old: str, new: str) -> ModelCard:
+    """The card with `from_pretrained` of another repository where it names the old one or its folder."""
+
+    def replace(match: re.Match[str]) -> str:
+        return f'from_pretrained("{new}"' if match[1] in (old, Path(old).name) else match[0]
+
+    text = re.sub(r'from_pretrained\("([^"]+)"', replace, str(card))
+    return ModelCard(text, ignore_metadata_errors=True)

@@ -1,0 +1,216 @@
+"""What the schedulers of zero-shot methods share: the noise schedule of a DDPM, on which pictures are restored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from ..errors import InvalidInputError, check_int, check_real
+from ..operators import Measurement
+from .prediction import check_prediction_type, check_variance_preserving
+
+
+@dataclass
+class ZeroShotSchedulerOutput(BaseOutput):
+    """What a step gives, both (B, C, H, W).
+
+    Attributes:
+        prev_sample: the next state x_t' of the chain, in the scale that the network is fed with.
+        pred_original_sample: the network's x0_hat, before the data corrected it.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
+    """A method that restores y = A x + sigma_y z with the network of a DDPM, which knows nothing of A.
+
+    A method is its `start` and its `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
+    pipe.scheduler.config)`. Its own options belong in its `__init__`, after those of the noise schedule, or are named
+    in `step_options`. The configuration is the part of `DDPMScheduler`'s that describes the network.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: as in `DDPMScheduler`.
+        prediction_type: "epsilon", "sample" or "v_prediction".
+
+    Raises:
+        InvalidInputError: betas outside (0, 1).
+        UnknownNameError: another prediction type.
+    """
+
+    order = 1
+    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]  # noqa: RUF012  # diffusers' protocol
+
+    step_options: tuple[str, ...] = ()
+    """The options of `step` that a call of the pipeline may give: some of "eta" and "eta_b"."""
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+    ) -> None:
+        check_prediction_type(prediction_type)
+        steps = check_int("num_train_timesteps", num_train_timesteps, 1)
+        if trained_betas is None and beta_schedule in ("linear", "scaled_linear"):
+            check_real("beta_start", beta_start, above=0)
+            check_real("beta_end", beta_end, beta_start, 1)
+        ddpm = DDPMScheduler(
+            num_train_timesteps=steps,
+            beta_start=beta_start,
+            beta_end=beta_end,
+            beta_schedule=beta_schedule,
+            trained_betas=trained_betas,
+        )
+        betas = ddpm.betas.double()
+        if len(betas) != steps:
+            raise InvalidInputError(f"trained_betas must hold num_train_timesteps={steps} numbers, got {len(betas)}")
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise InvalidInputError(f"betas must lie in (0, 1), got {float(betas.min()):g} to {float(betas.max()):g}")
+        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.betas = betas
+        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        self.init_noise_sigma = 1.0
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.arange(steps).flip(0)
+        self._alpha_bars: list[float] = [*self.alphas_cumprod.tolist(), 1.0]  # the last is that of t = -1, no noise
+        self._following: dict[int, int] = {t: t - 1 for t in range(steps)}
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """As `ConfigMixin.from_config`; the configuration of a scheduler of another kind of process is refused.
+
+        Raises:
+            InvalidInputError: not a variance-preserving process (VE, flow matching, consistency models).
+        """
+        check_variance_preserving(config or {})
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """Choose the timesteps: n of "leading" spacing, 0, T // n, 2 (T // n), ..., or a list of one's own.
+
+        Args:
+            num_inference_steps: 1..T.
+            device: where `timesteps` goes.
+            timesteps: decreasing whole numbers in 0..T-1; the first may be far below T - 1.
+
+        Raises:
+            InvalidInputError: not exactly one of the two, or one outside its range.
+        """
+        last = self.config.num_train_timesteps
+        if (num_inference_steps is None) == (timesteps is None):
+            raise InvalidInputError("give either num_inference_steps or timesteps")
+        if timesteps is None:
+            count = check_int("num_inference_steps", num_inference_steps, 1, last)
+            chosen = [i * (last // count) for i in reversed(range(count))]
+        elif not isinstance(timesteps, Iterable):
+            raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {timesteps!r}")
+        else:
+            chosen = [check_timestep("timesteps", t, 0, last - 1) for t in timesteps]
+            if not chosen or any(a <= b for a, b in pairwise(chosen)):
+                raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {chosen}")
+        self.num_inference_steps = len(chosen)
+        self.timesteps = torch.tensor(chosen, device=device)
+        self._following = dict(zip(chosen, [*chosen[1:], -1], strict=True))
+
+    def following(self, timestep: int | Tensor) -> tuple[int, int]:
+        """The timestep as a number, and the one after it, which is -1 at the end of the chain.
+
+        Raises:
+            InvalidInputError: a timestep that was not set.
+        """
+        t = check_timestep("timestep", timestep, 0, len(self) - 1)
+        if t not in self._following:
+            raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {t}")
+        return t, self._following[t]
+
+    def alpha_bar(self, timestep: int) -> float:
+        """alpha_bar of a timestep of 0..T-1, or 1.0 for -1, where no noise is left."""
+        return self._alpha_bars[check_int("timestep", timestep, -1, len(self) - 1)]
+
+    def sigma(self, timestep: int) -> float:
+        """The noise level sqrt((1 - alpha_bar) / alpha_bar) of a timestep, in units of the clean image."""
+        alpha_bar = self.alpha_bar(timestep)
+        return sqrt((1 - alpha_bar) / alpha_bar)
+
+    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The sample as it is, as for DDPM."""
+        return sample
+
+    @abstractmethod
+    def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        """The first state of the chain, (B, C, H, W), at `timestep` (default: the first that was set).
+
+        Args:
+            measurement: of B images.
+            noise: (B, C, H, W) standard normal.
+            timestep: where the chain starts.
+        """
+
+    @abstractmethod
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        measurement: Measurement,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ZeroShotSchedulerOutput | tuple[Tensor, Tensor]:
+        """From x_t to the next state.
+
+        Args:
+            model_output: (B, C or 2C, H, W); a learned variance in the second half is ignored.
+            timestep: one of `timesteps`.
+            sample: x_t, (B, C, H, W).
+            measurement: of B images.
+            generator: for the noise, one or one per image.
+            variance_noise: the noise itself, (B, C, H, W), instead.
+            return_dict: False returns (prev_sample, pred_original_sample).
+        """
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image."""
+        alpha_bars = self.alphas_cumprod.to(original_samples.device)[timesteps].to(original_samples.dtype)
+        alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))
+        return alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
+
+    def __len__(self) -> int:
+        return int(self.config.num_train_timesteps)
+
+
+def check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int) -> int:
+    """A timestep, which may come as a tensor of one whole number."""
+    if isinstance(timestep, Tensor) and timestep.numel() == 1:
+        return check_int(name, timestep.item(), minimum, maximum)
+    return check_int(name, timestep, minimum, maximum)
+
+
+def check_batch(sample: Tensor, measurement: Measurement) -> None:
+    """`sample` has the shape of the measured images."""
+    measurement.operator.check_input(sample)
+    if len(sample) != len(measurement.y):
+        raise InvalidInputError(f"a batch of {len(sample)} does not fit a measurement of {len(measurement.y)} images")
