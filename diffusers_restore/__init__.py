@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from . import degradations, images, operators
     from .models.gaussian_mixture import GaussianMixturePrior
     from .operators import Measurement, measure
+    from .pipelines.modular_ddrm import DDRMBlocks
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
@@ -35,6 +36,7 @@ DEFAULT_RESTORER = str(Path(__file__).parent / "assets" / "blind_restorer")
 _HOMES = {
     "ColdDiffusionPipeline": ".pipelines.pipeline_cold_diffusion",
     "ColdDiffusionScheduler": ".schedulers.scheduling_cold_diffusion",
+    "DDRMBlocks": ".pipelines.modular_ddrm",
     "DDRMPipeline": ".pipelines.pipeline_ddrm",
     "DDRMScheduler": ".schedulers.scheduling_ddrm",
     "GaussianMixturePrior": ".models.gaussian_mixture",
@@ -52,6 +54,7 @@ __all__ = [
     "DEFAULT_RESTORER",
     "ColdDiffusionPipeline",
     "ColdDiffusionScheduler",
+    "DDRMBlocks",
     "DDRMPipeline",
     "DDRMScheduler",
     "GaussianMixturePrior",

@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | sample | train | tasks`.
+"""The command line: `diffusers-restore restore | degrade | sample | train | convert | tasks`.
 
 torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
@@ -9,6 +9,8 @@ import glob
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +27,8 @@ from click.core import ParameterSource
 
 from . import DEFAULT_PRIOR, DEFAULT_RESTORER, __version__
 from .errors import InvalidInputError, OperatorError, check_real, one_line, unknown_name
-from .registry import Registry
+from .registration import METHODS
+from .registry import PlugInError, Registry
 from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
+    from .schedulers.zero_shot import ZeroShotScheduler
 
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
@@ -57,12 +62,20 @@ def _task_name(ctx: click.Context, param: click.Parameter, value: str | None) ->
     return value
 
 
-def _real(minimum: float, maximum: float = math.inf) -> Callable[[click.Context, click.Parameter, float], float]:
-    """A callback that accepts finite numbers in [minimum, maximum]; click's own ranges let NaN pass."""
+def _method_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value not in METHODS:
+        raise click.BadParameter(str(unknown_name("method", value, METHODS)), ctx, param)
+    return value
 
-    def check(ctx: click.Context, param: click.Parameter, value: float) -> float:
+
+def _real(
+    minimum: float, maximum: float = math.inf
+) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    """A callback that accepts finite numbers in [minimum, maximum], or none; click's own ranges let NaN pass."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
         try:
-            return check_real(str(param.name), value, minimum, maximum)
+            return None if value is None else check_real(str(param.name), value, minimum, maximum)
         except InvalidInputError as error:
             raise click.BadParameter(str(error), ctx, param) from error
 
@@ -79,7 +92,8 @@ def _auto_or_real(ctx: click.Context, param: click.Parameter, value: str) -> flo
         raise click.BadParameter(f"expected auto or a number >= 0, got {value!r}", ctx, param) from error
 
 
-def _parse_operator_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
+def _parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
+    """The options K=V that were given, by name; values are read as JSON, and as text where they are none."""
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -115,7 +129,7 @@ def _operator_options(command: _Command, *, task_needed: bool = True) -> _Comman
             "operator_args",
             metavar="K=V",
             multiple=True,
-            callback=_parse_operator_args,
+            callback=_parse_args,
             help="An argument of the task, such as sigma=2.5; can be repeated.",
         ),
         click.option(
@@ -210,9 +224,29 @@ def main() -> None:
     help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity; for an RDDMPipeline, "
     "5]",
 )
-@click.option("--eta", default=0.85, callback=_real(0, 1), show_default=True, help="Share of new noise in each step.")
 @click.option(
-    "--eta-b", default=1.0, callback=_real(0, 1), show_default=True, help="How far measured parts follow the file."
+    "--method",
+    metavar="NAME",
+    callback=_method_name,
+    help="How the network's estimate is made to agree with the file; `diffusers-restore methods` lists the names.  "
+    "[default: that of the model, ddrm for a DDPM]",
+)
+@click.option(
+    "--method-arg",
+    "method_args",
+    metavar="K=V",
+    multiple=True,
+    callback=_parse_args,
+    help="An option of the method; can be repeated.",
+)
+@click.option(
+    "--eta", type=float, callback=_real(0, 1), help="Share of new noise in each step.  [default: 0.85 for ddrm]"
+)
+@click.option(
+    "--eta-b",
+    type=float,
+    callback=_real(0, 1),
+    help="How far measured parts follow the file.  [default: 1 for ddrm]",
 )
 @click.option(
     "--seed",
@@ -248,8 +282,10 @@ def restore(
     sigma_y: float | None,
     model: str | None,
     steps: int | None,
-    eta: float,
-    eta_b: float,
+    method: str | None,
+    method_args: dict[str, Any],
+    eta: float | None,
+    eta_b: float | None,
     seed: int,
     samples: int,
     average: bool,
@@ -277,17 +313,18 @@ def restore(
 
     A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
     """  # noqa: D301  # click reads the control character
-    method = None if model is None else _method(model)
-    if model is None and task is None and not any(_given(ctx, name) for name in ("operator_args", "mask", "kernel")):
-        model, method = DEFAULT_RESTORER, "RDDMPipeline"
-    if method is not None:
+    trained = None if model is None else _trained_class(model)
+    of_zero_shot = ("operator_args", "mask", "kernel", "method", "method_args")
+    if model is None and task is None and not any(_given(ctx, name) for name in of_zero_shot):
+        model, trained = DEFAULT_RESTORER, "RDDMPipeline"
+    if trained is not None:
         this = "this --model" if _given(ctx, "model") else "the bundled restorer, which --task switches off,"
-        _check_given(ctx, method, this)
+        _check_given(ctx, trained, this)
         _restore_trained(
             inputs,
             output,
             str(model),
-            method,
+            trained,
             max_pixels,
             start=start,
             steps=steps,
@@ -323,6 +360,10 @@ def restore(
     _make_folders(todo)
     with _quiet_bars():
         pipe = _load_pipeline("--model", model or DEFAULT_PRIOR, chosen_device, _dtype(dtype, chosen_device))
+    _choose_method(pipe, method, method_args)
+    for name, value in (("--eta", eta), ("--eta-b", eta_b)):
+        if value is not None and name.strip("-").replace("-", "_") not in pipe.scheduler.step_options:
+            raise click.UsageError(f"{name} is no option of the method {type(pipe.scheduler).__name__}")
     try:
         pipe.scheduler.set_timesteps(steps)
     except InvalidInputError as error:
@@ -367,9 +408,44 @@ def restore(
     _run(todo, work)
 
 
+def _method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
+    """The options of a method's own, with their defaults: all but the noise schedule, which no method changes."""
+    from .schedulers.prediction import SCHEDULE
+
+    parameters = signature(method.__init__).parameters
+    return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
+
+
+def _choose_method(pipe: DDRMPipeline, method: str | None, arguments: dict[str, Any]) -> None:
+    """Set the pipeline's scheduler to that of a method, with options of its own.
+
+    Raises:
+        click.UsageError: it can't be imported, or takes no such options.
+    """
+    if method is None and not arguments:
+        return
+    try:
+        chosen: type[ZeroShotScheduler] = type(pipe.scheduler) if method is None else METHODS[method]
+    except PlugInError as error:
+        raise click.UsageError(str(error)) from error
+    known = _method_options(chosen)
+    for name in arguments:
+        if name not in known:
+            raise click.UsageError(
+                f"--method-arg: {chosen.__name__} has no option {name!r}; it has: {', '.join(known) or 'none'}"
+            )
+    try:
+        pipe.scheduler = chosen.from_config(pipe.scheduler.config, **arguments)
+    except (InvalidInputError, TypeError) as error:
+        raise click.UsageError(f"--method-arg: {one_line(error)}") from error
+
+
 # Options of `restore` that not every kind of model has.
 _OPTIONS_OF = {
-    "DDPM": ("task", "operator_args", "mask", "kernel", "sigma_y", "eta", "eta_b", "seed", "samples", "average"),
+    "DDPM": (
+        *("task", "operator_args", "mask", "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
+        *("seed", "samples", "average"),
+    ),
     "ColdDiffusionPipeline": ("start", "direct"),
     "RDDMPipeline": ("mask", "seed"),
 }
@@ -392,7 +468,7 @@ def _check_given(ctx: click.Context, kind: str, this: str) -> None:
             raise click.UsageError(f"{param.opts[-1]} is for {' or '.join(kinds)}; {this} is {_KINDS[kind]}")
 
 
-def _method(model: str) -> str | None:
+def _trained_class(model: str) -> str | None:
     """The class of a repository or folder that holds a trained pipeline of this package; None for any other."""
     if _absent_folder(model):
         return None
@@ -403,6 +479,7 @@ def _method(model: str) -> str | None:
     except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
         return None
     name = index.get("_class_name") if isinstance(index, dict) else None
+    name = name[-1] if isinstance(name, list) else name
     return name if name in _OPTIONS_OF and name != "DDPM" else None
 
 
@@ -784,7 +861,7 @@ def sample(
     from . import images
 
     chosen_device = _device(device)
-    method = _method(model)
+    method = _trained_class(model)
     if method is not None:
         for name in ("sampler", "size"):
             if _given(ctx, name):
@@ -885,6 +962,11 @@ def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMSchedu
         )
     if config.in_channels not in (1, 3):
         raise click.ClickException(f"MODEL {model!r} draws {config.in_channels} channels; a picture has 1 or 3")
+    if config.time_embedding_type == "fourier":
+        raise click.ClickException(
+            f"MODEL {model!r} is a score network of a VE process, which no sampler here draws with; "
+            "diffusers.ScoreSdeVePipeline does, and `restore --model` restores with it"
+        )
     cls = DDIMScheduler if sampler == "ddim" else DDPMScheduler
     try:
         scheduler = cls.from_config(pipe.scheduler.config)  # it has kept the options that DDRM has no use for
@@ -1019,6 +1101,159 @@ train.add_command(train_cold)
 train.add_command(train_rddm)
 
 
+# --- convert --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("checkpoint", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="To be made; it may exist if it is empty.",
+)
+@click.option(
+    "--num-head-channels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Channels of each attention head: 64 in the FFHQ model of DPS and in OpenAI's ADM models but the 128 px one. "
+    "Where a training had both this and --num_heads, this counts.",
+)
+@click.option(
+    "--num-heads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of attention heads, for a training without --num_head_channels; 4 was its default.",
+)
+@click.option(
+    "--attention-order",
+    type=click.Choice(["old", "new"]),
+    default="old",
+    show_default=True,
+    help="new for a training with --use_new_attention_order True, such as that of OpenAI's 64 px ADM model.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    help="Of the training.  [default: told by the channel multipliers, if they are the usual ones]",
+)
+@click.option(
+    "--noise-schedule",
+    type=click.Choice(["linear", "cosine"]),
+    default="linear",
+    show_default=True,
+    help="Of the training; cosine for the 64 px model.",
+)
+@click.option(
+    "--timesteps",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Of the training (--diffusion_steps).",
+)
+@click.option(
+    "--rescale-timesteps",
+    is_flag=True,
+    help="The training had --rescale_timesteps True, the default of improved-diffusion. It matters only where "
+    "--timesteps isn't 1000.",
+)
+@click.pass_context
+def convert(
+    ctx: click.Context,
+    checkpoint: Path,
+    output: Path,
+    num_head_channels: int | None,
+    num_heads: int | None,
+    attention_order: Any,
+    image_size: int | None,
+    noise_schedule: Any,
+    timesteps: int,
+    rescale_timesteps: bool,
+) -> None:
+    """Convert a CHECKPOINT of guided-diffusion or improved-diffusion to a FOLDER that diffusers loads.
+
+    \b
+    diffusers-restore convert ffhq_10m.pt -o ffhq --num-head-channels 64
+    diffusers-restore convert 256x256_diffusion_uncond.pt -o imagenet --num-head-channels 64
+    diffusers-restore convert 64x64_diffusion.pt -o imagenet64 --num-head-channels 64 \\
+        --attention-order new --noise-schedule cosine
+    diffusers-restore convert cifar10_uncond_50M_500K.pt -o cifar --num-heads 4 \\
+        --noise-schedule cosine --timesteps 4000 --rescale-timesteps
+
+    CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file. Only weights are read from it: no code in it is run.
+    Sizes, attention and classes are read from the weights. The options say what can't be seen in them, and a wrong one
+    gives a network that draws noise: take them from the command of the training, whose options have the same names.
+
+    FOLDER gets a UNet2DModel that says what the original says, a DDPMScheduler and a model card: DDPMPipeline,
+    DDRMPipeline and `restore --model` load it.
+    """  # noqa: D301  # click reads the control character
+    folder = output.resolve()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise click.UsageError(f"-o {click.format_filename(output)!r} exists and isn't empty")
+
+    from .pipelines.converting import conversion_card, describe_network, load_guided_diffusion
+    from .training.checkpoints import ASIDE, written_aside
+
+    try:
+        pipe = load_guided_diffusion(
+            checkpoint,
+            num_head_channels=num_head_channels,
+            num_heads=num_heads,
+            attention_order=attention_order,
+            image_size=image_size,
+            noise_schedule=noise_schedule,
+            timesteps=timesteps,
+            rescale_timesteps=rescale_timesteps,
+        )
+    except (InvalidInputError, OSError) as error:
+        raise click.ClickException(_with_options(ctx, one_line(error))) from error
+    for name, text in describe_network(pipe).items():
+        click.echo(f"{name:<12}{text}")
+    aside = folder.with_name(f".{folder.name}{ASIDE}")
+    try:
+        with written_aside(aside):
+            pipe.save_pretrained(aside)
+            conversion_card(pipe, checkpoint, _conversion_command(ctx)).save(aside / "README.md")
+            mode = (aside / "README.md").stat().st_mode  # safetensors gives its files to their owner alone
+            for file in aside.rglob("*.safetensors"):
+                file.chmod(mode)
+            if folder.exists():
+                folder.rmdir()
+            aside.rename(folder)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {click.format_filename(output)!r}: {one_line(error)}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    model = click.format_filename(output)
+    click.echo(f"\n{model} is ready. To restore with it:")
+    if pipe.unet.config.num_class_embeds is None:
+        click.echo(f"diffusers-restore restore small.png -o large.png --task sr4 --model {shlex.quote(model)}")
+    else:
+        click.echo(f"DDRMPipeline.from_pretrained({model!r})(picture, operator='sr4', class_labels=0), in Python")
+
+
+def _with_options(ctx: click.Context, message: str) -> str:
+    """A message of the library with the names that options have on the command line."""
+    for param in ctx.command.params:
+        if isinstance(param, click.Option) and param.name != "output":  # a word of its own
+            message = re.sub(rf"(?<![\w-]){param.name}\b", param.opts[-1], message)
+    return message
+
+
+def _conversion_command(ctx: click.Context) -> str:
+    """The command as it was typed, without the folders of its files."""
+    words = ["diffusers-restore", "convert", ctx.params["checkpoint"].name, "-o", ctx.params["output"].name]
+    for param in ctx.command.params:
+        name = str(param.name)
+        if name not in ("checkpoint", "output") and _given(ctx, name):
+            words += [param.opts[-1]] if ctx.params[name] is True else [param.opts[-1], str(ctx.params[name])]
+    return shlex.join(words)
+
+
 # --- tasks ----------------------------------------------------------------------------------------------------------
 
 
@@ -1034,22 +1269,56 @@ def tasks(as_json: bool) -> None:
     from .operators import TASKS
 
     if as_json:
-        listed = []
+        listed: list[dict[str, Any]] = []
         for name in TASKS:
+            try:
+                task: Task = TASKS[name]
+            except PlugInError as error:
+                listed.append({"name": name, "error": str(error)})
+                continue
             arguments = [
                 {"name": key, "required": True} if p.default is p.empty else {"name": key, "default": p.default}
-                for key, p in TASKS[name].arguments.items()
+                for key, p in task.arguments.items()
             ]
-            listed.append({"name": name, "summary": TASKS[name].summary, "arguments": arguments})
+            listed.append({"name": name, "summary": task.summary, "arguments": arguments})
         click.echo(json.dumps(listed, indent=2))
         return
     formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 120))
-    formatter.write_dl([(name, _describe(TASKS[name])) for name in TASKS])
+    formatter.write_dl([(name, _describe(name)) for name in TASKS])
     click.echo(formatter.getvalue() + "\nArguments in brackets, with their defaults, are set by --operator-arg K=V.")
 
 
-def _describe(task: Task) -> str:
-    """`blur by a Gaussian [sigma=10, taps=5]`"""
+@main.command()
+def methods() -> None:
+    """List the zero-shot methods, which restore with a network that was never trained for the damage.
+
+    \b
+    diffusers-restore methods
+    diffusers-restore restore noisy.png -o clean.png --task denoise --sigma-y 0.2 --method ddrm
+    """  # noqa: D301  # click reads the control character
+    rows = []
+    for name in METHODS:
+        try:
+            chosen = METHODS[name]
+        except PlugInError as error:
+            rows.append((name, f"({error})"))
+            continue
+        options = [f"{key}={default}" for key, default in _method_options(chosen).items()]
+        summary = " ".join((chosen.__doc__ or "").partition("\n\n")[0].split())
+        rows.append((name, summary + (f" [{', '.join(options)}]" if options else "")))
+    formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 120))
+    formatter.write_dl(rows)
+    click.echo(formatter.getvalue() + "\nOptions in brackets, with their defaults, are set by --method-arg K=V.")
+
+
+def _describe(name: str) -> str:
+    """`blur by a Gaussian [sigma=10, taps=5]`, or what keeps a plug-in from being loaded."""
+    from .operators import TASKS
+
+    try:
+        task: Task = TASKS[name]
+    except PlugInError as error:
+        return f"({error})"
 
     def text(name: str, default: Any, required: bool) -> str:
         if required:
@@ -1235,11 +1504,14 @@ def _check_arguments(
     """
     from .operators import TASKS
 
-    accepted = TASKS[task].arguments
+    try:
+        accepted = TASKS[task].arguments
+    except PlugInError as error:
+        raise click.UsageError(str(error)) from error
     files = {"mask": mask, "kernel": kernel}
     for name in FILE_ARGUMENTS:
         if files[name] is not None and name not in accepted:
-            able = ", ".join(other for other in TASKS if name in TASKS[other].arguments)
+            able = ", ".join(other for other in TASKS if name in _task_arguments(other))
             raise click.UsageError(f"the task {task} takes no --{name}; it is for: {able}")
     for name in operator_args:
         if name not in accepted:
@@ -1250,6 +1522,16 @@ def _check_arguments(
             wanted = f"--{name} FILE" if name in FILE_ARGUMENTS else f"--operator-arg {name}=..."
             raise click.UsageError(f"the task {task} needs {wanted}")
     return operator_args
+
+
+def _task_arguments(task: str) -> Iterable[str]:
+    """The arguments of a task, none of one that can't be loaded."""
+    from .operators import TASKS
+
+    try:
+        return list(TASKS[task].arguments)
+    except PlugInError:
+        return []
 
 
 def _load_files(mask: Path | None, kernel: Path | None, max_pixels: int) -> dict[str, Tensor]:

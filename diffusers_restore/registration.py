@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
 from wrapt import register_post_import_hook
 
+from .errors import InvalidInputError
 from .registry import Registry
 
 PLUG_IN = "pipeline"
@@ -70,6 +72,8 @@ def _installed_first(find: Callable[..., Any], package: ModuleType, known: froze
             for method, address in METHODS.addresses():
                 if address == f"{module}:{name}":
                     return METHODS[method]
+            if "." in module and find_spec(module.partition(".")[0]) is None:  # only our files are named so
+                raise InvalidInputError(f"{name} is of the module {module}, which isn't installed; install its package")
         return find(*args, **options)
 
     return find_class

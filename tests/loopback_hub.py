@@ -213,7 +213,7 @@ class H(BaseHTTPRequestHandler):
             rid = f"{d.get('organization') or self.user}/{d['name']}"
             kind = d.get("type") or "model"
             url = f"{self.base()}/{'' if kind == 'model' else kind + 's/'}{rid}"
-            if not S.create(kind, rid, bool(d.get("private"))):
+            if not S.create(kind, rid, bool(d.get("private")) or d.get("visibility") == "private"):
                 return self.send(409, {"error": "You already created this repo", "url": url, "name": rid})
             return self.send(200, {"url": url, "name": rid, "id": uuid.uuid4().hex})
         if path == "/api/repos/delete" and M == "DELETE":

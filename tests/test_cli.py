@@ -877,9 +877,15 @@ def test_mistakes_in_sampling(
     [
         ({"num_class_embeds": 5}, DDPMScheduler(), [], "is class-conditional (5 classes)"),
         ({"channels": 4}, DDPMScheduler(), [], "draws 4 channels; a picture has 1 or 3"),
-        ({}, ScoreSdeVeScheduler(), [], "ScoreSdeVeScheduler is not one of a variance-preserving process"),
+        ({}, ScoreSdeVeScheduler(), [], "ScoreSdeVeScheduler is that of a VE process"),
         ({}, CMStochasticIterativeScheduler(), [], "CMStochasticIterativeScheduler is not one of"),
-        ({"time_embedding_type": "fourier"}, DDPMScheduler(), [], "is a score network of a VE process"),
+        ({"time_embedding_type": "fourier"}, DDPMScheduler(), [], "and score networks of a VE process ('fourier')"),
+        (
+            {"time_embedding_type": "fourier", "center_input_sample": True},
+            ScoreSdeVeScheduler(num_train_timesteps=20),
+            [],
+            "which no sampler here draws with; diffusers.ScoreSdeVePipeline does",
+        ),
         ({}, DDPMScheduler(beta_schedule="sigmoid"), [], "cannot be sampled by ddim: sigmoid is not implemented"),
         (
             {},

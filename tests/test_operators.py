@@ -85,7 +85,8 @@ def test_an_operator_is_what_it_says(name: str) -> None:
 
 
 def test_every_registered_kind_has_an_example() -> None:
-    assert {operator.kind for operator in examples().values()} == set(operators.OPERATORS)
+    ours = {kind for kind, address in operators.OPERATORS.addresses() if address.startswith("diffusers_restore.")}
+    assert {operator.kind for operator in examples().values()} == ours  # those of plug-ins are checked as tasks
 
 
 @pytest.mark.parametrize("task", list(operators.TASKS))

@@ -39,12 +39,12 @@ class CardText:
 class Card:
     """A card, and where the pictures that it shows lie, by the names that it gives them."""
 
-    text: ModelCard
+    text: str
     pictures: dict[str, Path] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write README.md and the pictures; those that are there stay."""
-        (folder / "README.md").write_text(str(self.text), encoding="utf-8")
+        (folder / "README.md").write_text(self.text, encoding="utf-8")
         for name, file in self.pictures.items():
             if file.resolve() != (folder / name).resolve():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -80,14 +80,15 @@ def use(text: CardText, repo_id: str, example: str | None = None) -> str:
 `trust_remote_code=True` where it is only installed."""
 
 
-def new_card(text: CardText, repo_id: str, source: Source | None) -> ModelCard:
+def new_card(text: CardText, repo_id: str, source: Source | None) -> str:
     """The card of a pipeline that nobody has written one for; what its network's own card says is kept."""
     base = None if source is None else base_model(source.name)
     terms: dict[str, Any] = {}
     if source is not None and source.card is not None:
-        terms = {name: getattr(source.card.data, name, None) for name in _TERMS}
+        card = ModelCard(source.card, ignore_metadata_errors=True)
+        terms = {name: getattr(card.data, name, None) for name in _TERMS}
         about = f"The network is that of `{source.name}`, unchanged. Its own card says:\n\n" + "\n".join(
-            f"> {line}".rstrip() for line in source.card.text.strip().splitlines()
+            f"> {line}".rstrip() for line in card.text.strip().splitlines()
         )
     elif base is not None:
         about = (
@@ -98,9 +99,8 @@ def new_card(text: CardText, repo_id: str, source: Source | None) -> ModelCard:
         about = "Not stated by whoever uploaded this: the pictures it was trained on, the command, figures, terms."
     data = metadata(text.tags, base_model=base, **terms)
     title = repo_id.split("/")[-1]
-    return ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{use(text, repo_id)}\n\n## Training, data and terms\n\n{about}\n"
-    )
+    front = f"---\n{data.to_yaml()}\n---"
+    return f"{front}\n\n# {title}\n\n{use(text, repo_id)}\n\n## Training, data and terms\n\n{about}\n"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Source:
 
     name: str
     class_name: str | None
-    card: ModelCard | None
+    card: str | None
     pictures: dict[str, Path]
 
 
@@ -142,9 +142,9 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
 
     index, readme = find("model_index.json"), find("README.md")
     class_name = None if index is None else json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    card = None if readme is None else ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    card = None if readme is None else readme.read_text(encoding="utf-8")
     pictures = {}
-    for match in _PICTURE.finditer("" if card is None else card.text):
+    for match in _PICTURE.finditer(card or ""):
         shown = match[1] or match[2]
         inside = not re.match(r"[a-z]+:|/", shown) and ".." not in Path(shown).parts
         file = find(shown) if inside else None
@@ -153,11 +153,10 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
     return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
 
 
-def renamed(card: ModelCard, old: str, new: str) -> ModelCard:
+def renamed(card: str, old: str, new: str) -> str:
     """The card with `from_pretrained` of another repository where it names the old one or its folder."""
 
     def replace(match: re.Match[str]) -> str:
         return f'from_pretrained("{new}"' if match[1] in (old, Path(old).name) else match[0]
 
-    text = re.sub(r'from_pretrained\("([^"]+)"', replace, str(card))
-    return ModelCard(text, ignore_metadata_errors=True)
+    return re.sub(r'from_pretrained\("([^"]+)"', replace, card)

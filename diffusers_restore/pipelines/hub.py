@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import warnings
 from importlib.metadata import packages_distributions
 from os import PathLike
 from pathlib import Path
@@ -64,6 +65,24 @@ class HubMixin:
         return CardText(f"`{name}` of `{module}`.", example, ("image-to-image", "image-restoration"))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
+
+        Raises:
+            InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
+            OSError: there is no such repository or revision, or it can't be reached.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+        except OSError:
+            # What is wrong with a name, a revision or a token is said better where only the index is looked for.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+                cls.load_config(pretrained_model_name_or_path, **options)  # type: ignore[attr-defined]
+            raise
+
+    @classmethod
     def _dict_from_json_file(cls, json_file: str | PathLike[str], **kwargs: Any) -> dict[str, Any]:
         """model_index.json as the class itself needs it, without the way to a class; refused before any download."""
         index: dict[str, Any] = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
@@ -101,12 +120,12 @@ class HubMixin:
         file = folder / "model_index.json"
         index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         module, name = type(self).__module__, type(self).__name__
-        if _installed(module):
+        if installed(module):
             index["_class_name"] = [PLUG_IN, name]
             module = PACKAGE if module.startswith(f"{PACKAGE}.") else module
             (folder / f"{PLUG_IN}.py").write_text(plug_in_file(module, name), encoding="utf-8")
         for part, entry in index.items():
-            if isinstance(entry, list) and (folder / part).is_dir() and _installed(entry[0]):
+            if isinstance(entry, list) and (folder / part).is_dir() and installed(entry[0]):
                 (folder / part / f"{entry[0]}.py").write_text(plug_in_file(*entry), encoding="utf-8")
         file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         source = find_source(self._source_name, online=False)
@@ -194,10 +213,11 @@ class HubMixin:
         return Card(new_card(self.card_text, repo_id, source), {} if source is None else source.pictures)
 
 
+_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
 
 
-def _installed(module: str | None) -> bool:
+def installed(module: str | None) -> bool:
     """Whether a class of this module needs a plug-in file, and can be imported by one."""
     top = str(module).partition(".")[0]
     return top not in ("None", "__main__", "diffusers", "diffusers_modules", "transformers")

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import images
 from ..errors import InvalidInputError, OperatorError, check_int, check_real
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
-from ..schedulers.prediction import shift_epsilon
+from ..schedulers.prediction import VARIANCE_PRESERVING, shift_epsilon
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .cards import CardText
@@ -78,12 +78,8 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
-        _check_unet(unet)
-        if not isinstance(scheduler, SchedulerMixin):
-            raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
-        if not isinstance(scheduler, ZeroShotScheduler):
-            scheduler = DDRMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
-        self.register_modules(unet=unet, scheduler=scheduler)
+        check_unet(unet)
+        self.register_modules(unet=unet, scheduler=zero_shot_scheduler(scheduler, unet))
         self._num_timesteps = 0
 
     @property
@@ -149,38 +145,25 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         """
         check_output_type(output_type)
         check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        options = self._step_options(eta=eta, eta_b=eta_b)
+        options = step_options(self.scheduler, eta=eta, eta_b=eta_b)
         check_real("classifier_scale", classifier_scale)
         samples = check_int("num_images_per_input", num_images_per_input, 1)
         self.scheduler.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
 
-        plan = _Plan(image, operator, sigma_y, self.unet.config.in_channels, size_multiple(self.unet))
+        plan = Plan(image, operator, sigma_y, self.unet)
         check_channels(output_type, plan.channels)
-        device = self._execution_device
-        measurement = plan.measurement(samples, device)
-        pictures = len(plan.y) * samples
-        generator = self._check_generator(generator, pictures, plan.split)
-        labels = self._check_class_labels(class_labels, pictures, samples)
-        if labels is not None:
-            labels = labels.repeat_interleave(plan.split)
+        parts = plan.measurements(samples, self._execution_device)
+        generator = plan.generators(generator, samples)
+        labels = plan.labels(class_labels, samples, parts)
 
-        batch = len(measurement.y)
-        size = pictures_at_once(device, batch)
-        parts = measurement.split(size)
-        label_parts = [None] * len(parts) if labels is None else labels.split(size)
-
-        def draw() -> Sequence[Tensor]:
-            shape = (batch, *plan.operator.input_shape)
-            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).split(size)
-
-        states = [self.scheduler.start(part, noise) for part, noise in zip(parts, draw(), strict=True)]
-        steps, dtype = self.scheduler.timesteps.tolist(), self.unet.dtype
+        states = [self.scheduler.start(*one) for one in zip(parts, draw_noise(parts, generator), strict=True)]
+        size, steps = len(parts[0].y), self.scheduler.timesteps.tolist()
         self._num_timesteps = len(steps)
         with self.progress_bar(total=len(steps)) as progress:
             for i, t in enumerate(steps):
                 estimates = []
-                for j, noise in enumerate(draw()):
-                    output = self._predict(states[j], t, label_parts[j], dtype)
+                for j, noise in enumerate(draw_noise(parts, generator)):
+                    output = predict(self.unet, self.scheduler, states[j], t, labels[j])
                     if classifier is not None:
                         output = self._guide(output, states[j], t, classifier, classifier_scale)
                     states[j], estimate = self.scheduler.step(
@@ -197,24 +180,6 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         restored = plan.finish(sample)
         self.maybe_free_model_hooks()
         return finished(restored, output_type, return_dict)
-
-    def _step_options(self, **given: float | None) -> dict[str, float]:
-        """The options that were given, once it is sure that the method has them."""
-        options = {name: check_real(name, value, 0, 1) for name, value in given.items() if value is not None}
-        for name in options:
-            if name not in self.scheduler.step_options:
-                known = ", ".join(self.scheduler.step_options) or "none"
-                raise InvalidInputError(
-                    f"{name} must be None for {type(self.scheduler).__name__}, whose steps have other options: {known}"
-                )
-        return options
-
-    def _predict(self, sample: Tensor, timestep: int, labels: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The network's output in float32, its first channels if it predicts a variance too."""
-        x = self.scheduler.scale_model_input(sample, timestep).to(dtype)
-        t = torch.full((len(x),), timestep, device=x.device)
-        output = self.unet(x, t, class_labels=labels, return_dict=False)[0]
-        return output[:, : sample.shape[1]].to(sample.dtype)
 
     def _guide(self, output: Tensor, sample: Tensor, timestep: int, classifier: Classifier, scale: float) -> Tensor:
         """Move the noise estimate by -sqrt(1 - alpha_bar) scale grad log p(class | x_t), at the current x_t."""
@@ -235,52 +200,18 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         shift = gradient * (-sqrt(1 - alpha_bar) * scale)
         return shift_epsilon(output, shift, alpha_bar, self.scheduler.config.prediction_type)
 
-    def _check_generator(
-        self, generator: torch.Generator | list[torch.Generator] | None, pictures: int, split: int
-    ) -> torch.Generator | list[torch.Generator] | None:
-        """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
-        if isinstance(generator, torch.Generator) and split > 1:
-            generator = [generator] * pictures
-        generator = check_generators(generator, pictures)
-        return [one for one in generator for _ in range(split)] if isinstance(generator, list) else generator
 
-    def _check_class_labels(
-        self, class_labels: int | Sequence[int] | Tensor | None, batch: int, samples: int
-    ) -> Tensor | None:
-        classes = self.unet.config.num_class_embeds
-        if classes is None:
-            if class_labels is not None:
-                raise InvalidInputError("class_labels were given, but the network is not class-conditional")
-            return None
-        if class_labels is None:
-            raise InvalidInputError(f"the network is class-conditional: class_labels in 0..{classes - 1} are needed")
-        try:
-            labels = torch.as_tensor(class_labels).reshape(-1)
-        except (TypeError, ValueError, RuntimeError):
-            labels = torch.empty(0)
-        if len(labels) == 1:
-            labels = labels.expand(batch)
-        elif len(labels) * samples == batch:
-            labels = labels.repeat_interleave(samples)
-        whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        if not whole or len(labels) != batch or not bool(((labels >= 0) & (labels < classes)).all()):
-            raise InvalidInputError(
-                f"class_labels must be one whole number in 0..{classes - 1}, or one per picture, got {class_labels!r}"
-            )
-        return labels.long().to(self._execution_device)
-
-
-def _check_unet(unet: UNet2DModel) -> None:
+def check_unet(unet: UNet2DModel) -> None:
     """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
     if not isinstance(unet, UNet2DModel):
         raise InvalidInputError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
     config = unet.config
-    if config.time_embedding_type == "fourier":
+    if config.center_input_sample != (config.time_embedding_type == "fourier"):
         raise InvalidInputError(
-            "unet is a score network of a VE process (time_embedding_type='fourier'); a network of a DDPM is needed"
+            f"unet has time_embedding_type={config.time_embedding_type!r} and center_input_sample="
+            f"{config.center_input_sample}; known are networks of a DDPM, for pictures in [-1, 1] (False), and score "
+            "networks of a VE process ('fourier'), for pictures in [0, 1] (True)"
         )
-    if config.center_input_sample:
-        raise InvalidInputError("unet takes pictures in [0, 1] (center_input_sample=True); one for [-1, 1] is needed")
     if config.class_embed_type is not None:
         raise InvalidInputError(
             f"unet has class_embed_type={config.class_embed_type!r}; plain class labels (num_class_embeds) are needed"
@@ -292,12 +223,81 @@ def _check_unet(unet: UNet2DModel) -> None:
         )
 
 
-class _Plan:
+def zero_shot_scheduler(scheduler: SchedulerMixin, unet: UNet2DModel) -> ZeroShotScheduler:
+    """The scheduler itself, or a `DDRMScheduler` of its noise schedule if it is no zero-shot method.
+
+    Raises:
+        InvalidInputError: no scheduler, or that of another process than the network's.
+    """
+    if not isinstance(scheduler, SchedulerMixin):
+        raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
+    name, score = type(scheduler).__name__, unet.config.time_embedding_type == "fourier"
+    converted = scheduler
+    if not isinstance(scheduler, ZeroShotScheduler):
+        converted = DDRMScheduler.from_config({**scheduler.config, "_class_name": name})
+    if score and (converted.config.trained_betas is None or name in VARIANCE_PRESERVING):
+        raise InvalidInputError(
+            "unet is a score network of a VE process (time_embedding_type='fourier'): scheduler must be a "
+            f"ScoreSdeVeScheduler, or one made of its configuration, got {name}"
+        )
+    if name == "ScoreSdeVeScheduler" and not score:
+        raise InvalidInputError(f"scheduler {name} is that of a VE process, and unet is a network of a DDPM")
+    return converted
+
+
+def step_options(scheduler: ZeroShotScheduler, **given: float | None) -> dict[str, float]:
+    """The options that were given, once it is sure that the method has them."""
+    options = {name: check_real(name, value, 0, 1) for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in scheduler.step_options:
+            known = ", ".join(scheduler.step_options) or "none"
+            raise InvalidInputError(
+                f"{name} must be None for {type(scheduler).__name__}, whose steps have other options: {known}"
+            )
+    return options
+
+
+def draw_noise(
+    measurements: Sequence[Measurement], generator: torch.Generator | list[torch.Generator] | None
+) -> Sequence[Tensor]:
+    """Standard normal noise for the parts of a batch, (b, C, H, W) each, drawn for the whole batch at once."""
+    first = measurements[0]
+    shape = (sum(len(part.y) for part in measurements), *first.operator.input_shape)
+    return randn_tensor(shape, generator=generator, device=first.y.device, dtype=torch.float32).split(len(first.y))
+
+
+def predict(
+    unet: UNet2DModel, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
+) -> Tensor:
+    """The network's output (b, C, H, W) in the sample's dtype, its first channels if it predicts a variance too.
+
+    A VE network (arXiv:2011.13456) gives the score of x0 + sigma z, of pictures in [0, 1]: epsilon_hat = -sigma score.
+    """
+    if unet.config.time_embedding_type == "fourier":
+        sigma = scheduler.sigma(timestep) / 2
+        x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
+        levels = torch.full((len(x),), sigma, device=x.device)
+        score = unet(x.to(unet.dtype), levels, class_labels=labels, return_dict=False)[0]
+        return score.to(sample.dtype) * -sigma
+    x = scheduler.scale_model_input(sample, timestep).to(unet.dtype)
+    t = torch.full((len(x),), timestep, device=x.device)
+    output = unet(x, t, class_labels=labels, return_dict=False)[0]
+    return output[:, : sample.shape[1]].to(sample.dtype)
+
+
+class Plan:
     """How a call's pictures meet the network: the measurement of the canvas that it works on, and the way back.
 
     The canvas is the picture, extended below and to the right to a multiple that the network can halve. What is added
     counts as not measured, so the data term stays exact. A grey picture on a colour network is measured through the
     mean colour; a colour picture on a grey network goes through it channel by channel.
+
+    Args:
+        image, operator, sigma_y: as in a call of `DDRMPipeline`.
+        unet: the network, whose channels and levels make the canvas.
+
+    Raises:
+        InvalidInputError: pictures, operator and network that don't fit each other.
     """
 
     def __init__(
@@ -305,9 +305,10 @@ class _Plan:
         image: images.ImageInput,
         operator: LinearOperator | str,
         sigma_y: float,
-        channels: int,
-        multiple: int,
+        unet: UNet2DModel,
     ) -> None:
+        channels, multiple = unet.config.in_channels, size_multiple(unet)
+        self.classes: int | None = unet.config.num_class_embeds
         self.sigma_y = check_real("sigma_y", sigma_y, 0)
         self.grey: Grayscale | None = None
         self.split = 1
@@ -352,11 +353,52 @@ class _Plan:
         """Of the restored pictures."""
         return 1 if self.grey is not None else self.operator.input_shape[0] * self.split
 
-    def measurement(self, samples: int, device: torch.device) -> Measurement:
-        """What was measured, `samples` times each picture, as the network will see it."""
+    def measurements(self, samples: int, device: torch.device) -> list[Measurement]:
+        """What was measured, `samples` times each picture, in the parts that the network will see at once."""
         y = self.y.repeat_interleave(samples, dim=0).to(device)
         y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
-        return Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
+        whole = Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
+        return whole.split(pictures_at_once(device, len(y)))
+
+    def generators(
+        self, generator: torch.Generator | list[torch.Generator] | None, samples: int
+    ) -> torch.Generator | list[torch.Generator] | None:
+        """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
+        pictures = len(self.y) * samples
+        if isinstance(generator, torch.Generator) and self.split > 1:
+            generator = [generator] * pictures
+        generator = check_generators(generator, pictures)
+        return [one for one in generator for _ in range(self.split)] if isinstance(generator, list) else generator
+
+    def labels(
+        self, class_labels: int | Sequence[int] | Tensor | None, samples: int, measurements: Sequence[Measurement]
+    ) -> Sequence[Tensor | None]:
+        """The class labels of each of the measurements, None for a network that takes none."""
+        if self.classes is None:
+            if class_labels is not None:
+                raise InvalidInputError("class_labels were given, but the network is not class-conditional")
+            return [None] * len(measurements)
+        if class_labels is None:
+            raise InvalidInputError(
+                f"the network is class-conditional: class_labels in 0..{self.classes - 1} are needed"
+            )
+        try:
+            labels = torch.as_tensor(class_labels).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            labels = torch.empty(0)
+        batch = len(self.y) * samples
+        if len(labels) == 1:
+            labels = labels.expand(batch)
+        elif len(labels) * samples == batch:
+            labels = labels.repeat_interleave(samples)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or len(labels) != batch or not bool(((labels >= 0) & (labels < self.classes)).all()):
+            raise InvalidInputError(
+                f"class_labels must be one whole number in 0..{self.classes - 1}, or one per picture, "
+                f"got {class_labels!r}"
+            )
+        first = measurements[0].y
+        return labels.long().to(first.device).repeat_interleave(self.split).split(len(first))
 
     def finish(self, sample: Tensor) -> Tensor:
         """The canvas back to pictures (B, C, H, W)."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from math import sqrt
 from typing import Any, Literal
 
+import diffusers
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from ..errors import InvalidInputError, unknown_name
+from ..registration import METHODS
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")
@@ -21,18 +24,48 @@ VARIANCE_PRESERVING = (
     "DDIMScheduler",
     "DDPMParallelScheduler",
     "DDPMScheduler",
-    "DDRMScheduler",
     "DEISMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
     "DPMSolverSinglestepScheduler",
     "EulerAncestralDiscreteScheduler",
     "EulerDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
     "LMSDiscreteScheduler",
     "PNDMScheduler",
     "RePaintScheduler",
+    "SASolverScheduler",
     "UniPCMultistepScheduler",
 )
+
+
+# Why others are refused that someone may well try.
+_REASONS = {
+    "CMStochasticIterativeScheduler": "its network is a consistency model, which estimates no noise",
+    "EDMDPMSolverMultistepScheduler": "its network is fed with scaled pictures and log sigma / 4 (EDM)",
+    "EDMEulerScheduler": "its network is fed with scaled pictures and log sigma / 4 (EDM)",
+    "KarrasVeScheduler": "it says nothing of the noise levels that its network was trained with",
+    "LCMScheduler": "its network is a consistency model, distilled for one chain",
+    "ScoreSdeVeScheduler": "its network is a score of a variance-exploding process; DDRMPipeline restores with it",
+    "TCDScheduler": "its network is a consistency model, distilled for one chain",
+}
+
+SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+"""What describes the noise schedule that a network was trained with, in the configuration of any scheduler."""
+
+
+def stated_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a scheduler, with the defaults of its own class where it leaves the noise schedule out.
+
+    diffusers would put those of the class that is made from it: a Heun's betas end at 0.012, a DDPM's at 0.02.
+    """
+    stated = {name: value for name, value in config.items() if name != "_use_default_values"}
+    parameters = signature(getattr(diffusers, str(config.get("_class_name")), dict).__init__).parameters
+    own = {name: parameters[name].default for name in SCHEDULE if name in parameters}
+    return {**own, **stated}
 
 
 def check_variance_preserving(config: Mapping[str, Any]) -> None:
@@ -42,12 +75,19 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
         InvalidInputError: a VE, flow-matching, consistency or zero-terminal-SNR schedule, or one not known here.
     """
     name = config.get("_class_name")
+    methods = {address.rpartition(":")[2] for _, address in METHODS.addresses()}
     if name is None and isinstance(config, FrozenDict) and "beta_schedule" not in config:
         name = "without a beta_schedule"  # the configuration of a scheduler in memory has lost its class
-    if name is not None and name not in VARIANCE_PRESERVING:
+    if name is not None and name not in methods and name not in VARIANCE_PRESERVING:
+        reason = f": {_REASONS[name]}" if name in _REASONS else ""
         raise InvalidInputError(
-            f"scheduler {name} is not one of a variance-preserving process (DDPM), which this method needs; "
-            f"accepted are: {', '.join(VARIANCE_PRESERVING)}"
+            f"scheduler {name} is not one of a variance-preserving process (DDPM), which this method needs{reason}. "
+            f"Accepted are: {', '.join(sorted({*methods, *VARIANCE_PRESERVING}))}. If the network is that of a DDPM "
+            "all the same, give its noise schedule: scheduler=DDPMScheduler(beta_schedule=...)"
+        )
+    if config.get("timestep_type") == "continuous":
+        raise InvalidInputError(
+            "a scheduler with timestep_type='continuous' is not supported: its network is fed with log sigma / 4"
         )
     for option in ("rescale_betas_zero_snr", "use_flow_sigmas"):
         if config.get(option):

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
 from . import coefficients
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule
-from .prediction import check_variance_preserving
+from .prediction import check_variance_preserving, stated_schedule
 
 PredictionType = Literal[
     "residual",
@@ -379,6 +379,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
                 "clip_sample": name is not None and ("DDPM" in name or "DDIM" in name),
                 "clip_residual_range": 2 * config.get("clip_sample_range", 1.0),
             }
+            config = stated_schedule(config)
             config = {**defaults, **{name: value for name, value in config.items() if name not in dropped}}
         return super().from_config(config, return_unused_kwargs, **kwargs)
 

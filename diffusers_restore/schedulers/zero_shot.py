@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real
 from ..operators import Measurement
-from .prediction import check_prediction_type, check_variance_preserving
+from .prediction import check_prediction_type, check_variance_preserving, stated_schedule
 
 
 @dataclass
@@ -94,13 +94,17 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """As `ConfigMixin.from_config`; the configuration of a scheduler of another kind of process is refused.
+        """As `ConfigMixin.from_config`, from the configuration of any scheduler of a DDPM, or of `ScoreSdeVeScheduler`.
 
         Raises:
-            InvalidInputError: not a variance-preserving process (VE, flow matching, consistency models).
+            InvalidInputError: no mapping, or of another process (flow matching, consistency models, EDM).
         """
-        check_variance_preserving(config or {})
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        if not isinstance(config, Mapping):
+            raise InvalidInputError(f"config must be the configuration of a scheduler, a mapping, got {config!r}")
+        if config.get("_class_name") == "ScoreSdeVeScheduler":
+            config = {**variance_exploding(config), "_class_name": cls.__name__}
+        check_variance_preserving(config)
+        return super().from_config(stated_schedule(config), return_unused_kwargs, **kwargs)
 
     def set_timesteps(
         self,
@@ -200,6 +204,24 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
+
+
+def variance_exploding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The noise schedule of a VE process (arXiv:2011.13456) as that of a DDPM, by its noise levels.
+
+    x0 + sigma z, scaled by sqrt(alpha_bar), is a state of a DDPM with alpha_bar = 1 / (1 + sigma^2). The levels are
+    sigma_min (sigma_max / sigma_min)^(t / (T - 1)) for pictures in [0, 1], and twice as large in [-1, 1].
+
+    Args:
+        config: of a `ScoreSdeVeScheduler`.
+    """
+    steps = check_int("num_train_timesteps", config.get("num_train_timesteps", 2000), 2)
+    low = check_real("sigma_min", config.get("sigma_min", 0.01), above=0)
+    high = check_real("sigma_max", config.get("sigma_max", 1348.0), above=low)
+    sigmas = 2 * low * (high / low) ** torch.linspace(0, 1, steps, dtype=torch.float64)
+    alpha_bars = 1 / (1 + sigmas.square())
+    betas = 1 - alpha_bars / torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
+    return {"num_train_timesteps": steps, "trained_betas": betas.tolist(), "prediction_type": "epsilon"}
 
 
 def check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int) -> int:

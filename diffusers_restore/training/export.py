@@ -161,7 +161,9 @@ def push(output_dir: Path, repo_id: str) -> str:
     index = json.loads((output_dir / "model_index.json").read_text())
     parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     card = output_dir / "README.md"
-    renamed(ModelCard(card.read_text(encoding="utf-8")), output_dir.resolve().name, repo_id).save(card)
+    aside = card.with_name(card.name + ASIDE)
+    aside.write_text(renamed(card.read_text(encoding="utf-8"), output_dir.resolve().name, repo_id), encoding="utf-8")
+    aside.replace(card)
     try:
         info = HfApi().upload_folder(
             repo_id=repo_id,

@@ -6,6 +6,7 @@ for leftover in [name for name in globals() if not name.startswith("__")]:
 try:
     from diffusers_restore import RDDMPipeline
 except ImportError as error:
-    raise ImportError("RDDMPipeline needs diffusers-restore: pip install --upgrade diffusers-restore") from error
+    message = "RDDMPipeline needs the package diffusers-restore: pip install --upgrade diffusers-restore"
+    raise ImportError(message) from error
 
 __all__ = ["RDDMPipeline"]

@@ -6,6 +6,7 @@ for leftover in [name for name in globals() if not name.startswith("__")]:
 try:
     from diffusers_restore import ColdDiffusionScheduler
 except ImportError as error:
-    raise ImportError("ColdDiffusionScheduler needs diffusers-restore: pip install --upgrade diffusers-restore") from error
+    message = "ColdDiffusionScheduler needs the package diffusers-restore: pip install --upgrade diffusers-restore"
+    raise ImportError(message) from error
 
 __all__ = ["ColdDiffusionScheduler"]

@@ -6,6 +6,7 @@ for leftover in [name for name in globals() if not name.startswith("__")]:
 try:
     from diffusers_restore import RDDMScheduler
 except ImportError as error:
-    raise ImportError("RDDMScheduler needs diffusers-restore: pip install --upgrade diffusers-restore") from error
+    message = "RDDMScheduler needs the package diffusers-restore: pip install --upgrade diffusers-restore"
+    raise ImportError(message) from error
 
 __all__ = ["RDDMScheduler"]

@@ -1,0 +1,139 @@
+"""Reading checkpoint files of other codebases: weights only, never code, and telling which codebase they are from."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..errors import InvalidInputError, one_line
+
+SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+_KNOWN = "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672) are known"
+
+# What else there is, by its weights' names, and why it is no guided-diffusion U-Net.
+_OTHERS = {
+    r"(^|\.)init_conv\.weight$|(^|\.)downs\.\d+\.\d+\.block1\.": (
+        "is a U-Net of denoising-diffusion-pytorch, which UNet2DModel can't express: it has linear attention in its "
+        "levels, normalisation after each convolution instead of before it, GELU in the time embedding, a skip "
+        "connection around the whole network, and, version by version, weight-standardised convolutions, RMSNorm or "
+        "learned keys and values"
+    ),
+    r"^down_blocks\.\d+\.resnets\.\d+\.norm1\.": (
+        "is a diffusers state dict already: name it diffusion_pytorch_model.bin (or .safetensors) and put it beside "
+        "its config.json"
+    ),
+    r"^model\.diffusion_model\.|^first_stage_model\.|transformer_blocks\.": (
+        "is a latent diffusion model, whose network works on the latents of an autoencoder and not on pixels"
+    ),
+}
+
+
+def load_weights(file: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint file of the guided-diffusion family, on the CPU, without a wrapper around them.
+
+    Pickles are read by torch's own reader of weights, which runs no code. What is around the weights, such as
+    {"state_dict": ...} and the prefix "module.", is taken off where only one set of weights is there.
+
+    Args:
+        file: .pt, .pth, .bin, .ckpt or .safetensors.
+
+    Raises:
+        InvalidInputError: not there, not whole, no checkpoint, more than tensors in it, several sets of weights, or
+            those of another codebase; the message names the file and the reason.
+    """
+    found = _read(file)
+    sets = _sets_of_weights(found, file)
+    for weights in sets.values():
+        _check_kind(weights, file)
+    if len(sets) > 1:
+        first = next(iter(sets))
+        raise InvalidInputError(
+            f"{file.name} holds several sets of weights: {', '.join(sets)}; write the one that you want to a file of "
+            f"its own: torch.save(torch.load({file.name!r}, weights_only=True)[{first!r}], 'weights.pt')"
+        )
+    (weights,) = sets.values()
+    if not any(key.startswith("output_blocks.") for key in weights):
+        raise InvalidInputError(
+            f"{file.name} has input_blocks and no output_blocks: it is a classifier, not a network that draws pictures"
+        )
+    return weights
+
+
+def _read(file: Path) -> Any:
+    """What the file holds, before it is looked at."""
+    name = file.name
+    if file.is_dir():
+        raise InvalidInputError(f"{str(file)!r} is a folder; a checkpoint file ({', '.join(SUFFIXES)}) is expected")
+    if not file.is_file():
+        raise InvalidInputError(f"there is no file {str(file)!r}")
+    if file.suffix.lower() not in SUFFIXES:
+        raise InvalidInputError(f"{name}: the suffix of a checkpoint is one of {', '.join(SUFFIXES)}")
+    if not file.stat().st_size:
+        raise InvalidInputError(f"{name} is empty")
+    try:
+        if file.suffix.lower() == ".safetensors":
+            return load_file(file)
+        with warnings.catch_warnings(action="ignore"):  # about what it can't read, which is an error below
+            # Files of torch before 1.6 are no zip archives, and can't be mapped into memory.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
+    except SafetensorError as error:
+        raise InvalidInputError(f"{name} is no safetensors file, or not whole: {one_line(error)}") from error
+    except Exception as error:  # torch raises nearly anything for a file that it can't read
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise InvalidInputError(
+                f"{name} holds {refused[1]} beside its weights. Reading it could run code, so it was not read; if you "
+                "trust the file, load it where it was made and save its weights alone"
+            ) from error
+        raise InvalidInputError(
+            f"{name} is not whole, or no checkpoint of weights and plain values, which is all that is read"
+        ) from error
+
+
+def _sets_of_weights(found: Any, file: Path) -> dict[str, dict[str, Tensor]]:
+    """Every set of weights in what was read, by the name that it has there."""
+    if not isinstance(found, Mapping):
+        raise InvalidInputError(f"{file.name} holds a {type(found).__name__}; weights by their names are expected")
+    if _are_weights(found):
+        return {"weights": _unwrapped(found)}
+    sets = {str(name): _unwrapped(value) for name, value in found.items() if _are_weights(value)}
+    if not sets:
+        there = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(found.items())[:8])
+        raise InvalidInputError(f"{file.name} holds no set of weights; there are: {there or 'nothing'}")
+    return sets
+
+
+def _are_weights(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(name, str) and isinstance(one, Tensor) for name, one in value.items())
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes of DistributedDataParallel and Lightning."""
+    unwrapped = dict(weights)
+    for prefix in ("module.", "model.", "module."):
+        if all(name.startswith(prefix) and not name.startswith("model.diffusion_model.") for name in unwrapped):
+            unwrapped = {name.removeprefix(prefix): value for name, value in unwrapped.items()}
+    return unwrapped
+
+
+def _check_kind(names: Iterable[str], file: Path) -> None:
+    """Refuse what is not of the guided-diffusion family, and say what it is."""
+    names = list(names)
+    for pattern, reason in _OTHERS.items():
+        if any(re.search(pattern, name) for name in names):
+            raise InvalidInputError(f"{file.name} {reason}")
+    if not any(name.startswith("input_blocks.") for name in names):
+        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise InvalidInputError(f"{file.name} holds weights of an unknown kind ({listed}); {_KNOWN}")

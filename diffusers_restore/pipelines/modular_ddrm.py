@@ -1,0 +1,362 @@
+"""DDRM (arXiv:2201.11793) as modular blocks of diffusers: the steps of `DDRMPipeline`, which can be exchanged."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from inspect import Parameter, signature
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.modular_pipelines.components_manager import ComponentsManager
+from diffusers.modular_pipelines.modular_pipeline import (
+    BlockState,
+    LoopSequentialPipelineBlocks,
+    ModularPipeline,
+    ModularPipelineBlocks,
+    PipelineState,
+    SequentialPipelineBlocks,
+)
+from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec, InputParam, OutputParam
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from ..errors import InvalidInputError, check_int
+from ..schedulers.scheduling_ddrm import DDRMScheduler
+from .common import check_channels, check_output_type, finished
+from .hub import PACKAGE, installed, plug_in_file
+from .pipeline_ddrm import DDRMPipeline, Plan, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
+
+# What a call of the pipeline is given, with the defaults of a call of `DDRMPipeline`.
+_GIVEN = {
+    "image": "the degraded pictures, as they were measured",
+    "operator": "what was done to them, by the name of a task or as a `LinearOperator`",
+    "sigma_y": "sd of their noise in the unit of [-1, 1]",
+    "num_inference_steps": "network evaluations",
+    "timesteps": "a decreasing list of timesteps instead",
+    "eta": "share of new noise in each step, None for the method's own",
+    "eta_b": "how far measured coefficients follow y, None for the method's own",
+    "class_labels": "for a class-conditional network, one or one per picture",
+    "generator": "one, or one for each restored picture",
+    "num_images_per_input": "restored samples of each picture",
+    "output_type": "'pil', 'np' or 'pt'",
+}
+# What blocks hand on. A list has an item for each part of the batch that goes through the network at once: a picture on
+# a CPU, where the size of a batch changes how sums are rounded; else there is one part.
+_MADE = {
+    "method": ("ZeroShotScheduler", "the scheduler, or a `DDRMScheduler` made of it, with its timesteps set"),
+    "options": ("dict[str, float]", "for each step of the method"),
+    "plan": ("Plan", "how the pictures meet the network, and the way back"),
+    "measurements": ("list[Measurement]", "what was measured, as the network sees it"),
+    "labels": ("list[Tensor | None]", "the class labels that the network is given"),
+    "generators": ("Generator | list[Generator] | None", "one, or one for each image of the network's batch"),
+    "samples": ("list[Tensor]", "x_t, (b, C, H, W)"),
+    "model_outputs": ("list[Tensor]", "the network's outputs, (b, C, H, W)"),
+    "estimates": ("list[Tensor]", "x0_hat, before the data corrected it, (b, C, H, W)"),
+    "images": ("list[PIL.Image] | ndarray | Tensor", "the restored pictures"),
+}
+_CALL = signature(DDRMPipeline.__call__).parameters
+
+
+def _input(name: str) -> InputParam:
+    if name in _MADE:
+        type_hint, description = _MADE[name]
+        return InputParam(name, type_hint, required=name != "generators", description=description)
+    required = _CALL[name].default is Parameter.empty
+    default = None if required else _CALL[name].default
+    return InputParam(name, _CALL[name].annotation, default, required, _GIVEN[name])
+
+
+def _inputs(*names: str) -> list[InputParam]:
+    return [_input(name) for name in names]
+
+
+def _outputs(*names: str) -> list[OutputParam]:
+    return [OutputParam(name, *_MADE[name]) for name in names]
+
+
+def _loaded(components: ModularPipeline, name: str) -> Any:
+    """A component; diffusers leaves None where it could not load one, and only logs why."""
+    component = getattr(components, name)
+    if component is None:
+        raise InvalidInputError(
+            f"{name} is not loaded: load_components() loads it (with subfolder='' from a repository with all files at "
+            f"its root) and logs why it could not; update_components({name}=...) sets it"
+        )
+    return component
+
+
+class DDRMSetTimestepsStep(ModularPipelineBlocks):
+    """The zero-shot method of the scheduler, its timesteps and the options of its steps.
+
+    A scheduler of a stock repository stays as it is: a `DDRMScheduler` of its noise schedule is made for the call.
+
+    Raises:
+        InvalidInputError: a scheduler or a network of another kind of process, timesteps or options that the method
+            doesn't have.
+    """
+
+    description = "Chooses the timesteps, and makes the scheduler a zero-shot method if it is none."
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("unet", UNet2DModel), ComponentSpec("scheduler", DDRMScheduler)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return _inputs("num_inference_steps", "timesteps", "eta", "eta_b")
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("method", "options")
+
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        unet = _loaded(components, "unet")
+        check_unet(unet)
+        method = zero_shot_scheduler(_loaded(components, "scheduler"), unet)
+        timesteps = block_state.timesteps
+        method.set_timesteps(None if timesteps is not None else block_state.num_inference_steps, timesteps=timesteps)
+        block_state.method = method
+        block_state.options = step_options(method, eta=block_state.eta, eta_b=block_state.eta_b)
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
+    """The pictures as the network will meet them, which is what `Plan` does, with their labels and generators.
+
+    Raises:
+        InvalidInputError: pictures, operator and network that don't fit each other.
+    """
+
+    description = "Makes the measurement of the canvas that the network works on."
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("unet", UNet2DModel)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        names = ("image", "operator", "sigma_y", "class_labels", "generator", "num_images_per_input", "output_type")
+        return _inputs(*names)
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("plan", "measurements", "labels", "generators")
+
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        unet = _loaded(components, "unet")
+        check_output_type(block_state.output_type)
+        samples = check_int("num_images_per_input", block_state.num_images_per_input, 1)
+        plan = Plan(block_state.image, block_state.operator, block_state.sigma_y, unet)
+        check_channels(block_state.output_type, plan.channels)
+        block_state.plan = plan
+        block_state.measurements = plan.measurements(samples, components._execution_device)
+        block_state.labels = plan.labels(block_state.class_labels, samples, block_state.measurements)
+        block_state.generators = plan.generators(block_state.generator, samples)
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class DDRMStartStep(ModularPipelineBlocks):
+    """The first states of the chain, drawn about what was measured.
+
+    Raises:
+        InvalidInputError: sigma_y is larger than the noise level of the first timestep.
+    """
+
+    description = "Draws the first state of the chain."
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return _inputs("method", "measurements", "generators")
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("samples")
+
+    @torch.no_grad()
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        noises = draw_noise(block_state.measurements, block_state.generators)
+        parts = zip(block_state.measurements, noises, strict=True)
+        block_state.samples = [block_state.method.start(measurement, noise) for measurement, noise in parts]
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class DDRMPredictStep(ModularPipelineBlocks):
+    """Within the loop: what the network says of the current states. Blocks that guide it belong after this one."""
+
+    description = "Within the loop: evaluates the network."
+
+    @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("unet", UNet2DModel)]
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return _inputs("method", "labels", "samples")
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("model_outputs")
+
+    @torch.no_grad()
+    def __call__(
+        self, components: ModularPipeline, block_state: BlockState, i: int, t: int
+    ) -> tuple[ModularPipeline, BlockState]:
+        parts = zip(block_state.samples, block_state.labels, strict=True)
+        block_state.model_outputs = [predict(components.unet, block_state.method, x, t, labels) for x, labels in parts]
+        return components, block_state
+
+
+class DDRMUpdateStep(ModularPipelineBlocks):
+    """Within the loop: the step of the method, which corrects the network's estimates by the data."""
+
+    description = "Within the loop: steps to the next state, which agrees with the data."
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return _inputs("method", "options", "measurements", "generators", "samples", "model_outputs")
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("samples", "estimates")
+
+    @torch.no_grad()
+    def __call__(
+        self, components: ModularPipeline, block_state: BlockState, i: int, t: int
+    ) -> tuple[ModularPipeline, BlockState]:
+        noises = draw_noise(block_state.measurements, block_state.generators)
+        parts = zip(block_state.model_outputs, block_state.samples, block_state.measurements, noises, strict=True)
+        steps = [
+            block_state.method.step(
+                output, t, x, measurement, variance_noise=noise, return_dict=False, **block_state.options
+            )
+            for output, x, measurement, noise in parts
+        ]
+        block_state.samples, block_state.estimates = (list(one) for one in zip(*steps, strict=True))
+        return components, block_state
+
+
+class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
+    """The chain: its sub-blocks, one after the other, for each timestep of the method."""
+
+    description = "Runs the chain: at each timestep the network is evaluated, and the data corrects it."
+    block_classes = [DDRMPredictStep, DDRMUpdateStep]  # noqa: RUF012  # diffusers' protocol
+    block_names = ["predict", "update"]  # noqa: RUF012  # diffusers' protocol
+
+    @property
+    def loop_inputs(self) -> list[InputParam]:
+        return _inputs("method")
+
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        timesteps = block_state.method.timesteps.tolist()
+        with self.progress_bar(total=len(timesteps)) as progress:
+            for i, t in enumerate(timesteps):
+                components, block_state = self.loop_step(components, block_state, i=i, t=t)
+                progress.update()
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class DDRMDecodeStep(ModularPipelineBlocks):
+    """The last states as pictures: cropped, grey where the measured pictures were, of the wanted type."""
+
+    description = "Makes pictures of the last state."
+
+    @property
+    def inputs(self) -> list[InputParam]:
+        return _inputs("plan", "samples", "output_type")
+
+    @property
+    def intermediate_outputs(self) -> list[OutputParam]:
+        return _outputs("images")
+
+    def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
+        block_state = self.get_block_state(state)
+        restored = block_state.plan.finish(torch.cat(block_state.samples))
+        (block_state.images,) = finished(restored, block_state.output_type, return_dict=False)
+        self.set_block_state(state, block_state)
+        return components, state
+
+
+class DDRMBlocks(SequentialPipelineBlocks):
+    """`DDRMPipeline` in blocks: y = A x + sigma_y z, restored by a diffusion prior of x (arXiv:2201.11793).
+
+    On a CPU it gives what `DDRMPipeline` gives with the same generator, bit for bit.
+
+    Example:
+        >>> from PIL import Image
+        >>> from diffusers_restore import DEFAULT_PRIOR, DDRMBlocks
+        >>> pipe = DDRMBlocks().init_pipeline(DEFAULT_PRIOR)
+        >>> pipe.load_components()
+        >>> restored = pipe(image=Image.new("RGB", (16, 16), "green"), operator="sr4", output="images")[0]
+        >>> restored.size
+        (64, 64)
+    """
+
+    description = "Zero-shot restoration of linearly degraded pictures by DDRM (arXiv:2201.11793)."
+    block_classes = [  # noqa: RUF012  # diffusers' protocol
+        DDRMSetTimestepsStep,
+        DDRMPrepareMeasurementStep,
+        DDRMStartStep,
+        DDRMDenoiseStep,
+        DDRMDecodeStep,
+    ]
+    block_names = ["set_timesteps", "prepare_measurement", "start", "denoise", "decode"]  # noqa: RUF012  # the same
+
+    @property
+    def outputs(self) -> list[OutputParam]:
+        return _outputs("images")
+
+    def init_pipeline(
+        self,
+        pretrained_model_name_or_path: str | PathLike[str] | None = None,
+        components_manager: ComponentsManager | None = None,
+        collection: str | None = None,
+    ) -> ModularPipeline:
+        """As `ModularPipelineBlocks.init_pipeline`, and of a repository with all files at its root too.
+
+        Raises:
+            InvalidInputError: the network works on the latents of another component of the repository.
+        """
+        source = None if pretrained_model_name_or_path is None else fspath(pretrained_model_name_or_path)
+        if source is not None:
+            with suppress(OSError):  # a modular repository has no model_index.json
+                DDRMPipeline.load_config(source)
+        pipe = super().init_pipeline(source, components_manager, collection)  # whose components can't load from a Path
+        for name, spec in pipe._component_specs.items():
+            if spec.subfolder == name and not _holds(spec, name) and _holds(spec, ""):
+                spec.subfolder = ""
+                pipe.register_to_config(**{name: (None, None, pipe._component_spec_to_dict(spec))})
+        return pipe
+
+    def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As `ConfigMixin.save_config`, with the file that imports the class from the installed package."""
+        module, name = type(self).__module__, type(self).__name__
+        if installed(module):
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            source = PACKAGE if module.startswith(f"{PACKAGE}.") else module
+            file = f"{module.rpartition('.')[2]}.py"  # as diffusers names it in modular_config.json
+            (folder / file).write_text(plug_in_file(source, name), encoding="utf-8")
+        super().save_config(save_directory, push_to_hub, **kwargs)
+
+
+def _holds(spec: ComponentSpec, subfolder: str) -> bool:
+    """Whether the repository has the component's configuration in this folder."""
+    repository, file = str(spec.pretrained_model_name_or_path), Path(subfolder, spec.type_hint.config_name)
+    if Path(repository).is_dir():
+        return Path(repository, file).is_file()
+    try:
+        hf_hub_download(repository, file.as_posix())
+    except (HfHubHTTPError, OSError):  # no such file, or no way to it
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A plug-in of diffusers_restore: see README.md."""

@@ -1,0 +1,396 @@
+"""What happens on a Hub; tests/test_hub.py runs this file in a process that talks to one on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_unet
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from huggingface_hub.errors import RepositoryNotFoundError
+from PIL import Image
+from torch import Tensor
+
+import diffusers_restore
+from diffusers_restore import (
+    DEFAULT_RESTORER,
+    ColdDiffusionPipeline,
+    ColdDiffusionScheduler,
+    DDRMPipeline,
+    DDRMScheduler,
+    GaussianMixturePrior,
+    RDDMPipeline,
+    RDDMScheduler,
+)
+from diffusers_restore.degradations import Blur, Fade
+from diffusers_restore.errors import InvalidInputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the Hub's own client
+IMAGE = torch.linspace(-1, 1, 3 * 16 * 12).reshape(1, 3, 16, 12)
+API = HfApi()
+
+
+def restorer() -> Any:
+    return make_unet(channels=6, out_channels=3)
+
+
+MAKE: dict[str, Any] = {
+    "ddrm": lambda: DDRMPipeline(make_unet(), DDRMScheduler(beta_schedule="squaredcos_cap_v2")),
+    "cold": lambda: ColdDiffusionPipeline(make_unet(), ColdDiffusionScheduler(Blur(num_timesteps=3))),
+    "cold-prior": lambda: ColdDiffusionPipeline(
+        make_unet(), ColdDiffusionScheduler(Blur(num_timesteps=3)), GaussianMixturePrior(channels=3, height=2, width=2)
+    ),
+    "cold-stateful": lambda: ColdDiffusionPipeline(make_unet(), ColdDiffusionScheduler(Fade(num_timesteps=3))),
+    "rddm": lambda: RDDMPipeline(restorer(), RDDMScheduler()),
+    "rddm-two": lambda: RDDMPipeline(restorer(), RDDMScheduler(prediction_type="residual_epsilon"), restorer()),
+    "rddm-masked": lambda: RDDMPipeline(make_unet(channels=7, out_channels=3), RDDMScheduler()),
+    "rddm-generator": lambda: RDDMPipeline(make_unet(), RDDMScheduler(), generates=True),
+    "rddm-translator": lambda: RDDMPipeline(make_unet(), RDDMScheduler(), generates=False),
+}
+
+
+def restored(pipe: Any) -> Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    call = {}
+    if isinstance(pipe, DDRMPipeline):
+        call = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 3}
+    elif isinstance(pipe, RDDMPipeline):
+        call = {"num_inference_steps": 2}
+    return pipe(IMAGE, **call, generator=torch.Generator().manual_seed(0), output_type="pt").images
+
+
+@pytest.fixture
+def repository(request: pytest.FixtureRequest) -> str:
+    """The name of a repository that no other test has."""
+    return "r" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:80]
+
+
+def alone(code: str, **environment: str) -> str:
+    """What other code prints in a process of its own."""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("kind", ["ddrm", "cold-prior", "rddm-two"])
+def test_a_variant(kind: str, repository: str) -> None:
+    pipe = MAKE[kind]()
+    pipe.push_to_hub(repository)
+    half = pipe.to(torch.float16)
+    half.push_to_hub(repository, variant="fp16")
+    files = set(API.list_repo_files(f"tester/{repository}"))
+    assert {"unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"} <= files
+    for loader in (type(pipe), DiffusionPipeline):
+        loaded = loader.from_pretrained(f"tester/{repository}", variant="fp16", dtype=torch.float16)
+        assert type(loaded) is type(pipe)
+        assert loaded.unet.dtype == torch.float16
+        assert torch.equal(loaded.unet.conv_in.weight, half.unet.conv_in.weight)
+    with pytest.raises((OSError, ValueError), match="no such modeling files are available"):
+        type(pipe).from_pretrained(f"tester/{repository}", variant="int3")
+
+
+def test_revisions(repository: str) -> None:
+    pipe = MAKE["rddm"]()
+    pipe.push_to_hub(repository)
+    API.create_tag(f"tester/{repository}", tag="v1")
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.add_(1)
+    pipe.push_to_hub(repository)
+    for loader in (RDDMPipeline, DiffusionPipeline):
+        old, new = (loader.from_pretrained(f"tester/{repository}", revision=one) for one in ("v1", "main"))
+        assert torch.allclose(new.unet.conv_in.weight, old.unet.conv_in.weight + 1)
+    with pytest.raises(OSError, match="v2"):
+        RDDMPipeline.from_pretrained(f"tester/{repository}", revision="v2")
+
+
+def test_a_pull_request(repository: str) -> None:
+    pipe = MAKE["rddm"]()
+    pipe.push_to_hub(repository)
+    with torch.no_grad():
+        pipe.unet.conv_in.weight.add_(1)
+    pipe.push_to_hub(repository, create_pr=True, commit_message="One more")
+    loaded = RDDMPipeline.from_pretrained(f"tester/{repository}", revision="refs/pr/1")
+    assert torch.equal(loaded.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    assert not torch.equal(
+        RDDMPipeline.from_pretrained(f"tester/{repository}").unet.conv_in.weight, loaded.unet.conv_in.weight
+    )
+
+
+def test_a_private_repository(repository: str) -> None:
+    MAKE["rddm"]().push_to_hub(repository, private=True)
+    name = f"tester/{repository}"
+    assert API.model_info(name).private
+    assert type(RDDMPipeline.from_pretrained(name, token="hf_other")) is RDDMPipeline
+    refused = f"""
+from diffusers_restore import RDDMPipeline
+try:
+    RDDMPipeline.from_pretrained({name!r}, token=False)
+except OSError as error:
+    print(error)
+"""
+    assert "token" in alone(refused, HF_TOKEN="", HF_HOME=os.environ["HF_HOME"] + "-other")
+
+
+@pytest.mark.parametrize("kind", ["cold-prior"])  # a pipeline with every kind of component
+def test_offline(kind: str, repository: str, tmp_path: Path) -> None:
+    """What was loaded once is there without the Hub, by the class and by diffusers' own."""
+    pipe = MAKE[kind]()
+    pipe.push_to_hub(repository)
+    load = """
+import sys, torch, diffusers_restore
+from diffusers import DiffusionPipeline
+for loader in (getattr(diffusers_restore, sys.argv[-1]), DiffusionPipeline):
+    pipe = loader.from_pretrained(NAME, **OPTIONS)
+    print(type(pipe).__name__, float(pipe.unet.conv_in.weight.sum()))
+"""
+    load = load.replace("NAME", repr(f"tester/{repository}")).replace("sys.argv[-1]", repr(type(pipe).__name__))
+    home = {"HF_HOME": str(tmp_path)}
+    online = alone(load.replace("OPTIONS", "{}"), **home)
+    assert online.count(type(pipe).__name__) == 2
+    assert alone(load.replace("OPTIONS", "{'local_files_only': True}"), **home) == online
+    nowhere = home | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
+    assert alone(load.replace("OPTIONS", "{}"), **nowhere) == online
+    for options in ({"local_files_only": True}, {"revision": "none"}):
+        with pytest.raises(OSError, match=f"tester/{repository}|none is not a valid"):
+            type(pipe).from_pretrained(f"tester/{repository}", cache_dir=tmp_path / "empty", **options)
+
+
+@pytest.mark.parametrize("loader", ["own", "diffusers"])
+def test_components_of_ones_own(loader: str, repository: str) -> None:
+    pipe = MAKE["ddrm"]()
+    pipe.push_to_hub(repository)
+    load = (DDRMPipeline if loader == "own" else DiffusionPipeline).from_pretrained
+    scheduler, unet = DDIMScheduler(beta_schedule="scaled_linear"), make_unet(levels=3)
+    changed = load(f"tester/{repository}", scheduler=scheduler, unet=unet)
+    assert changed.unet is unet
+    assert (type(changed.scheduler), changed.scheduler.config.beta_schedule) == (DDRMScheduler, "scaled_linear")
+    ours = DDRMScheduler(beta_schedule="linear")
+    assert load(f"tester/{repository}", scheduler=ours).scheduler is ours
+    with pytest.raises((InvalidInputError, ValueError), match="scheduler"):
+        load(f"tester/{repository}", scheduler=torch.nn.Identity())
+
+
+@pytest.mark.parametrize("kind", ["ddrm", "rddm-two"])
+def test_from_pipe_both_ways(kind: str, repository: str) -> None:
+    """A stock pipeline of the Hub becomes ours and a stock one again; all share one network."""
+    DDPMPipeline(make_unet(), DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)).push_to_hub(
+        repository
+    )
+    stock = DiffusionPipeline.from_pretrained(f"tester/{repository}")
+    before = dict(stock.scheduler.config)
+    ours = (DDRMPipeline if kind == "ddrm" else RDDMPipeline).from_pipe(stock)
+    assert ours.unet is stock.unet
+    assert dict(stock.scheduler.config) == before
+    back = DDPMPipeline.from_pipe(ours, scheduler=DDPMScheduler.from_config(ours.scheduler.config))
+    assert back.unet is stock.unet
+    pictures = []
+    for pipe in (stock, back):
+        pipe.set_progress_bar_config(disable=True)
+        pictures.append(
+            pipe(num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images
+        )
+    assert abs(pictures[0] - pictures[1]).max() < 1e-6
+
+
+def test_a_custom_pipeline_of_the_hub_takes_from_pipe(repository: str) -> None:
+    MAKE["ddrm"]().push_to_hub(repository)
+    stock = DDPMPipeline(make_unet(), DDPMScheduler())
+    name = f"tester/{repository}"
+    pipe = DiffusionPipeline.from_pipe(stock, custom_pipeline=name, trust_remote_code=True)
+    assert type(pipe) is DDRMPipeline
+    assert pipe.unet is stock.unet
+
+
+def test_saving_with_a_push(repository: str, tmp_path: Path) -> None:
+    pipe = MAKE["rddm"]()
+    pipe.save_pretrained(tmp_path / repository, push_to_hub=True)
+    assert torch.equal(restored(RDDMPipeline.from_pretrained(f"tester/{repository}")), restored(pipe))
+    pipe.save_pretrained(
+        tmp_path / "x", push_to_hub=True, repo_id=f"{repository}-2", commit_message="Named", private=True
+    )
+    assert API.model_info(f"tester/{repository}-2").private
+    assert API.list_repo_commits(f"tester/{repository}-2")[0].title == "Named"
+    assert "base_model" not in str(ModelCard.load(f"tester/{repository}"))
+
+
+# Model cards
+
+
+def run_snippet(card: str, folder: Path) -> None:
+    """The Python of a card, as a user would run it."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    code = code.replace("batch_size=4", "batch_size=1").replace("num_inference_steps=10", "num_inference_steps=2")
+    for name in ("photo", "damaged"):
+        Image.linear_gradient("L").resize((16, 12)).convert("RGB").save(folder / f"{name}.png")
+    Image.linear_gradient("L").resize((16, 12)).point(lambda v: 255 * (v > 99)).save(folder / "damaged.png")
+    scope: dict[str, Any] = {}
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        exec(compile(code, "card", "exec"), scope)
+    finally:
+        os.chdir(before)
+    assert any(name in scope for name in ("restored", "new", "estimate", "translated"))
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_new_card_is_real_and_its_snippet_runs(kind: str, repository: str, tmp_path: Path) -> None:
+    pipe = MAKE[kind]()
+    pipe.push_to_hub(repository)
+    card = ModelCard.load(f"tester/{repository}")
+    data = card.data.to_dict()
+    assert data["library_name"] == "diffusers"
+    assert data["pipeline_tag"] == ("unconditional-image-generation" if kind == "rddm-generator" else "image-to-image")
+    assert {"diffusers", "diffusers_restore"} < set(data["tags"])
+    assert "arXiv:2" in card.text
+    assert "Not stated by whoever uploaded this" in card.text
+    assert "pip install diffusers-restore" in card.text
+    run_snippet(card.text, tmp_path)
+
+
+def test_the_card_names_the_base_model_and_keeps_its_terms(repository: str, tmp_path: Path) -> None:
+    base = f"{repository}-base"
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path / "base")
+    front = "---\nlicense: cc-by-nc-4.0\ndatasets:\n- someone/faces\n---\n"
+    (tmp_path / "base" / "README.md").write_text(f"{front}# Base\n\nTrained on faces.\n\n![drawn](drawn.png)\n")
+    Image.new("RGB", (4, 4)).save(tmp_path / "base" / "drawn.png")
+    API.create_repo(base)
+    API.upload_folder(repo_id=f"tester/{base}", folder_path=tmp_path / "base")
+    DDRMPipeline.from_pretrained(f"tester/{base}").push_to_hub(repository)
+    card = ModelCard.load(f"tester/{repository}")
+    assert card.data.base_model == f"tester/{base}"
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.datasets == ["someone/faces"]
+    assert "> Trained on faces." in card.text
+    assert "drawn.png" in API.list_repo_files(f"tester/{repository}")
+    run_snippet(card.text, tmp_path)
+
+
+def test_a_card_that_was_written_is_kept(repository: str, tmp_path: Path) -> None:
+    """By training, or by hand: through saving, loading and pushing to other names, with its pictures."""
+    pipe = MAKE["rddm"]()
+    pipe.save_pretrained(tmp_path / "derain")
+    text = """\
+---
+library_name: diffusers
+tags: [mine]
+---
+# Derain
+
+PSNR 31.4 dB.
+
+![before and after](shown/grid.png)
+
+```python
+from diffusers_restore import RDDMPipeline
+
+restored = RDDMPipeline.from_pretrained("derain")
+```
+"""
+    (tmp_path / "derain" / "README.md").write_text(text)
+    (tmp_path / "derain" / "shown").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "derain" / "shown" / "grid.png")
+    RDDMPipeline.from_pretrained(tmp_path / "derain").push_to_hub(repository)
+    card = ModelCard.load(f"tester/{repository}")
+    assert "PSNR 31.4 dB." in card.text
+    assert f'from_pretrained("tester/{repository}")' in card.text
+    assert "shown/grid.png" in API.list_repo_files(f"tester/{repository}")
+    run_snippet(card.text, tmp_path)
+
+    # Loaded from there and pushed to another name, or saved here and pushed.
+    pulled = RDDMPipeline.from_pretrained(f"tester/{repository}")
+    pulled.push_to_hub(f"{repository}-copy")
+    copy = ModelCard.load(f"tester/{repository}-copy")
+    assert "PSNR 31.4 dB." in copy.text
+    assert f'from_pretrained("tester/{repository}-copy")' in copy.text
+    assert "shown/grid.png" in API.list_repo_files(f"tester/{repository}-copy")
+    RDDMPipeline.from_pretrained(tmp_path / "derain").save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "README.md").read_text() == text
+    assert (tmp_path / "again" / "shown" / "grid.png").is_file()
+
+    # A card that was edited on the Hub stays where the pipeline has none.
+    MAKE["rddm"]().push_to_hub(f"{repository}-copy")
+    assert "PSNR 31.4 dB." in ModelCard.load(f"tester/{repository}-copy").text
+
+
+def test_a_card_without_front_matter_or_with_a_picture_from_elsewhere(repository: str, tmp_path: Path) -> None:
+    MAKE["rddm"]().save_pretrained(tmp_path / "plain")
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (4, 4)).save(secret)
+    (tmp_path / "plain" / "README.md").write_text(
+        f"# Plain\n\n![x](../secret.png) ![y]({secret}) ![z](https://a.b/c.png)\n"
+    )
+    RDDMPipeline.from_pretrained(tmp_path / "plain").push_to_hub(repository)
+    assert not [name for name in API.list_repo_files(f"tester/{repository}") if name.endswith(".png")]
+    assert "# Plain" in Path(hf_hub_download(f"tester/{repository}", "README.md")).read_text()
+
+
+def test_the_bundled_restorer_can_be_pushed(repository: str) -> None:
+    RDDMPipeline.from_pretrained(DEFAULT_RESTORER).push_to_hub(repository)
+    card = ModelCard.load(f"tester/{repository}")
+    assert "BSDS500" in card.text
+    assert card.data.license == "other"
+
+
+# What goes wrong
+
+
+def test_a_repository_that_is_not_there_says_so() -> None:
+    with pytest.raises((OSError, RepositoryNotFoundError), match="tester/nothing"):
+        DDRMPipeline.from_pretrained("tester/nothing")
+
+
+def test_a_damaged_repository_is_refused_by_diffusers_own_class_too(repository: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    MAKE["rddm"]().save_pretrained(tmp_path)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    weights.pop("conv_out.bias")
+    save_file(weights, file)
+    API.create_repo(repository)
+    API.upload_folder(repo_id=f"tester/{repository}", folder_path=tmp_path)
+    for source in (tmp_path, f"tester/{repository}"):
+        for loader in (RDDMPipeline, DiffusionPipeline):
+            with pytest.raises(InvalidInputError, match="unet in .* lacks 1 of its .* weights"):
+                loader.from_pretrained(source)
+
+
+def test_latents_are_refused_before_anything_is_downloaded(repository: str, tmp_path: Path) -> None:
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index |= {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    MAKE["ddrm"]().push_to_hub(f"{repository}-code")
+    API.create_repo(repository)
+    API.upload_folder(repo_id=f"tester/{repository}", folder_path=tmp_path)
+    message = "is a LDMPipeline with vqvae, which DDRMPipeline has no place for"
+    with pytest.raises(InvalidInputError, match=message):
+        DDRMPipeline.from_pretrained(f"tester/{repository}")
+    assert not list(Path(os.environ["HF_HOME"]).glob(f"hub/models--tester--{repository}/snapshots/*/unet"))
+    with pytest.raises(InvalidInputError, match=message):
+        DiffusionPipeline.from_pretrained(
+            f"tester/{repository}", custom_pipeline=f"tester/{repository}-code", trust_remote_code=True
+        )
+
+
+def test_a_repository_with_other_code_of_the_same_name_runs_none_of_it(repository: str, tmp_path: Path) -> None:
+    """The installed class is taken, unless the code is trusted."""
+    MAKE["rddm"]().save_pretrained(tmp_path)
+    (tmp_path / "pipeline.py").write_text("raise SystemError('ran')\n")
+    (tmp_path / "scheduler" / "diffusers_restore.py").write_text("raise SystemError('ran')\n")
+    API.create_repo(repository)
+    API.upload_folder(repo_id=f"tester/{repository}", folder_path=tmp_path)
+    for source in (tmp_path, f"tester/{repository}"):
+        assert type(DiffusionPipeline.from_pretrained(source)) is diffusers_restore.RDDMPipeline
+        with pytest.raises(SystemError, match="ran"):
+            DiffusionPipeline.from_pretrained(source, trust_remote_code=True)

@@ -1,0 +1,167 @@
+"""Saving, pushing and loading: against a Hub on loopback, in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import hub_matrix
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+import diffusers_restore
+from diffusers_restore.pipelines.hub import plug_in_file
+
+ROOT = Path(__file__).parents[1]
+RELEASES = sorted(path for path in (ROOT / "tests" / "releases").iterdir() if path.is_dir())
+# Where classes lie is written into what users save and push: a line here is never changed or removed.
+FROZEN = {
+    "ColdDiffusionPipeline": "diffusers_restore.pipelines.pipeline_cold_diffusion",
+    "ColdDiffusionScheduler": "diffusers_restore.schedulers.scheduling_cold_diffusion",
+    "DDRMPipeline": "diffusers_restore.pipelines.pipeline_ddrm",
+    "DDRMScheduler": "diffusers_restore.schedulers.scheduling_ddrm",
+    "GaussianMixturePrior": "diffusers_restore.models.gaussian_mixture",
+    "RDDMPipeline": "diffusers_restore.pipelines.pipeline_rddm",
+    "RDDMScheduler": "diffusers_restore.schedulers.scheduling_rddm",
+}
+
+
+def test_every_way_of_loading(hub: dict[str, str], tmp_path: Path) -> None:
+    found = hub_matrix.measure(hub, tmp_path)
+    assert set(found) == set(hub_matrix.cells())
+    for (way, method, state, trust), outcome in found.items():
+        wanted = hub_matrix.LOADS
+        if state == "absent":
+            wanted = hub_matrix.INSTALL if trust else hub_matrix.TRUST
+        elif not trust and (state == "installed" or way.startswith("custom")):
+            wanted = hub_matrix.TRUST
+        assert outcome == wanted, (way, method, state, trust)
+    page = hub_matrix.PAGE.read_text()
+    assert hub_matrix.table(found) in page, "docs/hub.md shows another table: run python tests/hub_matrix.py --write"
+
+
+def test_what_happens_on_a_hub(hub: dict[str, str]) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("on_the_hub.py")),
+    ]
+    settings = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    result = subprocess.run(command, env=os.environ | settings | hub, capture_output=True, text=True, timeout=550)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_all_pipelines_are_in_the_matrix() -> None:
+    there = {name for name in diffusers_restore.__all__ if name.endswith("Pipeline")}
+    assert set(hub_matrix.PIPELINES.values()) == there
+    assert {path.parent.name for path in (ROOT / "pipelines").glob("*/pipeline.py")} == set(hub_matrix.PIPELINES)
+
+
+@pytest.mark.parametrize("method", hub_matrix.PIPELINES)
+def test_the_plug_in_files_are_what_is_pushed(method: str) -> None:
+    name = hub_matrix.PIPELINES[method]
+    assert (ROOT / "pipelines" / method / "pipeline.py").read_text() == plug_in_file("diffusers_restore", name)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_module_paths_stay(name: str) -> None:
+    assert getattr(import_module(FROZEN[name]), name) is getattr(diffusers_restore, name)
+    assert getattr(diffusers_restore, name).__module__ == FROZEN[name]
+
+
+def test_every_class_that_is_saved_has_a_frozen_path() -> None:
+    kinds = [getattr(diffusers_restore, name) for name in diffusers_restore.__all__]
+    saved = {kind.__name__ for kind in kinds if isinstance(kind, type) and hasattr(kind, "save_pretrained")}
+    assert {name for name in saved if "Blocks" not in name} == set(FROZEN)
+
+
+@pytest.mark.parametrize("method", hub_matrix.PIPELINES)
+@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+@pytest.mark.parametrize("loader", ["own", "diffusers"])
+def test_what_earlier_versions_saved_restores_the_same(release: Path, method: str, loader: str) -> None:
+    own = getattr(diffusers_restore, hub_matrix.PIPELINES[method])
+    pipe = (own if loader == "own" else DiffusionPipeline).from_pretrained(release / method)
+    assert type(pipe) is own
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
+    generator = torch.Generator().manual_seed(0)
+    call = {
+        "ddrm": {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 3, "generator": generator},
+        "cold_diffusion": {"start": 2},
+        "rddm": {"num_inference_steps": 3, "generator": generator},
+    }[method]
+    restored = pipe(image, **call, output_type="pt").images.flatten()
+    known = torch.tensor(json.loads((release / method / "restored.json").read_text()))
+    assert torch.allclose(restored, known, atol=1e-4)
+
+
+def test_this_version_is_among_them() -> None:
+    assert diffusers_restore.__version__ in [path.name for path in RELEASES]
+
+
+def test_saving_leaves_a_card_and_other_files_alone(tmp_path: Path) -> None:
+    shutil.copytree(RELEASES[0] / "rddm", tmp_path / "mine")
+    (tmp_path / "mine" / "README.md").write_text("# Mine\n")
+    (tmp_path / "mine" / "notes.txt").write_text("notes")
+    pipe = diffusers_restore.RDDMPipeline.from_pretrained(tmp_path / "mine")
+    pipe.save_pretrained(tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "# Mine\n"
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "notes"
+    pipe.save_pretrained(tmp_path / "other")
+    assert (tmp_path / "other" / "README.md").read_text() == "# Mine\n"
+    assert not (tmp_path / "other" / "notes.txt").exists()
+
+
+def test_a_subclass_from_a_script_is_saved_as_diffusers_saves_it(tmp_path: Path) -> None:
+    """A class of __main__ can't be imported by a file, so none is written."""
+    code = f"""
+from diffusers_restore import DDRMPipeline
+from diffusers import DiffusionPipeline
+
+class Mine(DDRMPipeline):
+    pass
+
+Mine.from_pretrained({str(RELEASES[-1] / "ddrm")!r}).save_pretrained("mine")
+print(type(Mine.from_pretrained("mine")).__name__)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    assert result.stdout.split() == ["Mine"], result.stderr
+    assert json.loads((tmp_path / "mine" / "model_index.json").read_text())["_class_name"] == "Mine"
+    assert not (tmp_path / "mine" / "pipeline.py").exists()
+
+
+def test_importing_the_package_imports_neither_diffusers_nor_torch() -> None:
+    code = "import sys, diffusers_restore; print('torch' in sys.modules, 'diffusers' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.split() == ["False", "False"], result.stderr
+
+
+@pytest.mark.parametrize("slow", ["", "1"])
+def test_diffusers_finds_our_names(slow: str) -> None:
+    code = """
+import diffusers_restore, diffusers
+from diffusers import RDDMScheduler
+assert diffusers.DDRMPipeline is diffusers_restore.DDRMPipeline
+assert RDDMScheduler is diffusers_restore.RDDMScheduler
+for wrong in ("NoSuchPipeline", "operators"):
+    try:
+        getattr(diffusers, wrong)
+    except AttributeError as error:
+        print(error)
+print(diffusers.DDPMPipeline.__name__, diffusers.__version__ > "0.4")
+"""
+    environment = os.environ | {"DIFFUSERS_SLOW_IMPORT": slow}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("has no attribute") == 2
+    assert result.stdout.splitlines()[-1] == "DDPMPipeline True"
