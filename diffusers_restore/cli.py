@@ -474,8 +474,10 @@ def _trained_class(model: str) -> str | None:
         return None
     from diffusers import DiffusionPipeline
 
+    from .pipelines.hub import load_index
+
     try:
-        index = DiffusionPipeline.load_config(model)
+        index = load_index(DiffusionPipeline, model)
     except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
         return None
     name = index.get("_class_name") if isinstance(index, dict) else None

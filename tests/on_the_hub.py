@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_unet
+from click.testing import CliRunner
+from conftest import WriteRepo, make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -30,12 +31,14 @@ from diffusers_restore import (
     RDDMPipeline,
     RDDMScheduler,
 )
+from diffusers_restore.cli import main
 from diffusers_restore.degradations import Blur, Fade
 from diffusers_restore.errors import InvalidInputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the Hub's own client
 IMAGE = torch.linspace(-1, 1, 3 * 16 * 12).reshape(1, 3, 16, 12)
 API = HfApi()
+ROOT = Path(__file__).parents[1]
 
 
 def restorer() -> Any:
@@ -334,11 +337,85 @@ def test_a_card_without_front_matter_or_with_a_picture_from_elsewhere(repository
     assert "# Plain" in Path(hf_hub_download(f"tester/{repository}", "README.md")).read_text()
 
 
+TRAININGS: dict[str, list[str]] = {
+    "prior": ["prior"],
+    "prior-from": ["prior", "--pretrained_model_name_or_path", "tester/toy-base"],
+    "cold": ["cold", "--degradation", "blur", "--num_train_timesteps", "3"],
+    "rddm": ["rddm", "--recipe", "blind"],
+    "rddm-from": ["rddm", "--recipe", "blind", "--init_from", "tester/toy-base"],
+    "rddm-generator": ["rddm"],
+}
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_the_card_of_a_training_is_whole_and_its_snippet_runs(
+    kind: str, repository: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        Image.linear_gradient("L").rotate(90 * i).resize((24, 20)).convert("RGB").save(tmp_path / "photos" / f"{i}.png")
+    if kind.endswith("-from"):
+        DDPMPipeline(make_unet(), DDPMScheduler()).push_to_hub("toy-base")
+    toy = {
+        "train_data_dir": "photos",
+        "output_dir": "out",
+        "max_train_steps": 2,
+        "checkpointing_steps": 2,
+        "train_batch_size": 1,
+        "resolution": 16,
+        "validation_resolution": 16,
+        "validation_images": 1,
+        "mixed_precision": "no",
+        "logger": "none",
+        "license": "cc-by-nc-4.0",
+        "hub_model_id": repository,
+    } | ({} if kind.endswith("-from") else {"block_out_channels": "8,16"})
+    options = [word for name, value in toy.items() for word in (f"--{name}", str(value))]
+    monkeypatch.chdir(tmp_path)
+    command = ["diffusers-restore", "train", *TRAININGS[kind], *options, "--push_to_hub"]
+    monkeypatch.setattr(sys, "argv", command)
+    result = CliRunner().invoke(main, command[1:], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+    card = ModelCard.load(f"tester/{repository}")
+    generates = kind.startswith("prior") or kind == "rddm-generator"
+    assert card.data.pipeline_tag == ("unconditional-image-generation" if generates else "image-to-image")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.library_name == "diffusers"
+    assert card.data.base_model == ("tester/toy-base" if kind.endswith("-from") else None)
+    assert " ".join(["diffusers-restore train", *TRAININGS[kind]]) in card.text
+    assert "3 pictures of photos; 1 more are held out" in card.text
+    assert re.search(r"^\| psnr\w* \| \d+\.\d{3} \|$", card.text, re.MULTILINE)
+    assert "![" in card.text
+    files = API.list_repo_files(f"tester/{repository}")
+    assert "samples.png" in files
+    assert ("pipeline.py" in files) == (not kind.startswith("prior"))
+    run_snippet(card.text, tmp_path)
+    loaded = DiffusionPipeline.from_pretrained(f"tester/{repository}")
+    assert type(loaded).__name__ in ("DDPMPipeline", "ColdDiffusionPipeline", "RDDMPipeline")
+
+
 def test_the_bundled_restorer_can_be_pushed(repository: str) -> None:
     RDDMPipeline.from_pretrained(DEFAULT_RESTORER).push_to_hub(repository)
     card = ModelCard.load(f"tester/{repository}")
     assert "BSDS500" in card.text
     assert card.data.license == "other"
+
+
+# The documentation
+
+
+def test_the_python_of_the_page_runs(write_repo: WriteRepo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_repo(make_unet(), name="google/ddpm-celebahq-256")
+    MAKE["rddm"]().save_pretrained(tmp_path / "derain")
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "hub.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    for code in blocks:
+        exec(compile(code.replace('"me/', '"tester/'), "hub.md", "exec", dont_inherit=True), {"__name__": "page"})
+    assert API.model_info("tester/derain").private
 
 
 # What goes wrong

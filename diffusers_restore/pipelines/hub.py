@@ -76,10 +76,8 @@ class HubMixin:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         except OSError:
             # What is wrong with a name, a revision or a token is said better where only the index is looked for.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
-                cls.load_config(pretrained_model_name_or_path, **options)  # type: ignore[attr-defined]
+            options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+            load_index(cls, pretrained_model_name_or_path, **options)
             raise
 
     @classmethod
@@ -215,6 +213,14 @@ class HubMixin:
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
+
+
+def load_index(cls: Any, repository: str | PathLike[str], **options: Any) -> dict[str, Any]:
+    """`cls.load_config`, without the warning that diffusers 0.42 gives for every repository of the Hub."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")
+        index: dict[str, Any] = cls.load_config(repository, **options)
+    return index
 
 
 def installed(module: str | None) -> bool:

@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from ..errors import InvalidInputError, check_int
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from .common import check_channels, check_output_type, finished
-from .hub import PACKAGE, installed, plug_in_file
+from .hub import PACKAGE, installed, load_index, plug_in_file
 from .pipeline_ddrm import DDRMPipeline, Plan, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
 # What a call of the pipeline is given, with the defaults of a call of `DDRMPipeline`.
@@ -330,7 +330,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
         source = None if pretrained_model_name_or_path is None else fspath(pretrained_model_name_or_path)
         if source is not None:
             with suppress(OSError):  # a modular repository has no model_index.json
-                DDRMPipeline.load_config(source)
+                load_index(DDRMPipeline, source)
         pipe = super().init_pipeline(source, components_manager, collection)  # whose components can't load from a Path
         for name, spec in pipe._component_specs.items():
             if spec.subfolder == name and not _holds(spec, name) and _holds(spec, ""):

@@ -276,7 +276,7 @@ def make_unet(config: ColdConfig) -> UNet2DModel:
     name = config.pretrained_model_name_or_path
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
-    unet = getattr(load_pipeline("pretrained_model_name_or_path", name, ColdDiffusionPipeline), "unet", None)
+    unet = getattr(load_pipeline("pretrained_model_name_or_path", name), "unet", None)
     if not isinstance(unet, UNet2DModel):
         raise InvalidInputError(
             f"pretrained_model_name_or_path: the network of {name!r} is a {type(unet).__name__}; "

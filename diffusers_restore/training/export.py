@@ -162,7 +162,10 @@ def push(output_dir: Path, repo_id: str) -> str:
     parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     card = output_dir / "README.md"
     aside = card.with_name(card.name + ASIDE)
-    aside.write_text(renamed(card.read_text(encoding="utf-8"), output_dir.resolve().name, repo_id), encoding="utf-8")
+    text = card.read_text(encoding="utf-8")
+    for name in (output_dir.resolve().name, repo_id):  # as the run has called it before it had an owner
+        text = renamed(text, name, repo_id)
+    aside.write_text(text, encoding="utf-8")
     aside.replace(card)
     try:
         info = HfApi().upload_folder(

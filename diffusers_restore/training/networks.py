@@ -58,15 +58,14 @@ def load_scheduler(cls: type[Loaded], name: str) -> Loaded:
         ) from error
 
 
-def load_pipeline(option: str, name: str, own: type[DiffusionPipeline]) -> DiffusionPipeline:
-    """The pipeline of a repository or folder: one of diffusers, or of class `own`, which diffusers doesn't know.
+def load_pipeline(option: str, name: str) -> DiffusionPipeline:
+    """The pipeline of a repository or folder: one of diffusers, or of this package.
 
     Raises:
         InvalidInputError: it can't be loaded; the message names the option.
     """
     try:
-        is_own = DiffusionPipeline.load_config(name).get("_class_name") == own.__name__
-        return (own if is_own else DiffusionPipeline).from_pretrained(name)
+        return cast(DiffusionPipeline, DiffusionPipeline.from_pretrained(name))
     except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
         raise InvalidInputError(
             f"{option}: no network can be loaded from {name!r}, a folder or on the Hub: {one_line(error)}"

@@ -199,7 +199,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
             for i, (name, mine) in enumerate(said.items())
         }
     name = config.init_from
-    pipeline = load_pipeline("init_from", name, RDDMPipeline)
+    pipeline = load_pipeline("init_from", name)
     theirs = _said(pipeline, name, config.data.channels)
     networks = {}
     for part, mine in said.items():
