@@ -59,6 +59,7 @@ from diffusers import (
     SchedulerMixin,
     UNet2DModel,
 )
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines import pipeline_utils
 from diffusers.utils import BaseOutput
@@ -119,9 +120,11 @@ def logged(level: int = logging.WARNING) -> Iterator[list[str]]:
     before = logger.level
     logger.setLevel(level)
     logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-    logger.setLevel(before)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 # The classes
@@ -875,6 +878,18 @@ def test_a_compiled_network_is_a_network(name: str, tmp_path: Path) -> None:
 
 
 @cases
+def test_a_network_that_was_changed_in_memory_is_passed_on(name: str, tmp_path: Path) -> None:
+    """Quantised, say, or extended: its weights have other names than those in the folder that it came from."""
+    pipe = CASES[name].build()
+    pipe.save_pretrained(tmp_path)
+    loaded = type(pipe).from_pretrained(tmp_path)
+    loaded.unet.conv_out = nn.Sequential(loaded.unet.conv_out)
+    for other in (type(pipe).from_pretrained(tmp_path, unet=loaded.unet), type(pipe).from_pipe(loaded)):
+        assert other.unet is loaded.unet
+        assert error(run(name, other), wanted(name)) < 1e-5
+
+
+@cases
 def test_components_are_passed_while_loading(name: str, tmp_path: Path) -> None:
     pipe = CASES[name].build()
     pipe.save_pretrained(tmp_path)
@@ -1252,6 +1267,30 @@ def test_a_callback_changes_the_chain(name: str) -> None:
         run(name, pipe, callback_on_step_end=lambda p, i, t, given: {"sampel": given["sample"]})
 
 
+class Shows(PipelineCallback):
+    """The estimate of the clean pictures takes the place of the last state."""
+
+    tensor_inputs = ["pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
+
+    def callback_fn(self, pipe: Any, i: int, t: int, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sample": -given["pred_original_sample"]} if i == pipe.num_timesteps - 1 else given
+
+
+@cases
+@pytest.mark.parametrize("several", [False, True])
+def test_a_callback_object_says_what_it_wants(name: str, several: bool) -> None:
+    """As `diffusers.callbacks` has it."""
+    estimates: list[Tensor] = []
+    run(
+        name,
+        CASES[name].build(),
+        callback_on_step_end=lambda p, i, t, given: estimates.append(given["pred_original_sample"]),
+        callback_on_step_end_tensor_inputs=["pred_original_sample"],
+    )
+    callback = MultiPipelineCallbacks([Shows()]) if several else Shows()
+    assert torch.equal(run(name, CASES[name].build(), callback_on_step_end=callback), -estimates[-1])
+
+
 class StoppedError(Exception):
     pass
 
@@ -1427,6 +1466,14 @@ def test_weights_stored_in_eight_bits_are_computed_in_more(name: str) -> None:
     x = run(name, pipe)
     assert x.dtype == torch.float32
     assert 1e-3 < error(x, wanted(name)) < 0.7
+
+
+@cases
+def test_under_autocast_the_chain_stays_in_full_precision(name: str) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = run(name, CASES[name].build())
+    assert x.dtype == torch.float32
+    assert 0 < error(x, wanted(name)) < HALVES[torch.bfloat16]
 
 
 @cases

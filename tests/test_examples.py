@@ -12,13 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import make_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
 
-from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, GaussianMixturePrior
+from diffusers_restore import (
+    ColdDiffusionPipeline,
+    ColdDiffusionScheduler,
+    GaussianMixturePrior,
+    RDDMPipeline,
+    RDDMScheduler,
+)
 from diffusers_restore.degradations import Blur, Degradation, Fade, Pixelate
+from diffusers_restore.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -377,3 +385,69 @@ def test_degradations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(re.findall(r"^\| .* \| (?:yes|no) \|", page, re.MULTILINE)) == len(rows)
     assert page in capsys.readouterr().out
     assert str(tmp_path) not in page
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "photo.png"
+    Image.linear_gradient("L").resize((40, 36)).convert("RGB").save(path)
+    return str(path)
+
+
+def opened(path: Path) -> tuple[int, int]:
+    with Image.open(path) as file:
+        file.load()
+        return file.size
+
+
+@pytest.mark.parametrize("task", ["sr4", "inpaint-random", "colorize"])
+def test_restore_hub_unet(
+    model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    script = load("examples/restore_hub_unet.py")
+    arguments = ["--model", model, "--task", task, "--steps", "2", "--output", str(tmp_path / "out.png")]
+    script.main([photo, *arguments])
+    assert opened(tmp_path / "out.png") == (3 * 32, 32)
+    assert re.fullmatch(rf"{task}: -?\d+\.\d\d dB measured, -?\d+\.\d\d dB restored; .*\n", capsys.readouterr().out)
+
+
+def test_share_rddm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unet = make_unet(channels=6, out_channels=3)
+    RDDMPipeline(unet, RDDMScheduler(num_train_timesteps=10)).save_pretrained(tmp_path / "mend")
+    (tmp_path / "mend" / "README.md").write_text("# Mend\n")
+    script = load("examples/share_rddm.py")
+    script.main([str(tmp_path / "mend"), "--folder", str(tmp_path / "shared"), "--half"])
+    assert "RDDMPipeline of" in (printed := capsys.readouterr().out)
+    assert "the same pictures: True" in printed
+    names = {path.name for path in (tmp_path / "shared" / "unet").iterdir()}
+    assert {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"} < names
+    assert (tmp_path / "shared" / "README.md").read_text() == "# Mend\n"
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "mend")])
+    assert "one of the arguments --repo_id --folder is required" in capsys.readouterr().err
+
+
+def test_custom_operator(model: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load("examples/custom_operator.py")
+    script.main([photo, "--model", model, "--steps", "2", "--output", str(tmp_path / "out.png")])
+    assert opened(tmp_path / "out.png") == (3 * 40, 36)
+    kept = re.search(r"\|A x - y\| <= (\S+);", capsys.readouterr().out)
+    assert kept is not None
+    assert float(kept[1]) < 1e-4
+    operator = script.Interlace((3, 5, 4))
+    x = torch.arange(60.0).reshape(1, 3, 5, 4)
+    assert torch.equal(operator.forward(x), x[:, :, [0, 2, 4]])
+
+
+def test_class_conditional(photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    DDPMPipeline(make_unet(num_class_embeds=5), DDPMScheduler()).save_pretrained(tmp_path / "classes")
+    script = load("examples/class_conditional.py")
+    output = ["--output", str(tmp_path / "out.png")]
+    script.main([photo, "--model", str(tmp_path / "classes"), "--classes", "0", "4", "--steps", "2", *output])
+    assert opened(tmp_path / "out.png") == (4 * 16, 16)
+    printed = capsys.readouterr().out
+    decibels = re.findall(r"^class (\d): (-?\d+\.\d\d) dB$", printed, re.MULTILINE)
+    assert [label for label, _ in decibels] == ["0", "4"]
+    assert decibels[0][1] != decibels[1][1]
+    with pytest.raises(InvalidInputError, match="class_labels must be one whole number in 0..4"):
+        script.main([photo, "--model", str(tmp_path / "classes"), "--classes", "5", *output])

@@ -1162,11 +1162,11 @@ from diffusers import DDIMPipeline
 import diffusers_restore
 from diffusers_restore import RDDMPipeline
 
-HfApi().create_repo("tester/ddpm")
-HfApi().upload_folder(repo_id="tester/ddpm", folder_path=sys.argv[1])
+HfApi().create_repo("tester/a-ddpm")
+HfApi().upload_folder(repo_id="tester/a-ddpm", folder_path=sys.argv[1])
 pictures = []
 for kind in (RDDMPipeline, DDIMPipeline):
-    pipe = kind.from_pretrained("tester/ddpm")
+    pipe = kind.from_pretrained("tester/a-ddpm")
     given = {"eta": 1.0, "num_inference_steps": 5, "batch_size": 2, "output_type": "np"}
     pictures.append(pipe(**given, generator=torch.Generator().manual_seed(0)).images)
 print(abs(pictures[0] - pictures[1]).max() < 1e-4, 0.05 < pictures[0].std())

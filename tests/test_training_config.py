@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
     "push_to_hub": True,
     "hub_model_id": "me/new",
     "hub_private_repo": True,
+    "license": "cc-by-4.0",
 }
 """A value of every option that is not its default."""
 

@@ -839,6 +839,16 @@ def snippet(folder: Path) -> str:
     return (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
 
 
+def run_snippet(output: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the card's snippet makes, where its repository and the pictures that it names are."""
+    noise_picture(1).save(output.parent / "photo.png")
+    Image.new("L", (24, 20), 255).save(output.parent / "damaged.png")
+    monkeypatch.chdir(output.parent)
+    names: dict[str, Any] = {}
+    exec(snippet(output), names)
+    return names
+
+
 def test_the_example_trains_on_two_processes_and_another_process_restores(folders: Path, tmp_path: Path) -> None:
     """With AOSA before; then the snippet of the card is run by a process that has only what was exported."""
     output, alone, direct = tmp_path / "out put", tmp_path / "alone", tmp_path / "direct"
@@ -875,12 +885,12 @@ def test_the_example_trains_on_two_processes_and_another_process_restores(folder
     assert yaml.safe_load(card.partition("```yaml\n")[2].partition("```")[0])["prediction_type"] == "auto"
     assert "psnr\nin 2." in card
     image = noise_picture(50, size=(18, 14))
-    image.save(tmp_path / "image.png")
+    image.save(tmp_path / "photo.png")
     script = f"""
 import sys, numpy as np, torch
 from PIL import Image
 torch.set_num_threads({torch.get_num_threads()})
-repo, image = {str(output)!r}, Image.open("image.png")
+image = Image.open("photo.png")
 torch.manual_seed(3)
 {snippet(output)}
 assert restored.size == (18, 14), restored.size
@@ -940,48 +950,45 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(runs: Path) -> None:
     assert before == {path: path.read_bytes() for path in sorted(output.rglob("checkpoint-*/*"))}
 
 
-def test_the_card_of_a_restorer_with_a_mask_and_two_networks(runs: Path) -> None:
+def test_the_card_of_a_restorer_with_a_mask_and_two_networks(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = (runs / "one" / "README.md").read_text()
     assert "# one: residual_epsilon by RDDM" in card
-    assert "pipe(image, mask=mask, num_inference_steps=2)" in card
+    assert 'mask=images.load_mask("damaged.png"), num_inference_steps=2)' in card
     assert "Trained on 4 pictures of clean with masks and dark; 2 more are held out." in card
     for name in ("psnr", "psnr_1_step", "psnr_degraded"):
         assert f"| {name} |" in card
     pipe = load(runs / "one")
     assert pipe.inputs == Inputs(3, True, True)
     assert pipe.unet_noise is not None
-    names = {"repo": runs / "one", "image": noise_picture(1), "mask": torch.zeros(20, 24)}
-    exec(snippet(runs / "one"), names)
-    assert names["restored"].size == (24, 20)
+    assert run_snippet(runs / "one", monkeypatch)["restored"].size == (24, 20)
     with Image.open(runs / "one" / "samples.png") as sheet:
         assert sheet.size == (48, 34)  # two strips of three pictures
 
 
-def test_the_card_of_a_generator_and_of_a_translator(folders: Path, tmp_path: Path) -> None:
+def test_the_card_of_a_generator_and_of_a_translator(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     common = {"train_data_dir": folders / "clean", "loss": "l2", "num_train_timesteps": 6}
     drawn = trains(tmp_path / "draw", prediction_type="sample_sum", export_dtype="float16", **common)
     assert "training on 4 pictures of clean; 2 more are held out" in drawn.output
-    names: dict[str, Any] = {"repo": tmp_path / "draw"}
-    assert "A generator by RDDM" in (tmp_path / "draw" / "README.md").read_text()
-    exec(snippet(tmp_path / "draw"), names)  # six timesteps: no ten steps
+    assert "A generator of pictures by RDDM" in (tmp_path / "draw" / "README.md").read_text()
+    names = run_snippet(tmp_path / "draw", monkeypatch)  # six timesteps: no ten steps
     assert [one.size for one in names["new"]] == [(16, 16)] * 4
     weights = load_file(tmp_path / "draw" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
 
     unpaired = {"unpaired_data_dir": folders / "dark", "conditioned": False}
     trains(tmp_path / "turn", prediction_type="residual_epsilon", validation_steps=50, **unpaired, **common)
-    names = {"repo": tmp_path / "turn", "image": noise_picture(1)}
     card = (tmp_path / "turn" / "README.md").read_text()
-    assert "A translator by RDDM" in card
+    assert "A translator of pictures by RDDM" in card
     assert "half-way" in card
     assert "psnr_1_step" not in card
-    exec(snippet(tmp_path / "turn"), names)
-    assert names["restored"].size == (24, 20)
+    assert run_snippet(tmp_path / "turn", monkeypatch)["translated"].size == (24, 20)
 
 
 @pytest.mark.parametrize(("last", "embedding"), [(1, "timestep"), (10, "timestep"), (10, "cumulative")])
 def test_without_noise_a_network_learns_a_plain_regression(
-    last: int, embedding: str, folders: Path, tmp_path: Path
+    last: int, embedding: str, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
     values = {"train_data_dir": folders / "clean", "degraded_data_dir": folders / "dark", "noise_scale": 0.0}
@@ -1002,9 +1009,7 @@ def test_without_noise_a_network_learns_a_plain_regression(
         code = float(last * pipe.scheduler.residual_scales[-1]) if embedding == "cumulative" else last - 1
         residual = pipe.unet(torch.cat([degraded, degraded], dim=1), code).sample
     torch.testing.assert_close(one, (degraded - residual.clamp(-2, 2)).clamp(-1, 1), rtol=0, atol=1e-5)
-    names = {"repo": output, "image": noise_picture(1)}
-    exec(snippet(output), names)  # one timestep: no five steps
-    assert names["restored"].size == (24, 20)
+    assert run_snippet(output, monkeypatch)["restored"].size == (24, 20)  # one timestep: no five steps
     assert f"psnr\nin {min(5, last)}." in (output / "README.md").read_text()
 
 

@@ -116,7 +116,11 @@ def _check_manners(checks: Checks, operator: LinearOperator, x: Tensor, y: Tenso
 
 
 def from_json(operator: LinearOperator) -> LinearOperator:
-    """The operator after `json.dumps` and `json.loads` of its configuration."""
-    from . import from_config  # this module is part of the package
+    """The operator after `json.dumps` and `json.loads` of its configuration, which may not be registered yet."""
+    from . import OPERATORS, from_config  # this module is part of the package
 
-    return from_config(json.loads(json.dumps(operator.to_config())))
+    config = json.loads(json.dumps(operator.to_config()))
+    if operator.kind in OPERATORS:
+        return from_config(config)
+    config.pop("kind")
+    return type(operator).from_params(config)

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from .. import __version__
 from ..errors import InvalidInputError, check_int, unknown_name
 from ..models.checkpoint_files import load_weights
 from ..models.converting_guided_diffusion import AttentionOrder, convert_guided_diffusion
+from .cards import metadata
 
 NoiseSchedule = Literal["linear", "cosine"]
 NOISE_SCHEDULES: tuple[NoiseSchedule, ...] = ("linear", "cosine")
@@ -128,12 +129,11 @@ def conversion_card(pipe: DDPMPipeline, file: Path, command: str) -> ModelCard:
     """The card of a converted checkpoint: from which file, by which command, and how to use it."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    tags = ["diffusers", "diffusers_restore", "guided-diffusion", "ddpm", "image-restoration"]
-    metadata = ModelCardData(library_name="diffusers", pipeline_tag="image-to-image", tags=tags)
+    front = metadata(("image-to-image", "image-restoration", "ddpm", "guided-diffusion"))
     found = "\n".join(f"| {name} | {value} |" for name, value in describe_network(pipe).items())
     labels = "" if pipe.unet.config.num_class_embeds is None else ", class_labels=0"
     return ModelCard(f"""---
-{metadata.to_yaml()}
+{front.to_yaml()}
 ---
 
 # {file.stem}

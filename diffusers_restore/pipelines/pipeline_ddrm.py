@@ -219,7 +219,8 @@ def check_unet(unet: UNet2DModel) -> None:
     if config.out_channels not in (config.in_channels, 2 * config.in_channels):
         raise InvalidInputError(
             f"unet has {config.in_channels} input and {config.out_channels} output channels: it is no unconditional "
-            "network, whose outputs are as many as its inputs, or twice as many with a learned variance"
+            "network, whose outputs are as many as its inputs, or twice as many with a learned variance. A network "
+            "that was trained to restore is loaded by the class of its pipeline, or by DiffusionPipeline"
         )
 
 

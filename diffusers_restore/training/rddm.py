@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from ..errors import InvalidInputError, one_line, unknown_name
 from ..models.growing import grow_unet
+from ..pipelines.cards import CardText
 from ..pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ..schedulers.scheduling_rddm import RDDMScheduler
 from .aosa import select
@@ -115,10 +117,11 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
         for network in exported.values():  # diffusers' own `to` warns about nothing
             nn.Module.to(network, getattr(torch, config.training.export_dtype))
         pipeline = RDDMPipeline(scheduler=scheduler, **exported, **trained_for)
+        steps = min(config.objective.validation_steps, len(scheduler))
         card = model_card(
             f"{output_dir.resolve().name}: {scheduler.config.prediction_type} by RDDM",
-            pipeline.card_text,
-            *_shown(config, min(config.objective.validation_steps, len(scheduler))),
+            _measured_in(pipeline.card_text, steps) if config.pairs.paired else pipeline.card_text,
+            *_shown(config, steps),
             data,
             to_yaml(options),
             progress,
@@ -147,6 +150,12 @@ def _options(config: RDDMConfig) -> dict[str, object]:
     if config.objective.prediction_type != "auto":
         unused += ["aosa_max_steps"]
     return {name: value for name, value in flatten(config).items() if name not in unused}
+
+
+def _measured_in(text: CardText, steps: int) -> CardText:
+    """With the number of steps that the card's figures are of."""
+    example = re.sub(r"num_inference_steps=\d+", f"num_inference_steps={steps}", text.example)
+    return dataclasses.replace(text, example=example)
 
 
 def _shown(config: RDDMConfig, steps: int) -> tuple[str, str]:
