@@ -44,11 +44,18 @@ class Card:
 
     def save(self, folder: Path) -> None:
         """Write README.md and the pictures; those that are there stay."""
-        (folder / "README.md").write_text(self.text, encoding="utf-8")
+        write_text(folder / "README.md", self.text)
         for name, file in self.pictures.items():
             if file.resolve() != (folder / name).resolve():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / name)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file aside and rename it, so that no half of it is ever there."""
+    aside = file.with_name(f"{file.name}.part")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(file)
 
 
 def base_model(name: object) -> str | None:

@@ -9,7 +9,7 @@ import warnings
 from importlib.metadata import packages_distributions
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 from zipfile import is_zipfile
 
 import diffusers
@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from ..errors import InvalidInputError
 from ..registration import PLUG_IN
-from .cards import Card, CardText, find_source, new_card, renamed
+from .cards import Card, CardText, find_source, new_card, renamed, write_text
 
 PACKAGE = __package__.split(".")[0]
 
@@ -65,7 +65,7 @@ class HubMixin:
         return CardText(f"`{name}` of `{module}`.", example, ("image-to-image", "image-restoration"))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
 
         Raises:
@@ -73,7 +73,7 @@ class HubMixin:
             OSError: there is no such repository or revision, or it can't be reached.
         """
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+            return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))  # type: ignore[misc]
         except OSError:
             # What is wrong with a name, a revision or a token is said better where only the index is looked for.
             options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
@@ -121,11 +121,11 @@ class HubMixin:
         if installed(module):
             index["_class_name"] = [PLUG_IN, name]
             module = PACKAGE if module.startswith(f"{PACKAGE}.") else module
-            (folder / f"{PLUG_IN}.py").write_text(plug_in_file(module, name), encoding="utf-8")
+            write_text(folder / f"{PLUG_IN}.py", plug_in_file(module, name))
         for part, entry in index.items():
             if isinstance(entry, list) and (folder / part).is_dir() and installed(entry[0]):
-                (folder / part / f"{entry[0]}.py").write_text(plug_in_file(*entry), encoding="utf-8")
-        file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+                write_text(folder / part / f"{entry[0]}.py", plug_in_file(*entry))
+        write_text(file, json.dumps(index, indent=2, sort_keys=True) + "\n")
         source = find_source(self._source_name, online=False)
         if source is not None and source.card is not None and not (folder / "README.md").exists():
             Card(source.card, source.pictures).save(folder)

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from ..pipelines.cards import CardText, base_model, metadata, renamed, use
+from ..pipelines.cards import CardText, base_model, metadata, renamed, use, write_text
 from ..registration import PLUG_IN
 from .checkpoints import ASIDE, written_aside
 from .config import LoopConfig
@@ -161,12 +161,10 @@ def push(output_dir: Path, repo_id: str) -> str:
     index = json.loads((output_dir / "model_index.json").read_text())
     parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     card = output_dir / "README.md"
-    aside = card.with_name(card.name + ASIDE)
     text = card.read_text(encoding="utf-8")
     for name in (output_dir.resolve().name, repo_id):  # as the run has called it before it had an owner
         text = renamed(text, name, repo_id)
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(card)
+    write_text(card, text)
     try:
         info = HfApi().upload_folder(
             repo_id=repo_id,
