@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from conftest import WriteRepo, make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
-from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 from torch import Tensor
 
@@ -111,7 +110,7 @@ def test_revisions(repository: str) -> None:
     for loader in (RDDMPipeline, DiffusionPipeline):
         old, new = (loader.from_pretrained(f"tester/{repository}", revision=one) for one in ("v1", "main"))
         assert torch.allclose(new.unet.conv_in.weight, old.unet.conv_in.weight + 1)
-    with pytest.raises(OSError, match="v2"):
+    with pytest.raises(OSError, match="v2 is not a valid git identifier"):
         RDDMPipeline.from_pretrained(f"tester/{repository}", revision="v2")
 
 
@@ -162,9 +161,8 @@ for loader in (getattr(diffusers_restore, sys.argv[-1]), DiffusionPipeline):
     assert alone(load.replace("OPTIONS", "{'local_files_only': True}"), **home) == online
     nowhere = home | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     assert alone(load.replace("OPTIONS", "{}"), **nowhere) == online
-    for options in ({"local_files_only": True}, {"revision": "none"}):
-        with pytest.raises(OSError, match=f"tester/{repository}|none is not a valid"):
-            type(pipe).from_pretrained(f"tester/{repository}", cache_dir=tmp_path / "empty", **options)
+    with pytest.raises(OSError, match="cached"):
+        type(pipe).from_pretrained(f"tester/{repository}", cache_dir=tmp_path / "empty", local_files_only=True)
 
 
 @pytest.mark.parametrize("loader", ["own", "diffusers"])
@@ -422,7 +420,8 @@ def test_the_python_of_the_page_runs(write_repo: WriteRepo, tmp_path: Path, monk
 
 
 def test_a_repository_that_is_not_there_says_so() -> None:
-    with pytest.raises((OSError, RepositoryNotFoundError), match="tester/nothing"):
+    message = "tester/nothing is not a local folder and is not a valid model(.|\\n)*make sure to pass a token"
+    with pytest.raises(OSError, match=message):
         DDRMPipeline.from_pretrained("tester/nothing")
 
 

@@ -145,7 +145,7 @@ class Degradation(ABC):
         if not isinstance(t, Tensor) or t.ndim == 0:
             number = check_int(name, t.item() if isinstance(t, Tensor) else t, 0, last)
             return torch.full((len(x0),), number, device=x0.device)
-        if t.is_floating_point() or t.dtype == torch.bool or t.is_complex() or t.shape != (len(x0),):
+        if t.is_floating_point() or t.dtype == torch.bool or t.is_complex() or t.shape not in ((1,), (len(x0),)):
             raise InvalidInputError(
                 f"{name} must be whole numbers in 0..{last}, one or one for each of {len(x0)} pictures, got "
                 f"{t.dtype} {tuple(t.shape)}"
@@ -153,7 +153,7 @@ class Degradation(ABC):
         smallest, largest = torch.aminmax(t)
         if smallest < 0 or largest > last:
             raise InvalidInputError(f"{name} must be in 0..{last}, got {t.tolist()}")
-        return t.to(x0.device, torch.int64)
+        return t.to(x0.device, torch.int64).expand(len(x0))
 
     @final
     def to_config(self) -> dict[str, Any]:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import is_compiled_module
 from torch import Tensor
 
 from .. import images
@@ -28,15 +31,54 @@ def check_channels(output_type: str, channels: int) -> None:
         raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
 
 
-def check_callback(callback: Callback | None, names: Sequence[str], known: Sequence[str]) -> None:
-    """Raise InvalidInputError for what isn't a callback, or for a tensor that it can't have."""
+def check_callback(callback: Callback | None, names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """The tensors that the callback gets: `names`, or what a callback object of diffusers asks for.
+
+    Raises:
+        InvalidInputError: what isn't a callback, or a tensor that it can't have.
+    """
     if callback is not None and not callable(callback):
         raise InvalidInputError(f"callback_on_step_end must be a function or None, got {callback!r}")
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
     if not isinstance(names, (list, tuple)):
         raise InvalidInputError(f"callback_on_step_end_tensor_inputs must be a list of names, got {names!r}")
     for name in names:
         if name not in known:
             raise unknown_name("callback tensor", name, known)
+    return names
+
+
+def check_network(name: str, network: Any) -> None:
+    """Raise InvalidInputError for what is no `UNet2DModel`, compiled or not."""
+    if not isinstance(_own(network), UNet2DModel):
+        raise InvalidInputError(f"{name} must be a UNet2DModel, got {type(network).__name__}")
+
+
+def check_evaluates(name: str, network: Any) -> None:
+    """Raise InvalidInputError for a network whose dropout is active."""
+    if network.training and network.config.dropout > 0:
+        raise InvalidInputError(f"{name} is in training mode, in which its dropout is active; call {name}.eval() first")
+
+
+def check_scheduler(scheduler: Any, kind: type, example: str) -> None:
+    """Raise InvalidInputError for a scheduler that was set on the pipeline and is not one of its own.
+
+    Args:
+        scheduler: that of the pipeline.
+        kind: what it must be.
+        example: the name of such a class.
+    """
+    if not isinstance(scheduler, kind):
+        raise InvalidInputError(
+            f"scheduler must be a {example}, got {type(scheduler).__name__}; set pipe.scheduler = "
+            f"{example}.from_config(pipe.scheduler.config), or give it to the constructor"
+        )
+
+
+def _own(network: Any) -> Any:
+    """The network inside one that was compiled."""
+    return network._orig_mod if is_compiled_module(network) else network
 
 
 def check_generators(
@@ -62,15 +104,19 @@ def size_multiple(unet: Any) -> int:
     return int(2 ** (len(unet.config.block_out_channels) - 1))
 
 
-def replaced(sample: Tensor, answer: Any) -> Tensor:
-    """The sample, or what a callback answered in its place."""
+def replaced(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
+    """The sample, or what a callback answered in its place; it may answer with all that it was given."""
     if answer is None or answer == {}:
         return sample
-    new = answer.get("sample") if isinstance(answer, dict) and set(answer) == {"sample"} else None
+    known = isinstance(answer, dict) and all(name in given for name in answer if name != "sample")
+    new = answer.get("sample", sample) if known else None
     if not isinstance(new, Tensor) or new.shape != sample.shape:
         raise InvalidInputError(
             f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
         )
+    for name, value in answer.items():
+        if name != "sample" and value is not given[name]:
+            raise InvalidInputError(f"callback_on_step_end can replace 'sample' alone, and not {name!r}")
     return new.to(sample)
 
 

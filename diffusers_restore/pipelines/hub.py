@@ -16,6 +16,7 @@ import diffusers
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import create_repo, upload_folder
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
 from ..errors import InvalidInputError
@@ -74,10 +75,11 @@ class HubMixin:
         """
         try:
             return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))  # type: ignore[misc]
-        except OSError:
-            # What is wrong with a name, a revision or a token is said better where only the index is looked for.
-            options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
-            load_index(cls, pretrained_model_name_or_path, **options)
+        except OSError as error:
+            if isinstance(error.__cause__, HfHubHTTPError):
+                # What is wrong with a name, a revision or a token is said better where only the index is looked for.
+                options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+                load_index(cls, pretrained_model_name_or_path, **options)
             raise
 
     @classmethod
@@ -273,6 +275,10 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
                 found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
         model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
         missing = sorted(set(model.state_dict()) - set(found))
+        if missing:  # what was put into the network since is no part of the file
+            with torch.device("meta"):
+                own = set(type(model).from_config(model.config).state_dict())
+            missing = [weight for weight in missing if weight in own]
         if missing:
             listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InvalidInputError(

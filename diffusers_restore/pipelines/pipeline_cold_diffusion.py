@@ -23,8 +23,11 @@ from .common import (
     OutputType,
     check_callback,
     check_channels,
+    check_evaluates,
     check_generators,
+    check_network,
     check_output_type,
+    check_scheduler,
     finished,
     pictures_at_once,
     replaced,
@@ -60,7 +63,8 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     """
 
     scheduler_name = "ColdDiffusionScheduler"
-    model_cpu_offload_seq = "prior->unet"
+    model_cpu_offload_seq = "unet"
+    _exclude_from_cpu_offload = ["prior"]  # noqa: RUF012  # it has no weights that accelerate's hooks could follow
     _optional_components = ["prior"]  # noqa: RUF012  # diffusers' protocol
     _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
 
@@ -68,8 +72,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         self, unet: UNet2DModel, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None
     ) -> None:
         super().__init__()
-        if not isinstance(unet, UNet2DModel):
-            raise InvalidInputError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
+        check_network("unet", unet)
         labels = unet.config.num_class_embeds, unet.config.class_embed_type
         if unet.config.out_channels != unet.config.in_channels or labels != (None, None):
             raise InvalidInputError(
@@ -174,9 +177,9 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
-        if self.unet.training and self.unet.config.dropout > 0:
-            raise InvalidInputError("unet is in training mode, in which its dropout is active; call unet.eval() first")
-        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_evaluates("unet", self.unet)
+        asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_scheduler(self.scheduler, ColdDiffusionScheduler, "ColdDiffusionScheduler")
         if not isinstance(direct, bool):
             raise InvalidInputError(f"direct must be True or False, got {direct!r}")
         if direct and num_inference_steps is not None:
@@ -235,8 +238,9 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
                     estimates.append(x0_hat)
                 if callback_on_step_end is not None:
                     tensors = {"sample": torch.cat(parts), "pred_original_sample": torch.cat(estimates)}
-                    kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    parts = list(replaced(tensors["sample"], callback_on_step_end(self, i, k, kept)).split(size))
+                    kept = {name: tensors[name] for name in asked}
+                    answer = callback_on_step_end(self, i, k, dict(kept))
+                    parts = list(replaced(tensors["sample"], answer, kept).split(size))
                 progress.update()
         restored = torch.cat(parts)
         if grey:

@@ -25,8 +25,11 @@ from .common import (
     OutputType,
     check_callback,
     check_channels,
+    check_evaluates,
     check_generators,
+    check_network,
     check_output_type,
+    check_scheduler,
     finished,
     pictures_at_once,
     replaced,
@@ -144,7 +147,9 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
-        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_scheduler(self.scheduler, ZeroShotScheduler, "DDRMScheduler")
+        check_evaluates("unet", self.unet)
         options = step_options(self.scheduler, eta=eta, eta_b=eta_b)
         check_real("classifier_scale", classifier_scale)
         samples = check_int("num_images_per_input", num_images_per_input, 1)
@@ -172,8 +177,9 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
                     estimates.append(estimate)
                 if callback_on_step_end is not None:
                     tensors = {"sample": torch.cat(states), "pred_original_sample": torch.cat(estimates)}
-                    kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    states = list(replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
+                    kept = {name: tensors[name] for name in asked}
+                    answer = callback_on_step_end(self, i, t, dict(kept))
+                    states = list(replaced(tensors["sample"], answer, kept).split(size))
                 progress.update()
         sample = torch.cat(states)
 
@@ -203,8 +209,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
 def check_unet(unet: UNet2DModel) -> None:
     """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
-    if not isinstance(unet, UNet2DModel):
-        raise InvalidInputError(f"unet must be a UNet2DModel, got {type(unet).__name__}")
+    check_network("unet", unet)
     config = unet.config
     if config.center_input_sample != (config.time_embedding_type == "fourier"):
         raise InvalidInputError(

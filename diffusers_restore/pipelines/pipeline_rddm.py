@@ -22,8 +22,11 @@ from .common import (
     OutputType,
     check_callback,
     check_channels,
+    check_evaluates,
     check_generators,
+    check_network,
     check_output_type,
+    check_scheduler,
     finished,
     pictures_at_once,
     replaced,
@@ -167,8 +170,8 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     ) -> None:
         super().__init__()
         for name, network in (("unet", unet), ("unet_noise", unet_noise)):
-            if not isinstance(network, UNet2DModel) and not (name == "unet_noise" and network is None):
-                raise InvalidInputError(f"{name} must be a UNet2DModel, got {type(network).__name__}")
+            if network is not None or name == "unet":
+                check_network(name, network)
         if not isinstance(scheduler, SchedulerMixin):
             raise InvalidInputError(f"scheduler must be a RDDMScheduler, got {type(scheduler).__name__}")
         if not isinstance(scheduler, RDDMScheduler):
@@ -275,7 +278,8 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             InvalidInputError: an argument that cannot be used; the message says what is accepted.
         """
         check_output_type(output_type)
-        check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        check_scheduler(self.scheduler, RDDMScheduler, "RDDMScheduler")
         check_real("eta", eta, 0, 1)
         networks = {name: getattr(self, name) for name in ("unet", "unet_noise") if getattr(self, name) is not None}
         for name, network in networks.items():
@@ -283,10 +287,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
                 raise InvalidInputError(
                     f"unet and unet_noise must have the same dtype, got {self.unet.dtype} and {network.dtype}"
                 )
-            if network.training and network.config.dropout > 0:
-                raise InvalidInputError(
-                    f"{name} is in training mode, in which its dropout is active; call {name}.eval() first"
-                )
+            check_evaluates(name, network)
         if timesteps is None and num_inference_steps is None:
             num_inference_steps = min(5, len(self.scheduler))
         self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
@@ -355,8 +356,9 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
                 if callback_on_step_end is not None:
                     stacked = [torch.cat(states), *(torch.cat(one) for one in zip(*estimates, strict=True))]
                     tensors = dict(zip(self._callback_tensor_inputs, stacked, strict=True))
-                    kept = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                    states = list(replaced(tensors["sample"], callback_on_step_end(self, i, t, kept)).split(size))
+                    kept = {name: tensors[name] for name in asked}
+                    answer = callback_on_step_end(self, i, t, dict(kept))
+                    states = list(replaced(tensors["sample"], answer, kept).split(size))
                 progress.update()
         restored = torch.cat(states)[:, :, :height, :width].contiguous()  # so that the borders' memory is freed
         if grey:

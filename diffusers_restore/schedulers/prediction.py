@@ -78,7 +78,9 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
     methods = {address.rpartition(":")[2] for _, address in METHODS.addresses()}
     if name is None and isinstance(config, FrozenDict) and "beta_schedule" not in config:
         name = "without a beta_schedule"  # the configuration of a scheduler in memory has lost its class
-    if name is not None and name not in methods and name not in VARIANCE_PRESERVING:
+    of_ddpm = config.get("beta_schedule") is not None or config.get("trained_betas") is not None
+    own = name == "RDDMScheduler" and of_ddpm  # a DDPM in another form
+    if name is not None and not own and name not in methods and name not in VARIANCE_PRESERVING:
         reason = f": {_REASONS[name]}" if name in _REASONS else ""
         raise InvalidInputError(
             f"scheduler {name} is not one of a variance-preserving process (DDPM), which this method needs{reason}. "

@@ -6,12 +6,12 @@ from math import inf, sqrt
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_real
 from ..operators import Measurement
 from ..operators.base import scale
+from .noise import standard_normal
 from .prediction import predict_x0_and_epsilon
 from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch, check_timestep
 
@@ -172,7 +172,7 @@ class DDRMScheduler(ZeroShotScheduler):
         x0_hat, epsilon_hat = predict_x0_and_epsilon(output, sample, self.alpha_bar(t), self.config.prediction_type)
         noise = variance_noise
         if noise is None:
-            noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+            noise = standard_normal(sample, generator)
         prev_sample = ddrm_update(x0_hat, epsilon_hat, noise, measurement, self.sigma(following), eta, eta_b)
         prev_sample = prev_sample.mul_(sqrt(self.alpha_bar(following)))
         if not return_dict:

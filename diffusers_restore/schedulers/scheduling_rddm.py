@@ -15,12 +15,12 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
 from . import coefficients
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule
+from .noise import standard_normal
 from .prediction import check_variance_preserving, stated_schedule
 
 PredictionType = Literal[
@@ -222,7 +222,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         beta_schedule, beta_start, beta_end, trained_betas: of diffusers' DDPMScheduler; where the first or the last is
             given, the coefficients are those of that DDPM.
         prediction_type: what the network says: a key of `HEADS`. "epsilon", "sample" and "v_prediction" are diffusers'.
-        variance_type: see `rddm_variance`; None is that of the process.
+        variance_type: see `rddm_variance`; None is that of the process. With the betas of a DDPM, what it samples with
+            ("fixed_small", ...) is kept for who makes a `DDPMScheduler` of this again, and means None here.
         update_form: see `rddm_update`; None is "recompose" for the coefficients of a DDPM, as DDIM does, else
             "incremental".
         removal_order: "both", or "residual_first" or "noise_first", which need time_embedding="cumulative".
@@ -259,7 +260,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         beta_end: float = 0.02,
         trained_betas: list[float] | None = None,
         prediction_type: PredictionType = "residual",
-        variance_type: VarianceType | None = None,
+        variance_type: str | None = None,
         update_form: UpdateForm | None = None,
         removal_order: RemovalOrder = "both",
         clip_sample: bool = True,
@@ -270,6 +271,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         steps_offset: int = 0,
     ) -> None:
         steps = check_int("num_train_timesteps", num_train_timesteps, 1)
+        of_its_own = variance_type in _DDPM and (beta_schedule is not None or trained_betas is not None)
         if prediction_type not in HEADS:
             raise unknown_name("prediction_type", prediction_type, HEADS)
         for name, value, known in (
@@ -277,7 +279,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             ("time_embedding", time_embedding, ("timestep", "cumulative")),
             ("timestep_spacing", timestep_spacing, ("rddm", "trailing", "leading", "linspace")),
             ("update_form", "incremental" if update_form is None else update_form, _FORMS),
-            ("variance_type", "residual" if variance_type is None else variance_type, _VARIANCES),
+            ("variance_type", "residual" if variance_type is None or of_its_own else variance_type, _VARIANCES),
             ("removal_order", removal_order, ("both", "residual_first", "noise_first")),
         ):
             if value not in known:
@@ -338,7 +340,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
                     "trained_betas"
                 )
         default = {"resshift": "bridge", "indi": "bridge", "i2sb": "bridge", "ir_sde": "mean_reverting"}
-        self._variance_type = variance_type or ("mean_reverting" if of_ddpm else default.get(process, "residual"))
+        chosen = None if of_its_own else variance_type
+        self._variance_type = chosen or ("mean_reverting" if of_ddpm else default.get(process, "residual"))
         self._update_form = update_form or ("recompose" if of_ddpm else "incremental")
         self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
         self.residual_scales, self.noise_scales = scales
@@ -369,8 +372,6 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             check_variance_preserving(config)
             if config.get("thresholding"):
                 raise InvalidInputError("a scheduler with thresholding=True is not supported; set it to False")
-            # `variance_type` is of the chain that a DDPM samples; `_use_default_values` would put our defaults for its.
-            dropped = ("_use_default_values", *(["variance_type"] if config.get("variance_type") in _DDPM else []))
             # What old files leave out, and PNDM, Euler and their like don't have: they don't clip.
             defaults = {
                 "beta_schedule": "linear",
@@ -379,8 +380,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
                 "clip_sample": name is not None and ("DDPM" in name or "DDIM" in name),
                 "clip_residual_range": 2 * config.get("clip_sample_range", 1.0),
             }
-            config = stated_schedule(config)
-            config = {**defaults, **{name: value for name, value in config.items() if name not in dropped}}
+            config = {**defaults, **stated_schedule(config)}
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     @property
@@ -474,7 +474,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         Args:
             original_samples: I_0, (B, C, H, W) in [-1, 1].
             noise: standard normal.
-            timesteps: (B,) in 0..T-1.
+            timesteps: (B,) in 0..T-1, or (1,) for all.
             degraded: I_in.
             residual: I_in - I_0, instead of it. With neither, I_in = 0.
 
@@ -486,9 +486,10 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         _check_shapes("original_samples", original_samples, noise=noise, degraded=degraded, residual=residual)
         if residual is None:
             residual = -original_samples if degraded is None else degraded - original_samples
-        a, b = self.gathered_scales(timesteps, original_samples.dtype, len(original_samples))
-        a, b = a.reshape(-1, 1, 1, 1), b.reshape(-1, 1, 1, 1)
-        return rddm_add_noise(original_samples, residual, noise, a, b)
+        wide = torch.promote_types(original_samples.dtype, torch.float32)  # half precision would round every term
+        a, b = self.gathered_scales(timesteps, wide, len(original_samples))
+        a, b = (one.to(original_samples.device).reshape(-1, 1, 1, 1) for one in (a, b))
+        return rddm_add_noise(original_samples, residual, noise, a, b).to(original_samples.dtype)
 
     def get_target(
         self, original_samples: Tensor, noise: Tensor, timesteps: Tensor, *, degraded: Tensor | None = None
@@ -564,13 +565,13 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             self.config.clip_residual_range if self.config.clip_sample else None,
         )
         if following < 0:
-            previous = x0
+            previous = x0.clone()  # what is done to one of them is not done to the other
         else:
             a_next, b_next = self.scales(following)
             sigma = sqrt(rddm_variance(a, b, a_next, b_next, eta, self._variance_type))
             noise = variance_noise
             if noise is None and sigma > 0:
-                noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
+                noise = standard_normal(sample, generator)
             form = self._update_form
             previous = rddm_update(sample, x0, residual, epsilon, noise, a, b, a_next, b_next, sigma, form)
         if not return_dict:
@@ -580,11 +581,11 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         )
 
     def gathered_scales(self, timesteps: Tensor, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """(a_t, b_t) of timesteps (B,), on their device."""
+        """(a_t, b_t) of timesteps (B,), or (1,) for all of `count` pictures, on their device."""
         if not isinstance(timesteps, Tensor):
             raise InvalidInputError(f"timesteps must be a tensor of whole numbers, got {timesteps!r}")
         fractions = timesteps.dtype == torch.bool or timesteps.is_floating_point() or timesteps.is_complex()
-        if fractions or timesteps.ndim != 1 or (count is not None and len(timesteps) != count):
+        if fractions or timesteps.ndim != 1 or (count is not None and len(timesteps) not in (1, count)):
             raise InvalidInputError(
                 f"timesteps must be whole numbers, one for each picture, got {timesteps.dtype} {tuple(timesteps.shape)}"
             )

@@ -197,10 +197,12 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
         """
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image."""
-        alpha_bars = self.alphas_cumprod.to(original_samples.device)[timesteps].to(original_samples.dtype)
+        """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image, or one for all."""
+        wide = torch.promote_types(original_samples.dtype, torch.float32)  # half precision would round every term
+        alpha_bars = self.alphas_cumprod.to(original_samples.device, wide)[timesteps.to(original_samples.device)]
         alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))
-        return alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
+        noised = alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
+        return noised.to(original_samples.dtype)
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)

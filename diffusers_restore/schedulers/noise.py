@@ -1,0 +1,20 @@
+"""The noise that a step draws."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from ..errors import InvalidInputError
+
+
+def standard_normal(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+    """Noise of the shape of `like`, (B, C, H, W), from one generator or from one for each picture.
+
+    Raises:
+        InvalidInputError: a list of another length; diffusers would draw from its first ones alone.
+    """
+    if isinstance(generator, list) and len(generator) != len(like):
+        raise InvalidInputError(f"generator must be one, or a list of {len(like)} for this batch; got {len(generator)}")
+    return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)
