@@ -413,7 +413,7 @@ def test_compatible_schedulers_run_with_the_configuration(name: str) -> None:
     scheduler = KINDS[name].build()
     noise = torch.ones(1, *SHAPE)
     for kind in (DDPMScheduler, DDIMScheduler, PNDMScheduler):
-        other = kind.from_config(scheduler.config, timestep_spacing="leading")
+        other = kind.from_config(scheduler.config)
         t = torch.tensor([scheduler.timesteps[len(scheduler) // 2]])
         wanted = scheduler.add_noise(0 * noise, noise, t)
         assert error(other.add_noise(0 * noise, noise, t), wanted) < 1e-5

@@ -232,7 +232,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
             can differ by; the authors' code has 1.
         time_embedding: what networks are told: the "timestep", or "cumulative", T a_t for the residual and T b_t for
             the noise, with which the coefficients can be changed after training (path-independent).
-        timestep_spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as diffusers has them.
+        timestep_spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as diffusers has them;
+            None is "leading" for the coefficients of a DDPM, as there, else "rddm".
         steps_offset: of "leading".
 
     Raises:
@@ -267,11 +268,13 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         clip_sample_range: float = 1.0,
         clip_residual_range: float = 2.0,
         time_embedding: TimeEmbedding = "timestep",
-        timestep_spacing: str = "rddm",
+        timestep_spacing: str | None = None,
         steps_offset: int = 0,
     ) -> None:
         steps = check_int("num_train_timesteps", num_train_timesteps, 1)
         of_its_own = variance_type in _DDPM and (beta_schedule is not None or trained_betas is not None)
+        if timestep_spacing is None:
+            timestep_spacing = "rddm" if beta_schedule is None and trained_betas is None else "leading"
         if prediction_type not in HEADS:
             raise unknown_name("prediction_type", prediction_type, HEADS)
         for name, value, known in (
@@ -343,7 +346,8 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
         chosen = None if of_its_own else variance_type
         self._variance_type = chosen or ("mean_reverting" if of_ddpm else default.get(process, "residual"))
         self._update_form = update_form or ("recompose" if of_ddpm else "incremental")
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        # Without the list, from_config would drop what came by position.
+        self.register_to_config(timestep_spacing=timestep_spacing, _use_default_values=[])
         self.residual_scales, self.noise_scales = scales
         # A DDPM is started from noise of deviation 1, which its last b_t is a little below.
         self.init_noise_sigma = 1.0 if of_ddpm else float(self.noise_scales[-1])
