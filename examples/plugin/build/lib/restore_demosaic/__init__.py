@@ -1,1 +1,0 @@
-"""A plug-in of diffusers_restore: see README.md."""
