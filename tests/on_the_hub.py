@@ -425,6 +425,15 @@ def test_a_repository_that_is_not_there_says_so() -> None:
         DDRMPipeline.from_pretrained("tester/nothing")
 
 
+def test_a_push_that_the_hub_refuses_says_what_is_needed(tmp_path: Path) -> None:
+    pipe = MAKE["rddm"]()
+    message = "can't make the repository 'tester/no': .*`hf auth login` stores one"
+    with pytest.raises(InvalidInputError, match=message):
+        pipe.push_to_hub("tester/no", token="wrong")
+    with pytest.raises(InvalidInputError, match=message):
+        pipe.save_pretrained(tmp_path, push_to_hub=True, repo_id="tester/no", token="wrong")
+
+
 def test_a_damaged_repository_is_refused_by_diffusers_own_class_too(repository: str, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -19,7 +19,7 @@ from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, one_line
 from ..registration import PLUG_IN
 from .cards import Card, CardText, find_source, new_card, renamed, write_text
 
@@ -186,7 +186,7 @@ class HubMixin:
         token: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        name = create_repo(repo_id or folder.resolve().name, private=private, token=token, exist_ok=True).repo_id
+        name = make_repository(repo_id or folder.resolve().name, private, token)
         self._card(name, token).save(folder)
         info = upload_folder(
             repo_id=name,
@@ -215,6 +215,26 @@ class HubMixin:
 
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
+
+
+def make_repository(name: str, private: bool | None = None, token: str | None = None) -> str:
+    """Make a repository on the Hub, if it isn't there; its name with its owner.
+
+    Args:
+        name: "name" or "owner/name".
+        private: None leaves it to the settings of the owner.
+        token: None takes the stored one.
+
+    Raises:
+        InvalidInputError: the Hub refuses, or can't be reached.
+    """
+    try:
+        return str(create_repo(name, private=private, token=token, exist_ok=True).repo_id)
+    except Exception as error:  # those of the HTTP library too
+        raise InvalidInputError(
+            f"the Hub can't make the repository {name!r}: {one_line(error)}. A token with the right to write to it is "
+            "needed: `hf auth login` stores one, HF_TOKEN or token= gives one"
+        ) from error
 
 
 def load_index(cls: Any, repository: str | PathLike[str], **options: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, ModelCard
 from .. import __version__, images
 from ..errors import InvalidInputError
 from ..pipelines.cards import CardText, base_model, metadata, renamed, use, write_text
+from ..pipelines.hub import make_repository
 from ..registration import PLUG_IN
 from .checkpoints import ASIDE, written_aside
 from .config import LoopConfig
@@ -146,10 +147,9 @@ def prepare_push(config: LoopConfig) -> str:
     """
     name = config.hub_model_id or Path(config.output_dir).resolve().name
     try:
-        # None leaves it to the settings of an organisation.
-        return str(HfApi().create_repo(name, private=config.hub_private_repo or None, exist_ok=True).repo_id)
-    except Exception as error:  # those of the HTTP library too
-        raise InvalidInputError(f"push_to_hub can't make the repository {name!r}: {error}") from error
+        return make_repository(name, config.hub_private_repo or None)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"push_to_hub: {error}") from error
 
 
 def push(output_dir: Path, repo_id: str) -> str:
