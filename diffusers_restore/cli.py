@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | sample | train | convert | tasks`.
+"""The command line: `diffusers-restore restore | degrade | sample | train | convert | tasks | methods`.
 
 torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """

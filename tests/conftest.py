@@ -66,10 +66,9 @@ WriteRepo = Callable[..., Path]
 
 
 @pytest.fixture
-def plug_in() -> Iterator[Callable[[str], str]]:
-    """The folder of a plug-in file, as `custom_pipeline`; diffusers keeps the last one of a process as a module."""
-    yield lambda method: str(Path(__file__).parents[1] / "pipelines" / method)
-    sys.modules.pop("diffusers_modules.local.pipeline", None)
+def plug_in() -> Callable[[str], str]:
+    """The folder of a plug-in file, as `custom_pipeline`; diffusers runs all of them in one module."""
+    return lambda method: str(Path(__file__).parents[1] / "pipelines" / method)
 
 
 @pytest.fixture

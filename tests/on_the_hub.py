@@ -275,6 +275,14 @@ def test_the_card_names_the_base_model_and_keeps_its_terms(repository: str, tmp_
     assert "drawn.png" in API.list_repo_files(f"tester/{repository}")
     run_snippet(card.text, tmp_path)
 
+    # Saved from a folder, too; the card says nothing of where that lies.
+    DDRMPipeline.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "restorer")
+    text = (tmp_path / "restorer" / "README.md").read_text()
+    assert "DDRMPipeline" in text
+    assert "license: cc-by-nc-4.0" in text
+    assert "The network is that of `base`, unchanged." in text
+    assert str(tmp_path) not in text
+
 
 def test_a_card_that_was_written_is_kept(repository: str, tmp_path: Path) -> None:
     """By training, or by hand: through saving, loading and pushing to other names, with its pictures."""

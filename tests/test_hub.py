@@ -123,6 +123,12 @@ def test_saving_leaves_a_card_and_other_files_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "notes.txt").exists()
 
 
+def test_a_pickle_beside_the_weights_that_nobody_can_read_hurts_nobody(tmp_path: Path) -> None:
+    shutil.copytree(RELEASES[0] / "rddm", tmp_path / "mine")
+    (tmp_path / "mine" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
+    assert type(diffusers_restore.RDDMPipeline.from_pretrained(tmp_path / "mine")) is diffusers_restore.RDDMPipeline
+
+
 def test_a_subclass_from_a_script_is_saved_as_diffusers_saves_it(tmp_path: Path) -> None:
     """A class of __main__ can't be imported by a file, so none is written."""
     code = f"""

@@ -71,7 +71,7 @@ def metadata(tags: Sequence[str], **more: Any) -> ModelCardData:
     return ModelCardData(library_name="diffusers", pipeline_tag=tags[0], tags=every, **known)
 
 
-def use(text: CardText, repo_id: str, example: str | None = None) -> str:
+def use(text: CardText, repo_id: str) -> str:
     """What a pipeline is and how it is loaded, in Markdown."""
     return f"""{text.what}
 
@@ -80,7 +80,7 @@ def use(text: CardText, repo_id: str, example: str | None = None) -> str:
 ```
 
 ```python
-{(text.example if example is None else example).format(repo_id=repo_id)}
+{text.example.format(repo_id=repo_id)}
 ```
 
 `DiffusionPipeline.from_pretrained("{repo_id}")` gives the same pipeline once `diffusers_restore` is imported, and with
@@ -93,8 +93,9 @@ def new_card(text: CardText, repo_id: str, source: Source | None) -> str:
     terms: dict[str, Any] = {}
     if source is not None and source.card is not None:
         card = ModelCard(source.card, ignore_metadata_errors=True)
-        terms = {name: getattr(card.data, name, None) for name in _TERMS}
-        about = f"The network is that of `{source.name}`, unchanged. Its own card says:\n\n" + "\n".join(
+        terms = {term: getattr(card.data, term, None) for term in _TERMS}
+        name = base or Path(source.name).name  # where it lies on a disk is nobody's business
+        about = f"The network is that of `{name}`, unchanged. Its own card says:\n\n" + "\n".join(
             f"> {line}".rstrip() for line in card.text.strip().splitlines()
         )
     elif base is not None:

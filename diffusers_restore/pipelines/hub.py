@@ -115,7 +115,7 @@ class HubMixin:
 
     def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """As `ConfigMixin.save_config`, with the files that make the classes known, and the card of its source."""
-        super().save_config(save_directory, **kwargs)  # type: ignore[misc]
+        super().save_config(save_directory)  # type: ignore[misc]
         folder = Path(save_directory)
         file = folder / "model_index.json"
         index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -130,7 +130,9 @@ class HubMixin:
         write_text(file, json.dumps(index, indent=2, sort_keys=True) + "\n")
         source = find_source(self._source_name, online=False)
         if source is not None and source.card is not None and not (folder / "README.md").exists():
-            Card(source.card, source.pictures).save(folder)
+            own = source.class_name == type(self).__name__
+            text = source.card if own else new_card(self.card_text, folder.resolve().name, source)
+            Card(text, source.pictures).save(folder)
         if push_to_hub:
             self._push(folder, **kwargs)
 
@@ -287,12 +289,11 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
     """
     for files in _weight_files(folder):
         found: dict[str, None] = {}
-        for file in files:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="pt") as tensors:
-                    found |= dict.fromkeys(tensors.keys())
-            else:
-                found |= dict.fromkeys(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
+        try:
+            for file in files:
+                found |= dict.fromkeys(_weight_names(file))
+        except Exception:  # libraries raise nearly anything; what can't be read here, diffusers can't have loaded
+            continue
         model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
         missing = sorted(set(model.state_dict()) - set(found))
         if missing:  # what was put into the network since is no part of the file
@@ -305,6 +306,14 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
                 f"{name} in {folder} lacks {len(missing)} of its {len(model.state_dict())} weights ({listed}) in "
                 f"{files[0].name}: its config.json does not fit the weights, or the file is not whole"
             )
+
+
+def _weight_names(file: Path) -> list[str]:
+    """The names of the weights in a file."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            return list(tensors.keys())
+    return list(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
 
 
 def _weight_files(folder: Path) -> list[list[Path]]:
