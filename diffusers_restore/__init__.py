@@ -18,6 +18,7 @@ from .registration import register
 if TYPE_CHECKING:
     from . import degradations, images, operators
     from .models.gaussian_mixture import GaussianMixturePrior
+    from .models.unet_2d_residual import ResidualUNet2DModel
     from .operators import Measurement, measure
     from .pipelines.modular_ddrm import DDRMBlocks
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
@@ -43,6 +44,7 @@ _HOMES = {
     "Measurement": ".operators",
     "RDDMPipeline": ".pipelines.pipeline_rddm",
     "RDDMScheduler": ".schedulers.scheduling_rddm",
+    "ResidualUNet2DModel": ".models.unet_2d_residual",
     "degradations": "",
     "images": "",
     "measure": ".operators",
@@ -61,6 +63,7 @@ __all__ = [
     "Measurement",
     "RDDMPipeline",
     "RDDMScheduler",
+    "ResidualUNet2DModel",
     "degradations",
     "images",
     "measure",

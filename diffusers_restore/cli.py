@@ -33,12 +33,13 @@ from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+    from diffusers import DDIMScheduler, DDPMScheduler
     from torch import Tensor
 
     from .images import Picture
     from .operators import LinearOperator, Task
     from .operators.base import Shape
+    from .pipelines.common import Network
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
@@ -957,6 +958,8 @@ def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMSchedu
     """The repository's scheduler as one of diffusers' own, once it is sure that the network draws pictures with it."""
     from diffusers import DDIMScheduler, DDPMScheduler
 
+    from .pipelines.common import is_score_network
+
     config = pipe.unet.config
     if config.num_class_embeds is not None:
         raise click.ClickException(
@@ -964,7 +967,7 @@ def _stock_scheduler(model: str, pipe: DDRMPipeline, sampler: str) -> DDIMSchedu
         )
     if config.in_channels not in (1, 3):
         raise click.ClickException(f"MODEL {model!r} draws {config.in_channels} channels; a picture has 1 or 3")
-    if config.time_embedding_type == "fourier":
+    if is_score_network(pipe.unet):
         raise click.ClickException(
             f"MODEL {model!r} is a score network of a VE process, which no sampler here draws with; "
             "diffusers.ScoreSdeVePipeline does, and `restore --model` restores with it"
@@ -1010,7 +1013,7 @@ def _drawn_size(pipe: DDRMPipeline, size: tuple[int, int] | None) -> tuple[int, 
 
 
 def _draw(
-    unet: UNet2DModel,
+    unet: Network,
     scheduler: DDIMScheduler | DDPMScheduler,
     generators: list[torch.Generator],
     size: tuple[int, int],

@@ -795,7 +795,7 @@ def test_components_of_another_kind_are_refused(unet: UNet2DModel) -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             ColdDiffusionPipeline(make_unet(**config), scheduler)
-    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel, got Identity"):
+    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel or a ResidualUNet2DModel, got Identity"):
         ColdDiffusionPipeline(torch.nn.Identity(), scheduler)
     for wrong, name in ((DDPMScheduler(), "DDPMScheduler"), (None, "NoneType"), (Blur(4), "Blur")):
         with pytest.raises(InvalidInputError, match=f"scheduler must be a ColdDiffusionScheduler, got {name}"):

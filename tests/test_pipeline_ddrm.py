@@ -185,7 +185,7 @@ def test_networks_of_another_process_are_refused(unet: UNet2DModel) -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             DDRMPipeline(make_unet(**config), DDPMScheduler())
-    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel, got Identity"):
+    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel or a ResidualUNet2DModel, got Identity"):
         DDRMPipeline(torch.nn.Identity(), DDPMScheduler())
 
 

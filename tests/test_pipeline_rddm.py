@@ -1029,11 +1029,13 @@ def test_components_that_do_not_fit_together_are_refused() -> None:
             make(restorer(), restorer(**config), **two)
     with pytest.raises(InvalidInputError, match="score network of a VE process"):
         make(restorer(time_embedding_type="fourier"))
-    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel, got Identity"):
+    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel or a ResidualUNet2DModel, got Identity"):
         RDDMPipeline(torch.nn.Identity(), scheduler)
-    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel, got NoneType"):
+    with pytest.raises(InvalidInputError, match="unet must be a UNet2DModel or a ResidualUNet2DModel, got NoneType"):
         RDDMPipeline(None, scheduler)
-    with pytest.raises(InvalidInputError, match="unet_noise must be a UNet2DModel, got Identity"):
+    with pytest.raises(
+        InvalidInputError, match="unet_noise must be a UNet2DModel or a ResidualUNet2DModel, got Identity"
+    ):
         RDDMPipeline(restorer(), RDDMScheduler(**two), torch.nn.Identity())
     with pytest.raises(InvalidInputError, match="unet_noise must be None: prediction_type 'residual' has one output"):
         make(restorer(), second())

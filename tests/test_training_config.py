@@ -60,12 +60,14 @@ OTHER: dict[str, Any] = {
     "center_crop": True,
     "random_flip": True,
     "random_rotate": True,
+    "validation_data_dir": "measured",
     "validation_images": 3,
     "validation_resolution": 96,
     "dataloader_num_workers": 1,
     "strict": True,
+    "network": "residual",
     "block_out_channels": (8, 16),
-    "layers_per_block": 2,
+    "layers_per_block": (2, 1),
     "dropout": 0.1,
     "prediction_type": "epsilon",
     "beta_schedule": "linear",
@@ -77,6 +79,7 @@ OTHER: dict[str, Any] = {
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 7,
     "lr_decay_steps": 11,
+    "optimizer": "muon",
     "adam_beta1": 0.8,
     "adam_beta2": 0.95,
     "adam_weight_decay": 0.0,
@@ -179,7 +182,7 @@ def test_every_option_has_a_help_and_a_name_of_its_own() -> None:
     assert set(names) == {*flatten(config()), "config", "dry_run"}
     for param in train_prior.params:
         assert len(param.help) > 5, param.name
-        assert param.help.rstrip("]").endswith((".", "--resolution", "--output_dir", "else no")), param.name
+        assert param.help.rstrip("]").endswith((".", "--resolution", "--output_dir", "else no", "residual")), param.name
 
 
 def test_every_option_is_tried_here() -> None:
@@ -349,7 +352,7 @@ def test_wrong_types_in_a_file(content: str, tmp_path: Path) -> None:
         (["--block_out_channels", "32,,64"], "'--block_out_channels': expected whole numbers between commas"),
         (["--learning_rate", "nan"], "learning_rate must be a number > 0, got nan"),
         (["--learning_rate", "-inf"], "learning_rate must be a number > 0, got -inf"),
-        (["--resolution", "60"], "resolution must be a multiple of 8, which 4 levels of block_out_channels need"),
+        (["--resolution", "60"], "resolution must be a multiple of 8, which the network's levels need"),
         (["photos"], "unexpected extra argument (photos)"),
     ],
 )
@@ -368,8 +371,9 @@ BAD: dict[str, tuple[Any, ...]] = {
     "validation_images": (-1, 1.5, True),
     "validation_resolution": (0, 63, "64"),
     "dataloader_num_workers": (-1, 0.5),
+    "network": ("unet2d",),
     "block_out_channels": ((), (0,), (8, -1), (8, 1.5), (8, "16"), 8),
-    "layers_per_block": (0, 1.5),
+    "layers_per_block": (0, 1.5, (), (1, 2), (0,), ("2",)),
     "dropout": (-0.1, 1.1, NAN, "0.1"),
     "num_train_timesteps": (1, 10.0),
     "snr_gamma": (0, -5, NAN, math.inf),
@@ -396,6 +400,7 @@ BAD: dict[str, tuple[Any, ...]] = {
     "beta_schedule": ("cosine",),
     "timestep_sampling": ("log-normal",),
     "lr_scheduler": ("cosin",),
+    "optimizer": ("adam",),
     "mixed_precision": ("fp8",),
     "export_dtype": ("half",),
     "streaming": ("no",),
@@ -425,8 +430,10 @@ def test_every_number_and_every_choice_has_a_range() -> None:
         ({"min_scale": 0.5}, "min_scale and max_scale .* given together.*, got 0.5 and None"),
         ({"streaming": True}, "streaming needs dataset_name"),
         ({"streaming": True, "dataset_name": "a", "dataloader_num_workers": 2}, "dataloader_num_workers .*, got 2"),
-        ({"resolution": 24}, "resolution must be a multiple of 16, which 5 levels of block_out_channels need, got 24"),
+        ({"resolution": 24}, "resolution must be a multiple of 16, which the network's levels need, got 24"),
         ({"validation_resolution": 24}, "validation_resolution must be a multiple of 16"),
+        ({"network": "residual", "resolution": 48}, "resolution must be a multiple of 32, which the network's levels"),
+        ({"network": "residual", "layers_per_block": (1, 2)}, "one number, or one for each of 5 levels of network"),
         ({"dataset_name": "a", "train_data_dir": "b"}, "exactly one of train_data_dir and dataset_name"),
     ],
 )
@@ -447,7 +454,9 @@ def test_values_that_do_not_go_together(values: dict[str, Any], message: str) ->
         {"max_grad_norm": 0, "ema_max_decay": 1, "ema_power": 0, "dropout": 0},
         {"ema_max_decay": 0, "seed": 2**32 - 1, "num_train_timesteps": 2, "noise_offset": 0},
         {"max_train_steps": 1, "train_batch_size": 1, "gradient_accumulation_steps": 1, "logging_steps": 1},
-        {"checkpointing_steps": 1, "checkpoints_total_limit": 1, "layers_per_block": 1},
+        {"checkpointing_steps": 1, "checkpoints_total_limit": 1, "layers_per_block": (1,)},
+        {"network": "residual", "resolution": 32, "layers_per_block": (3,)},
+        {"network": "residual", "resolution": 2, "block_out_channels": (1,), "layers_per_block": (1,)},
     ],
 )
 def test_the_ends_of_ranges(values: dict[str, Any]) -> None:
@@ -471,6 +480,7 @@ def test_recipes_are_what_they_say(recipe: Path, parsed: Parsed) -> None:
     said = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     assert said
     for name, value in said.items():
+        value = (value,) if name == "layers_per_block" and isinstance(value, int) else value
         assert resolved[name] == (tuple(value) if isinstance(value, list) else value), name
     written = re.findall(r"^(\w+):", recipe.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(written) == sorted(said)  # no option twice
@@ -538,7 +548,11 @@ def test_a_dry_run_says_what_a_run_would_be(photos: Path, tmp_path: Path, monkey
     result = run("--config", path, "--dry_run")
     assert result.exit_code == 0, result.output
     options, report = result.stdout.split("\n\n", 1)
-    assert yaml.safe_load(options) == {**flatten(config(**values)), "block_out_channels": [32, 64]}
+    assert yaml.safe_load(options) == {
+        **flatten(config(**values)),
+        "block_out_channels": [32, 64],
+        "layers_per_block": [1],
+    }
     assert "data: 2 pictures of photos; 1 more are held out" in report
     (millions,) = re.findall(r"^unet: ([\d.]+) million parameters$", report, re.MULTILINE)
     parameters = sum(p.numel() for p in make_prior(config(**values))[0].parameters())

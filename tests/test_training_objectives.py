@@ -344,7 +344,7 @@ def test_a_shown_picture_is_a_function_of_its_number() -> None:
         ({"variance_type": "learned"}, {}, "variance_type 'learned' can't be trained with"),
         ({"variance_type": "learned_range"}, {}, "variance_type 'learned_range' can't be trained with"),
         ({"prediction_type": "v"}, {}, "no prediction_type named 'v'"),
-        ({}, {"timestep_sampling": "log-normal"}, "must be uniform or lognormal, got 'log-normal'"),
+        ({}, {"timestep_sampling": "log-normal"}, "must be uniform, lognormal or mixed, got 'log-normal'"),
         ({}, {"snr_gamma": 0}, "snr_gamma must be a number > 0, got 0"),
         ({}, {"snr_gamma": math.nan}, "snr_gamma must be a number > 0, got nan"),
         ({}, {"noise_offset": -0.1}, "noise_offset must be a number >= 0, got -0.1"),

@@ -1201,7 +1201,10 @@ def test_networks_that_cannot_be_begun_with(folders: Path, write_repo: WriteRepo
     RDDMPipeline(make_unet(channels=7, out_channels=3), process("residual")).save_pretrained(tmp_path / "masked")
     deep = write_repo(make_unet(levels=4), name="deep")
     for repo, messages in (
-        (tmp_path / "sound", ["init_from: the network of", "sound' is a UNet1DModel; a UNet2DModel is needed"]),
+        (
+            tmp_path / "sound",
+            ["init_from: the network of", "sound' must be a UNet2DModel or a ResidualUNet2DModel, got UNet1DModel"],
+        ),
         (tmp_path / "empty", ["init_from: no network can be loaded from", "empty'"]),
         (tmp_path / "absent", ["init_from: no network can be loaded from", "absent'"]),
         (grey, ["init_from: the network of", "grey' is for pictures of 1 channels, not 3"]),

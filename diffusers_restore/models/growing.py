@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.unets.unet_2d_blocks import (
@@ -13,10 +15,13 @@ from diffusers.models.unets.unet_2d_blocks import (
 from torch import nn
 
 from ..errors import InvalidInputError, check_int
+from .unet_2d_residual import ResidualUNet2DModel
+
+Grown = TypeVar("Grown", UNet2DModel, ResidualUNet2DModel)
 
 
 @torch.no_grad()
-def grow_unet(unet: UNet2DModel, in_channels: int, out_channels: int, *, first_output: int | None = 0) -> UNet2DModel:
+def grow_unet(unet: Grown, in_channels: int, out_channels: int, *, first_output: int | None = 0) -> Grown:
     """A copy of a network with more channels: conv_in and conv_out are continued by zeros, all else is the same.
 
     On its first inputs, whatever the new ones are, it says what it said before; its new outputs are zero. So a DDPM's
@@ -40,6 +45,7 @@ def grow_unet(unet: UNet2DModel, in_channels: int, out_channels: int, *, first_o
     if first_output is not None:
         check_int("out_channels", out_channels, outputs)
         check_int("first_output", first_output, 0, out_channels - outputs)
+    pixels = unet.config.patch_size**2 if isinstance(unet, ResidualUNet2DModel) else 1  # of a patch, next to each other
     for block in (*unet.down_blocks, *unet.up_blocks):
         if isinstance(block, (AttnSkipDownBlock2D, AttnSkipUpBlock2D, SkipDownBlock2D, SkipUpBlock2D)):
             raise InvalidInputError(
@@ -47,17 +53,17 @@ def grow_unet(unet: UNet2DModel, in_channels: int, out_channels: int, *, first_o
             )
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     with torch.random.fork_rng(devices=[]):  # for weights that are replaced
-        grown = UNet2DModel.from_config({**config, "in_channels": in_channels, "out_channels": out_channels})
+        grown: Grown = type(unet).from_config({**config, "in_channels": in_channels, "out_channels": out_channels})
     nn.Module.to(grown, unet.device, unet.dtype)  # first: float32 would round weights in float64
     weights = dict(unet.state_dict())
     own = grown.state_dict()
     conv_in = torch.zeros_like(own["conv_in.weight"])
-    conv_in[:, :inputs] = weights["conv_in.weight"]
+    conv_in[:, : inputs * pixels] = weights["conv_in.weight"]
     weights["conv_in.weight"] = conv_in
     for name in ("conv_out.weight", "conv_out.bias"):
         grown_to = torch.zeros_like(own[name])
         if first_output is not None:
-            grown_to[first_output : first_output + outputs] = weights[name]
+            grown_to[first_output * pixels : (first_output + outputs) * pixels] = weights[name]
         weights[name] = grown_to
     grown.load_state_dict(weights)
     return grown.train(unet.training)

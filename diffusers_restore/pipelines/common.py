@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError, unknown_name
+from ..models.unet_2d_residual import ResidualUNet2DModel
 
+Network: TypeAlias = UNet2DModel | ResidualUNet2DModel
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 OutputType = Literal["pil", "np", "pt"]
 
@@ -50,9 +52,14 @@ def check_callback(callback: Callback | None, names: Sequence[str], known: Seque
 
 
 def check_network(name: str, network: Any) -> None:
-    """Raise InvalidInputError for what is no `UNet2DModel`, compiled or not."""
-    if not isinstance(_own(network), UNet2DModel):
-        raise InvalidInputError(f"{name} must be a UNet2DModel, got {type(network).__name__}")
+    """Raise InvalidInputError for what is no `UNet2DModel` or `ResidualUNet2DModel`, compiled or not."""
+    if not isinstance(_own(network), (UNet2DModel, ResidualUNet2DModel)):
+        raise InvalidInputError(f"{name} must be a UNet2DModel or a ResidualUNet2DModel, got {type(network).__name__}")
+
+
+def is_score_network(network: Network) -> bool:
+    """Whether it gives the score of a VE process (arXiv:2011.13456), and is told of sigma instead of a timestep."""
+    return bool(network.config.get("time_embedding_type") == "fourier")
 
 
 def check_evaluates(name: str, network: Any) -> None:
@@ -99,9 +106,12 @@ def pictures_at_once(device: torch.device, batch: int) -> int:
     return 1 if device.type == "cpu" else batch
 
 
-def size_multiple(unet: Any) -> int:
-    """What height and width must be multiples of, for a UNet to halve them."""
-    return int(2 ** (len(unet.config.block_out_channels) - 1))
+def size_multiple(network: Any) -> int:
+    """What height and width must be multiples of, for a network to halve them."""
+    own = _own(network)
+    if isinstance(own, ResidualUNet2DModel):
+        return own.size_multiple
+    return int(2 ** (len(own.config.block_out_channels) - 1))
 
 
 def replaced(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:

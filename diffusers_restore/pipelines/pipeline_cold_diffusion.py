@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
@@ -20,6 +19,7 @@ from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from .cards import CardText
 from .common import (
     Callback,
+    Network,
     OutputType,
     check_callback,
     check_channels,
@@ -43,7 +43,8 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     severity T: from a fitted `prior`, or where nothing of the picture is left, from the state of D alone.
 
     Args:
-        unet: a `UNet2DModel` that predicts clean pictures, such as `examples/train_cold.py` trains.
+        unet: a `UNet2DModel` or `ResidualUNet2DModel` that predicts clean pictures, such as `examples/train_cold.py`
+            trains.
         scheduler: a `ColdDiffusionScheduler`, which holds D and says which algorithm is run.
         prior: draws pictures of severity T; only needed to generate.
 
@@ -69,11 +70,11 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
 
     def __init__(
-        self, unet: UNet2DModel, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None
+        self, unet: Network, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None
     ) -> None:
         super().__init__()
         check_network("unet", unet)
-        labels = unet.config.num_class_embeds, unet.config.class_embed_type
+        labels = unet.config.num_class_embeds, unet.config.get("class_embed_type")
         if unet.config.out_channels != unet.config.in_channels or labels != (None, None):
             raise InvalidInputError(
                 f"unet must predict clean pictures of its {unet.config.in_channels} input channels without class "

@@ -7,7 +7,6 @@ from math import sqrt
 from typing import Any
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -22,6 +21,7 @@ from ..schedulers.zero_shot import ZeroShotScheduler
 from .cards import CardText
 from .common import (
     Callback,
+    Network,
     OutputType,
     check_callback,
     check_channels,
@@ -31,6 +31,7 @@ from .common import (
     check_output_type,
     check_scheduler,
     finished,
+    is_score_network,
     pictures_at_once,
     replaced,
     size_multiple,
@@ -55,8 +56,9 @@ restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images
 class DDRMPipeline(HubMixin, DiffusionPipeline):
     """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
 
-    Any unconditional or class-conditional `UNet2DModel` of a DDPM is a prior; a repository with a DDPM, DDIM or PNDM
-    scheduler loads as it is, and its scheduler is converted without being changed. Pictures may have any size.
+    Any unconditional or class-conditional `UNet2DModel` or `ResidualUNet2DModel` of a DDPM is a prior; a repository
+    with a DDPM, DDIM or PNDM scheduler loads as it is, and its scheduler is converted without being changed. Pictures
+    may have any size.
 
     Args:
         unet: predicts epsilon, x0 or v; a learned variance is ignored.
@@ -79,7 +81,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+    def __init__(self, unet: Network, scheduler: SchedulerMixin) -> None:
         super().__init__()
         check_unet(unet)
         self.register_modules(unet=unet, scheduler=zero_shot_scheduler(scheduler, unet))
@@ -207,17 +209,18 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         return shift_epsilon(output, shift, alpha_bar, self.scheduler.config.prediction_type)
 
 
-def check_unet(unet: UNet2DModel) -> None:
+def check_unet(unet: Network) -> None:
     """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
     check_network("unet", unet)
     config = unet.config
-    if config.center_input_sample != (config.time_embedding_type == "fourier"):
+    centered = config.get("center_input_sample", False)
+    if centered != is_score_network(unet):
         raise InvalidInputError(
-            f"unet has time_embedding_type={config.time_embedding_type!r} and center_input_sample="
-            f"{config.center_input_sample}; known are networks of a DDPM, for pictures in [-1, 1] (False), and score "
-            "networks of a VE process ('fourier'), for pictures in [0, 1] (True)"
+            f"unet has time_embedding_type={config.get('time_embedding_type')!r} and center_input_sample="
+            f"{centered}; known are networks of a DDPM, for pictures in [-1, 1] (False), and score networks of a VE "
+            "process ('fourier'), for pictures in [0, 1] (True)"
         )
-    if config.class_embed_type is not None:
+    if config.get("class_embed_type") is not None:
         raise InvalidInputError(
             f"unet has class_embed_type={config.class_embed_type!r}; plain class labels (num_class_embeds) are needed"
         )
@@ -229,7 +232,7 @@ def check_unet(unet: UNet2DModel) -> None:
         )
 
 
-def zero_shot_scheduler(scheduler: SchedulerMixin, unet: UNet2DModel) -> ZeroShotScheduler:
+def zero_shot_scheduler(scheduler: SchedulerMixin, unet: Network) -> ZeroShotScheduler:
     """The scheduler itself, or a `DDRMScheduler` of its noise schedule if it is no zero-shot method.
 
     Raises:
@@ -237,7 +240,7 @@ def zero_shot_scheduler(scheduler: SchedulerMixin, unet: UNet2DModel) -> ZeroSho
     """
     if not isinstance(scheduler, SchedulerMixin):
         raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
-    name, score = type(scheduler).__name__, unet.config.time_embedding_type == "fourier"
+    name, score = type(scheduler).__name__, is_score_network(unet)
     converted = scheduler
     if not isinstance(scheduler, ZeroShotScheduler):
         converted = DDRMScheduler.from_config({**scheduler.config, "_class_name": name})
@@ -273,13 +276,13 @@ def draw_noise(
 
 
 def predict(
-    unet: UNet2DModel, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
+    unet: Network, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
 ) -> Tensor:
     """The network's output (b, C, H, W) in the sample's dtype, its first channels if it predicts a variance too.
 
     A VE network (arXiv:2011.13456) gives the score of x0 + sigma z, of pictures in [0, 1]: epsilon_hat = -sigma score.
     """
-    if unet.config.time_embedding_type == "fourier":
+    if is_score_network(unet):
         sigma = scheduler.sigma(timestep) / 2
         x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
         levels = torch.full((len(x),), sigma, device=x.device)
@@ -311,7 +314,7 @@ class Plan:
         image: images.ImageInput,
         operator: LinearOperator | str,
         sigma_y: float,
-        unet: UNet2DModel,
+        unet: Network,
     ) -> None:
         channels, multiple = unet.config.in_channels, size_multiple(unet)
         self.classes: int | None = unet.config.num_class_embeds

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,6 +18,7 @@ from ..schedulers.scheduling_rddm import RDDMScheduler
 from .cards import CardText
 from .common import (
     Callback,
+    Network,
     OutputType,
     check_callback,
     check_channels,
@@ -28,6 +28,7 @@ from .common import (
     check_output_type,
     check_scheduler,
     finished,
+    is_score_network,
     pictures_at_once,
     replaced,
     size_multiple,
@@ -49,7 +50,7 @@ class Inputs(NamedTuple):
     masked: bool
 
 
-def network_inputs(unet: UNet2DModel, heads: int) -> Inputs:
+def network_inputs(unet: Network, heads: int) -> Inputs:
     """What a network with so many outputs is made for, from its numbers of channels.
 
     Its input is I_t, I_t and I_in, or I_t, I_in and a mask: C, 2C or 2C + 1 channels. Its output are `heads` times C
@@ -59,9 +60,9 @@ def network_inputs(unet: UNet2DModel, heads: int) -> Inputs:
         InvalidInputError: numbers of channels that are none of these, class labels, or the network of a VE process.
     """
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
-    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+    if unet.config.num_class_embeds is not None or unet.config.get("class_embed_type") is not None:
         raise InvalidInputError("a network is class-conditional; one that takes no class labels is needed")
-    if unet.config.time_embedding_type == "fourier":
+    if is_score_network(unet):
         raise InvalidInputError(
             "a network is a score network of a VE process (time_embedding_type='fourier'), which can't be told of t = 0"
         )
@@ -129,7 +130,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     pictures are translated, or, from noise, generated. A DDPM's repository loads as it is and generates as its DDIM.
 
     Args:
-        unet: a `UNet2DModel`, such as `examples/train_rddm.py` trains.
+        unet: a `UNet2DModel` or `ResidualUNet2DModel`, such as `examples/train_rddm.py` trains.
         scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted.
         unet_noise: the network for the second output, where there are two.
         keeps_grey: grey pictures come back grey from a colour network; False for one that colours them.
@@ -162,9 +163,9 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel,
+        unet: Network,
         scheduler: SchedulerMixin,
-        unet_noise: UNet2DModel | None = None,
+        unet_noise: Network | None = None,
         keeps_grey: bool = True,
         generates: bool | None = None,
     ) -> None:

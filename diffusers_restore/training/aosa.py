@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any, Literal, final
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import InvalidInputError
+from ..pipelines.common import Network
 from .checkpoints import ASIDE, checkpoints
 from .config import LoopConfig, OptimizerConfig
 from .data import TrainingData
@@ -131,7 +131,7 @@ def _weight(networks: Mapping[str, nn.Module]) -> float:
 
 def select(
     objective: RDDMObjective,
-    unet: UNet2DModel,
+    unet: Network,
     data: TrainingData,
     optimizer: OptimizerConfig,
     training: LoopConfig,

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple, cast, final
 
 import torch
-from diffusers import UNet2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..degradations import DEGRADATIONS, Decolor, Degradation, Mix, State, from_config
 from ..errors import InvalidInputError, unknown_name
 from ..models.gaussian_mixture import GaussianMixturePrior, thumbnails
+from ..pipelines.common import Network, check_network
 from ..pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from .config import ColdConfig, Crop, DegradationConfig, UNetConfig, flatten, to_yaml
@@ -267,19 +267,15 @@ def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:
     return ColdDiffusionScheduler(degradation=degradation, eight_bit=config.eight_bit)
 
 
-def make_unet(config: ColdConfig) -> UNet2DModel:
+def make_unet(config: ColdConfig) -> Network:
     """The network to train, new or that of `pretrained_model_name_or_path`.
 
     Raises:
-        InvalidInputError: that repository has no `UNet2DModel` for such pictures.
+        InvalidInputError: that repository has no network for such pictures.
     """
     name = config.pretrained_model_name_or_path
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
     unet = getattr(load_pipeline("pretrained_model_name_or_path", name), "unet", None)
-    if not isinstance(unet, UNet2DModel):
-        raise InvalidInputError(
-            f"pretrained_model_name_or_path: the network of {name!r} is a {type(unet).__name__}; "
-            "a UNet2DModel is needed"
-        )
+    check_network(f"pretrained_model_name_or_path: the network of {name!r}", unet)
     return check_unet(unet, name, config.data)

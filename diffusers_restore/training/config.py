@@ -121,7 +121,10 @@ class DataConfig:
     center_crop: bool = option(False, "Crop the centre instead of a random place.")
     random_flip: bool = option(False, "Mirror every other picture.")
     random_rotate: bool = option(False, "Turn pictures by random quarter turns.")
-    validation_images: int = option(8, "Pictures that are held out to measure on, at equal distances in the data.")
+    validation_data_dir: str | None = option(None, "Folder of pictures to measure on, instead of holding some out.")
+    validation_images: int = option(
+        8, "Pictures to measure on, at equal distances in the data, which are held out, or in validation_data_dir."
+    )
     validation_resolution: int | None = option(
         None, "Side of the pictures that are measured on.  [default: --resolution]"
     )
@@ -156,12 +159,17 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimiser: AdamW and its learning rate.
+    """Optimiser and its learning rate.
 
     Raises:
         InvalidInputError: a value is out of range.
     """
 
+    optimizer: Literal["adamw", "muon"] = option(
+        "adamw",
+        "AdamW, or Muon (arXiv:2502.16982) with three times the rate for the convolutions between the first and the "
+        "last and AdamW for the rest.",
+    )
     learning_rate: float = option(1e-4, "Of one optimiser step, whatever the number of processes.")
     lr_scheduler: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = option(
         "warmup_stable_decay",
@@ -241,26 +249,62 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Network: a UNet2DModel without attention, so that it takes pictures of any size.
+    """Network, without attention, so that it takes pictures of any size.
 
     Raises:
         InvalidInputError: a value is out of range.
     """
 
-    block_out_channels: tuple[int, ...] = option((32, 64, 128, 160), "Channels of each level, finest first.")
-    layers_per_block: int = option(1, "Residual blocks per level.")
+    network: Literal["unet", "residual"] = option(
+        "unet",
+        "unet is diffusers' UNet2DModel, which needs nothing else to be loaded; residual is this package's "
+        "ResidualUNet2DModel, which CPUs evaluate and train several times faster.",
+    )
+    block_out_channels: tuple[int, ...] | None = option(
+        None, "Channels of each level, finest first.  [default: 32,64,128,160 of unet, 64,128,160,192 of residual]"
+    )
+    layers_per_block: tuple[int, ...] | None = option(
+        None, "Residual blocks of every level, or of each.  [default: 1 of unet; ...,3,2,1 of residual]"
+    )
     dropout: float = option(0.0, "Share of activations that are dropped in training.")
 
     def __post_init__(self) -> None:
         _check_words(self)
-        if not isinstance(self.block_out_channels, (tuple, list)) or not self.block_out_channels:
+        for name in ("block_out_channels", "layers_per_block"):  # the widths first
+            value = self._default(name) if getattr(self, name) is None else getattr(self, name)
+            if name == "layers_per_block" and isinstance(value, int):
+                value = (value,)
+            if not isinstance(value, (tuple, list)) or not value:
+                raise InvalidInputError(f"{name} must be one or more whole numbers, got {value!r}")
+            for one in value:
+                check_int(name, one, 1)
+            object.__setattr__(self, name, tuple(value))
+        if len(self.layers) not in ({1} if self.network == "unet" else {1, len(self.widths)}):
+            each = "" if self.network == "unet" else f", or one for each of {len(self.widths)} levels"
             raise InvalidInputError(
-                f"block_out_channels must be one or more whole numbers, got {self.block_out_channels!r}"
+                f"layers_per_block must be one number{each} of network {self.network}, got {self.layers}"
             )
-        for channels in self.block_out_channels:
-            check_int("block_out_channels", channels, 1)
-        check_int("layers_per_block", self.layers_per_block, 1)
         check_real("dropout", self.dropout, 0, 1)
+
+    def _default(self, name: str) -> tuple[int, ...]:
+        if name == "block_out_channels":
+            return {"unet": (32, 64, 128, 160), "residual": (64, 128, 160, 192)}[self.network]
+        return (1,) if self.network == "unet" else tuple(range(len(self.widths), 0, -1))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, those of the network's kind by default."""
+        return self.block_out_channels or ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """One number of blocks, or one for each level."""
+        return self.layers_per_block or ()
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of pictures must be multiples of."""
+        return int(2 ** (len(self.widths) - (self.network == "unet")))
 
 
 @dataclass(frozen=True)
@@ -279,10 +323,11 @@ class DDPMConfig:
         "squaredcos_cap_v2", "Noise schedule of DDPMScheduler; squaredcos_cap_v2 is the cosine (arXiv:2102.09672)."
     )
     num_train_timesteps: int = option(1000, "Noise levels.")
-    timestep_sampling: Literal["uniform", "lognormal"] = option(
+    timestep_sampling: Literal["uniform", "lognormal", "mixed"] = option(
         "uniform",
-        "How noise levels are drawn: all alike, or with ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
-        "arXiv:2206.00364), which spends the training where pictures are half seen.",
+        "How noise levels are drawn: all alike; with ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
+        "arXiv:2206.00364), which spends the training where pictures are half seen; or one half of each kind, for a "
+        "prior that restores: it needs fine textures as well as colours, which are decided where nearly all is noise.",
     )
     snr_gamma: float | None = option(None, "Min-SNR weighting of the loss (arXiv:2303.09556); 5 is usual.")
     noise_offset: float = option(0.0, "Share of noise that is constant over a channel of a picture; 0.1 is usual.")
@@ -316,7 +361,7 @@ class PriorConfig:
         _check_words(self)
         _check_folders(self.data, self.training)
         if self.pretrained_model_name_or_path is None:
-            check_sizes(self.data, len(self.network.block_out_channels))
+            check_sizes(self.data, self.network.size_multiple)
 
 
 @dataclass(frozen=True)
@@ -385,10 +430,12 @@ class ColdConfig:
     def __post_init__(self) -> None:
         _check_words(self)
         _check_folders(self.data, self.training, endpoint_data_dir=self.endpoint_data_dir)
+        if self.endpoint_data_dir is not None and self.data.validation_data_dir is not None:
+            raise InvalidInputError("validation_data_dir has no other pictures for endpoint_data_dir; leave it out")
         check_int("prior_components", self.prior_components, 0)
         check_int("prior_size", self.prior_size, 1, self.data.resolution)
         if self.pretrained_model_name_or_path is None:
-            check_sizes(self.data, len(self.network.block_out_channels))
+            check_sizes(self.data, self.network.size_multiple)
 
 
 @dataclass(frozen=True)
@@ -561,13 +608,18 @@ class RDDMConfig:
         for name in ("degraded_data_dir", "clean_side", "unpaired_data_dir"):
             if getattr(self.pairs, name) is not None and self.data.train_data_dir is None:
                 raise InvalidInputError(f"{name} needs the clean pictures as train_data_dir")
+            if getattr(self.pairs, name) is not None and self.data.validation_data_dir is not None:
+                raise InvalidInputError(
+                    f"validation_data_dir holds clean pictures, which {name} has no pairs for; leave it out, and some "
+                    "pairs are held out"
+                )
         if self.pairs.masked and not self.objective.conditioned:
             raise InvalidInputError(
                 "mask_data_dir and recipe_mask are for networks that are shown the degraded picture too; leave out "
                 "no_conditioned"
             )
         if self.init_from is None:
-            check_sizes(self.data, len(self.network.block_out_channels))
+            check_sizes(self.data, self.network.size_multiple)
 
 
 def _check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
@@ -582,14 +634,13 @@ def _check_folders(data: DataConfig, training: LoopConfig, **others: str | None)
             )
 
 
-def check_sizes(data: DataConfig, levels: int) -> None:
-    """Raise InvalidInputError if a network of so many levels can't halve the pictures."""
-    multiple = 2 ** (levels - 1)
+def check_sizes(data: DataConfig, multiple: int) -> None:
+    """Raise InvalidInputError if a network that needs multiples of a number can't halve the pictures."""
     for name in ("resolution", "validation_resolution"):
         size = getattr(data, name)
         if size is not None and size % multiple:
             raise InvalidInputError(
-                f"{name} must be a multiple of {multiple}, which {levels} levels of block_out_channels need, got {size}"
+                f"{name} must be a multiple of {multiple}, which the network's levels need, got {size}"
             )
 
 
@@ -765,7 +816,6 @@ def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Op
     if get_origin(kind) is Literal:
         return click.Option([f"--{name}"], type=click.Choice(get_args(kind)), **settings)
     if get_origin(kind) is tuple:
-        settings["show_default"] = ",".join(str(value) for value in one.default)  # type: ignore[union-attr]
         return click.Option([f"--{name}"], type=_WholeNumbers(), metavar="N,N,...", **settings)
     if get_origin(kind) is Mapping:
         return click.Option([f"--{name}"], type=_Arguments(), metavar='"{NAME: VALUE, ...}"', **settings)

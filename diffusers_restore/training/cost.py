@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .config import LoopConfig, OptimizerConfig
 from .data import TrainingData
-from .loop import corrupted_batches, make_accelerator, make_optimizers, optimizer_step
+from .loop import corrupted_batches, make_accelerator, make_copies, make_optimizers, optimizer_step
 from .objectives import Objective
 
 MEASURED_STEPS = 3
@@ -35,8 +35,11 @@ def step_cost(
     copies = {name: copy.deepcopy(network).to(accelerator.device) for name, network in networks.items()}
     for network in copies.values():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = {name for names in objective.phases.values() for name in names}
+    half = make_copies(accelerator, {name: copies[name] for name in trained})
     optimizers = make_optimizers(objective, copies, optimizer_configs)
-    wrapped = {name: accelerator.prepare(network.train()) for name, network in copies.items()}
+    at_work = {**copies, **{name: one.network for name, one in half.items()}}
+    wrapped = {name: accelerator.prepare(network.train()) for name, network in at_work.items()}
     stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
     batches = data.batches(
         batch_size=config.train_batch_size,
@@ -48,7 +51,7 @@ def step_cost(
 
     def step(number: int) -> None:
         corrupted = corrupted_batches(objective, batches, accelerator, config, number)
-        losses, _ = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, number)
+        losses, _ = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, number, half)
         for value in losses.values():
             value.item()  # waits for the device
 

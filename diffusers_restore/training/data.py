@@ -343,28 +343,45 @@ def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> T
 
 
 def from_source(source: Source, config: DataConfig, seed: int, name: str) -> TrainingData:
-    """Train on a source of pictures or of pairs, all but those that are held out, at equal distances.
+    """Train on a source of pictures or of pairs, all but those that are held out, unless a folder of others is named.
 
     Raises:
         InvalidInputError: a held-out picture can't be read where `config.strict`.
     """
-    count = min(config.validation_images, len(source) // 2)
+    if config.validation_data_dir is not None:
+        held_out = _held_out(open_source(config.validation_data_dir), config, config.validation_images)
+        rest = list(range(len(source)))
+        where = f"; measured on {len(held_out)} of {Path(config.validation_data_dir).resolve().name}"
+    else:
+        held_out = _held_out(source, config, min(config.validation_images, len(source) // 2))
+        rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
+        where = f"; {len(held_out)} more are held out" if held_out else ""
+    samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
+    description = f"{len(rest)} pictures of {name}{where}"
+    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
+
+
+def _held_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
+    """So many pictures at equal distances, by their number; where one can't be read, the next one that can."""
     held_out: dict[int, tuple[Tensor, ...]] = {}
-    for first in np.linspace(0, len(source) - 1, count).astype(int).tolist():
-        for i in itertools.chain(range(first, len(source)), range(first)):  # the next one that can be read
+    for first in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist():
+        for i in itertools.chain(range(first, len(source)), range(first)):
             if i not in held_out and (pictures := _readable(source, i, config.strict)) is not None:
                 held_out[i] = _measured(pictures, config)
                 break
-    rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
-    samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
-    description = f"{len(rest)} pictures of {name}" + (f"; {len(held_out)} more are held out" if held_out else "")
-    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
+    return held_out
 
 
 def _stream(config: DataConfig, seed: int) -> TrainingData:
     name = str(config.dataset_name)
     stream = open_stream(name, config.dataset_config_name, config.dataset_split, config.image_column)
-    held_out: list[tuple[Tensor, ...]] = []
+    if config.validation_data_dir is not None:
+        held_out = list(_held_out(open_source(config.validation_data_dir), config, config.validation_images).values())
+        samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
+        where = f"; measured on {len(held_out)} of {Path(config.validation_data_dir).resolve().name}"
+        loader = partial(batches, samples, **_loading(config))
+        return TrainingData(loader, tuple(held_out), f"the stream of {name}{where}", None)
+    held_out = []
     taken = 0
     for item in stream if config.validation_images else ():
         taken += 1
@@ -397,8 +414,10 @@ def _readable(source: Source, index: int, strict: bool) -> Pictures | None:
 
 
 def _measured(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:
-    """The centre of held-out pictures, not rescaled unless the others are resized to fit."""
-    scale = None if config.min_scale is None else 1.0
+    """The centre of held-out pictures, rescaled no more than every crop that is trained on."""
+    scale = None
+    if config.min_scale is not None and config.max_scale is not None:
+        scale = min(max(1.0, config.min_scale), config.max_scale)
     resolution = config.validation_resolution or config.resolution
     crop = Crop(resolution, config.channels, scale, scale, center_crop=True)
     return tuple(torch.from_numpy(one) for one in cut(pictures, crop, np.random.default_rng(0)))

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from .. import images
 from ..errors import InvalidInputError, unknown_name
+from .bfloat16_copy import BFloat16Copy
 from .checkpoints import (
     ASIDE,
     checkpoints,
@@ -45,9 +46,11 @@ from .checkpoints import (
 from .config import LoopConfig, OptimizerConfig
 from .data import TrainingData, to_unit
 from .export import prepare_push, push
+from .muon import Muon, hidden_convolutions
 from .objectives import Objective
 
 COMPILED_TOLERANCE = 0.1  # bfloat16 rounds the gradients of a compiled network otherwise, by about a percent
+MUON_RATE = 3.0  # of the matrices, in learning rates of AdamW
 _NOISE, _DROPOUT = 1, 2  # what a random stream is for; data.py has its own
 
 
@@ -115,6 +118,7 @@ def train(
     for network in networks.values():
         network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.eval()
+    copies = make_copies(accelerator, trained)  # before the optimisers, whose tensors lie in memory as the weights do
     averages: dict[str, nn.Module] = {}
     if config.use_ema:
         averages = {name: copy.deepcopy(networks[name]).requires_grad_(False) for name in objective.averaged}
@@ -122,8 +126,11 @@ def train(
     if start:
         _restore(tensors, trained, averages, optimizers)
         del tensors
+        for one in copies.values():
+            one.push_weights()
     emas = {name: _running_average(average, start, config) for name, average in averages.items()}
-    wrapped = {**networks, **{name: accelerator.prepare(network.train()) for name, network in trained.items()}}
+    at_work = {**networks, **{name: one.network for name, one in copies.items()}}
+    wrapped = {**networks, **{name: accelerator.prepare(at_work[name].train()) for name in trained}}
     stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
     if accelerator.scaler is not None and "scaler" in state:
         accelerator.scaler.load_state_dict(state["scaler"])
@@ -164,12 +171,12 @@ def train(
             }
             for phase, optimizer in optimizers.items():
                 for group in optimizer.param_groups:
-                    group["lr"] = rates[phase]
+                    group["lr"] = rates[phase] * (MUON_RATE if group.get("matrices") else 1)
             corrupted: Iterable[Any] = corrupted_batches(objective, batches, accelerator, config, step)
             if step == start and accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
                 corrupted = list(corrupted)
-                check_compiled(accelerator, objective, wrapped, networks, next(iter(corrupted)))
-            losses, norms = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, step)
+                check_compiled(accelerator, objective, wrapped, at_work, next(iter(corrupted)))
+            losses, norms = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, step, copies)
             for name, value in (losses | norms).items():
                 sums[name] = sums[name] + value if name in sums else value
             for name, ema in emas.items():
@@ -229,11 +236,13 @@ def optimizer_step(
     corrupted: Iterable[Any],
     config: LoopConfig,
     step: int,
+    copies: Mapping[str, BFloat16Copy] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One step of every phase over the micro-batches; the losses and the gradient norms, (), without a host sync.
 
     Gradients are exchanged between processes with the last micro-batch only, and clipped for each network by itself.
-    Dropout is drawn anew for each phase and place in the global batch.
+    Dropout is drawn anew for each phase and place in the global batch. Where `networks` holds copies, the optimisers
+    are those of their masters.
     """
     losses: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
@@ -265,10 +274,16 @@ def optimizer_step(
         losses |= summed
         accelerator.unscale_gradients(optimizers[phase])
         for name in names:
+            stepped = networks[name]
+            if name in copies:
+                copies[name].pull_gradients()
+                stepped = copies[name].master
             limit = config.max_grad_norm or math.inf
-            norms[f"grad_norm/{name}"] = nn.utils.clip_grad_norm_(networks[name].parameters(), limit).detach()
+            norms[f"grad_norm/{name}"] = nn.utils.clip_grad_norm_(stepped.parameters(), limit).detach()
         optimizers[phase].step()
         optimizers[phase].zero_grad()
+        for name in copies.keys() & set(names):
+            copies[name].push_weights()
     return losses, norms
 
 
@@ -434,10 +449,17 @@ def _num_processes(arguments: list[str]) -> int | None:
 # --- pieces of a run ------------------------------------------------------------------------------------------------
 
 
+def make_copies(accelerator: Accelerator, trained: Mapping[str, nn.Module]) -> dict[str, BFloat16Copy]:
+    """Copies of the networks that do the work where that is faster: on a CPU in bfloat16."""
+    if accelerator.device.type != "cpu" or accelerator.mixed_precision != "bf16":
+        return {}
+    return {name: BFloat16Copy(network) for name, network in trained.items()}
+
+
 def make_optimizers(
     objective: Objective, networks: Mapping[str, nn.Module], configs: Mapping[str, OptimizerConfig]
 ) -> dict[str, Optimizer]:
-    """AdamW for each phase of the objective, of the parameters that its author left with gradients.
+    """AdamW or Muon for each phase of the objective, of the parameters that its author left with gradients.
 
     Raises:
         UnknownNameError: a phase has no configuration.
@@ -446,16 +468,25 @@ def make_optimizers(
         if phase not in configs:
             raise unknown_name("optimizer_configs", phase, configs)
     return {
-        phase: torch.optim.AdamW(
-            [one for name in names for one in networks[name].parameters() if one.requires_grad],
-            lr=configs[phase].learning_rate,
-            betas=(configs[phase].adam_beta1, configs[phase].adam_beta2),
-            weight_decay=configs[phase].adam_weight_decay,
-            eps=configs[phase].adam_epsilon,
-            fused=True,
-        )
+        phase: _make_optimizer([networks[name] for name in names], configs[phase])
         for phase, names in objective.phases.items()
     }
+
+
+def _make_optimizer(networks: Sequence[nn.Module], config: OptimizerConfig) -> Optimizer:
+    parameters = [one for network in networks for one in network.parameters() if one.requires_grad]
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "weight_decay": config.adam_weight_decay,
+        "eps": config.adam_epsilon,
+    }
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, fused=True, **options)
+    hidden = {id(one) for network in networks for one in hidden_convolutions(network)}
+    matrices = [one for one in parameters if id(one) in hidden]
+    others = [one for one in parameters if id(one) not in hidden]
+    return Muon(matrices, others, matrix_lr=MUON_RATE * config.learning_rate, **options)
 
 
 def corrupted_batches(

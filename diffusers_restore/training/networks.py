@@ -9,6 +9,8 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DModel
 
 from ..errors import InvalidInputError, one_line
+from ..models.unet_2d_residual import ResidualUNet2DModel
+from ..pipelines.common import Network, size_multiple
 from .config import DataConfig, UNetConfig, check_sizes
 
 Loaded = TypeVar("Loaded")
@@ -16,29 +18,37 @@ Loaded = TypeVar("Loaded")
 
 def new_unet(
     config: UNetConfig, data: DataConfig, seed: int, in_channels: int | None = None, out_channels: int | None = None
-) -> UNet2DModel:
-    """A `UNet2DModel` without attention for the pictures of `data`, whose weights are a function of the seed.
+) -> Network:
+    """A network without attention for the pictures of `data`, whose weights are a function of the seed.
 
     Args:
-        config: its size.
+        config: its kind and size.
         data: its pictures.
         seed: of its weights.
         in_channels, out_channels: None are those of a picture.
     """
-    widths = config.block_out_channels
+    widths = config.widths
+    channels = {"in_channels": in_channels or data.channels, "out_channels": out_channels or data.channels}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if config.network == "residual":
+            return ResidualUNet2DModel(
+                sample_size=data.resolution,
+                block_out_channels=widths,
+                layers_per_block=config.layers if len(config.layers) > 1 else config.layers[0],
+                dropout=config.dropout,
+                **channels,
+            )
         return UNet2DModel(
             sample_size=data.resolution,
-            in_channels=in_channels or data.channels,
-            out_channels=out_channels or data.channels,
             block_out_channels=widths,
-            layers_per_block=config.layers_per_block,
+            layers_per_block=config.layers[0],
             down_block_types=("DownBlock2D",) * len(widths),
             up_block_types=("UpBlock2D",) * len(widths),
             norm_num_groups=math.gcd(16, *widths),
             dropout=config.dropout,
             add_attention=False,
+            **channels,
         )
 
 
@@ -72,7 +82,7 @@ def load_pipeline(option: str, name: str) -> DiffusionPipeline:
         ) from error
 
 
-def check_unet(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
+def check_unet(unet: Network, name: str, data: DataConfig) -> Network:
     """The network of repository `name` in float32, if it can be trained on the pictures of `data`.
 
     Raises:
@@ -87,15 +97,15 @@ def check_unet(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
     return check_unconditional(unet, name, data)
 
 
-def check_unconditional(unet: UNet2DModel, name: str, data: DataConfig) -> UNet2DModel:
+def check_unconditional(unet: Network, name: str, data: DataConfig) -> Network:
     """The network of repository `name` in float32, if it takes pictures of that size and no class labels.
 
     Raises:
         InvalidInputError: it doesn't.
     """
-    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+    if unet.config.num_class_embeds is not None or unet.config.get("class_embed_type") is not None:
         raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
-    check_sizes(data, len(unet.config.block_out_channels))
+    check_sizes(data, size_multiple(unet))
     if unet.config.sample_size is None:
         unet.register_to_config(sample_size=data.resolution)
     return unet.float()

@@ -93,9 +93,10 @@ class DDPMObjective(Objective):
     """Denoising: E w(t) |f(sqrt(abar_t) x0 + sqrt(1 - abar_t) eps, t) - target|^2 (arXiv:2006.11239).
 
     `scheduler.config.prediction_type` says what the target is: epsilon, x0 ("sample") or v (arXiv:2202.00512).
-    `timestep_sampling` is "uniform", or "lognormal" for ln(sqrt(1 - abar_t) / sqrt(abar_t)) ~ N(-1.2, 1.2^2)
-    (arXiv:2206.00364). `snr_gamma` gives the weights of min-SNR (arXiv:2303.09556), which stand for
-    min(snr, gamma) on the error of x0. `noise_offset` adds that much noise that is constant over each channel.
+    `timestep_sampling` is "uniform", "lognormal" for ln(sqrt(1 - abar_t) / sqrt(abar_t)) ~ N(-1.2, 1.2^2)
+    (arXiv:2206.00364), or "mixed", by a coin for each picture. `snr_gamma` gives the weights of min-SNR
+    (arXiv:2303.09556), which stand for min(snr, gamma) on the error of x0. `noise_offset` adds that much noise that is
+    constant over each channel.
 
     Raises:
         InvalidInputError: the scheduler's variance is learned, which has no loss in diffusers.
@@ -109,8 +110,8 @@ class DDPMObjective(Objective):
         snr_gamma: float | None = None,
         noise_offset: float = 0.0,
     ) -> None:
-        if timestep_sampling not in ("uniform", "lognormal"):
-            raise InvalidInputError(f"timestep_sampling must be uniform or lognormal, got {timestep_sampling!r}")
+        if timestep_sampling not in ("uniform", "lognormal", "mixed"):
+            raise InvalidInputError(f"timestep_sampling must be uniform, lognormal or mixed, got {timestep_sampling!r}")
         check_prediction_type(scheduler.config.prediction_type)
         if str(scheduler.config.variance_type).startswith("learned"):
             raise InvalidInputError(
@@ -141,12 +142,7 @@ class DDPMObjective(Objective):
         noise = torch.randn(shape, generator=generator, device=device)
         if self.noise_offset:
             noise = noise + self.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator, device=device)
-        if self.timestep_sampling == "uniform":
-            timesteps = torch.randint(len(self._sigmas), (len(x0),), generator=generator, device=device)
-        else:
-            drawn = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(len(x0), generator=generator, device=device)
-            self._sigmas = self._sigmas.to(device)
-            timesteps = torch.searchsorted(self._sigmas, drawn.exp()).clamp(max=len(self._sigmas) - 1)
+        timesteps = self._draw_timesteps(len(x0), generator, device)
         match self.scheduler.config.prediction_type:
             case "epsilon":
                 target = noise
@@ -155,6 +151,18 @@ class DDPMObjective(Objective):
             case _:
                 target = self.scheduler.get_velocity(x0, noise, timesteps)
         return NoisyBatch(self.scheduler.add_noise(x0, noise, timesteps), timesteps, target, self._weight(timesteps))
+
+    def _draw_timesteps(self, count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+        levels = len(self._sigmas)
+        if self.timestep_sampling == "uniform":
+            return torch.randint(levels, (count,), generator=generator, device=device)
+        drawn = LOG_SIGMA_MEAN + LOG_SIGMA_STD * torch.randn(count, generator=generator, device=device)
+        self._sigmas = self._sigmas.to(device)
+        lognormal = torch.searchsorted(self._sigmas, drawn.exp()).clamp(max=levels - 1)
+        if self.timestep_sampling == "lognormal":
+            return lognormal
+        uniform = torch.randint(levels, (count,), generator=generator, device=device)
+        return torch.where(torch.rand(count, generator=generator, device=device) < 0.5, uniform, lognormal)
 
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: NoisyBatch) -> dict[str, Tensor]:
         prediction = networks["unet"](corrupted.noisy, corrupted.timesteps).sample

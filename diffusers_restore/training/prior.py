@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 from torch import nn
 
 from ..errors import InvalidInputError
 from ..pipelines.cards import CardText
+from ..pipelines.common import Network, check_network
 from ..schedulers.prediction import check_variance_preserving
 from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml
 from .cost import step_cost
@@ -97,7 +98,7 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
     train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
 
 
-def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
+def make_prior(config: PriorConfig) -> tuple[Network, DDPMScheduler]:
     """The network and the noise schedule to train, new or those of `pretrained_model_name_or_path`.
 
     Raises:
@@ -110,6 +111,7 @@ def make_prior(config: PriorConfig) -> tuple[UNet2DModel, DDPMScheduler]:
         except (OSError, ValueError) as error:  # the Hub's HFValidationError is a ValueError
             raise InvalidInputError(f"{name!r} can't be loaded as a DDPM, from a folder or the Hub: {error}") from error
         check_variance_preserving(pipeline.scheduler.config)
+        check_network(f"the network of {name!r}", pipeline.unet)
         unet = check_unet(pipeline.unet, name, config.data)
         return unet, cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
     unet = new_unet(config.network, config.data, config.training.seed)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..errors import InvalidInputError, one_line, unknown_name
 from ..models.growing import grow_unet
 from ..pipelines.cards import CardText
+from ..pipelines.common import Network, check_network
 from ..pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ..schedulers.scheduling_rddm import RDDMScheduler
 from .aosa import select
@@ -193,7 +194,7 @@ def make_scheduler(config: ResidualConfig) -> RDDMScheduler:
         raise InvalidInputError(f"scheduler_args: {one_line(error)}") from error
 
 
-def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) -> dict[str, UNet2DModel]:
+def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) -> dict[str, Network]:
     """The networks to train, new or grown from those of `init_from`.
 
     Raises:
@@ -229,13 +230,11 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
     return networks
 
 
-def _said(pipeline: DiffusionPipeline, name: str, channels: int) -> list[tuple[UNet2DModel, tuple[str, ...]]]:
+def _said(pipeline: DiffusionPipeline, name: str, channels: int) -> list[tuple[Network, tuple[str, ...]]]:
     """The networks of a pipeline and what each says; names that aren't those of heads are as good as none."""
-    unet, second = getattr(pipeline, "unet", None), getattr(pipeline, "unet_noise", None)
-    if not isinstance(unet, UNet2DModel):
-        raise InvalidInputError(
-            f"init_from: the network of {name!r} is a {type(unet).__name__}; a UNet2DModel is needed"
-        )
+    unet: Any = getattr(pipeline, "unet", None)
+    second: Any = getattr(pipeline, "unet_noise", None)
+    check_network(f"init_from: the network of {name!r}", unet)
     if isinstance(pipeline, RDDMPipeline):
         heads, its = pipeline.scheduler.heads, pipeline.inputs.channels
     else:
@@ -245,13 +244,13 @@ def _said(pipeline: DiffusionPipeline, name: str, channels: int) -> list[tuple[U
     return [(unet, heads)] if second is None else [(unet, heads[:1]), (second, heads[1:])]
 
 
-def _without_variance(unet: UNet2DModel, out_channels: int) -> UNet2DModel:
+def _without_variance(unet: Network, out_channels: int) -> Network:
     """The network with its first outputs alone."""
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
-    cut = UNet2DModel.from_config({**config, "out_channels": out_channels})
+    cut = type(unet).from_config({**config, "out_channels": out_channels})
     weights = dict(unet.state_dict())
     for one in ("conv_out.weight", "conv_out.bias"):
-        weights[one] = weights[one][:out_channels]
+        weights[one] = weights[one][: len(cut.state_dict()[one])]
     cut.load_state_dict(weights)
     return cut
 
