@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -17,11 +18,36 @@ from wrapt import register_post_import_hook
 from .errors import InvalidInputError
 from .registry import Registry
 
+PACKAGE = __package__
 PLUG_IN = "pipeline"
 """The name, without .py, of the file in a saved pipeline from which diffusers takes the class."""
 
 METHODS = Registry("diffusers_restore.methods", "method")
 """Zero-shot methods: name -> scheduler class."""
+
+STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
+"""Models of diffusers -> models of this package that any of its pipelines can have instead."""
+
+_PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""
+
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from {module} import {name}
+except ImportError as error:
+    message = "{name} needs the package {distribution}: pip install --upgrade {distribution}"
+    raise ImportError(message) from error
+
+__all__ = ["{name}"]
+'''
+
+
+def plug_in_file(module: str, name: str) -> str:
+    """The file that makes a class of an installed package known to diffusers where a repository needs it."""
+    top = module.partition(".")[0]
+    distribution = "diffusers-restore" if top == PACKAGE else packages_distributions().get(top, [top])[0]
+    return _PLUG_IN_FILE.format(module=module, name=name, distribution=distribution)
 
 
 def register(package: ModuleType, names: Iterable[str]) -> None:
@@ -56,7 +82,15 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
         loading.get_class_from_dynamic_module = _installed_first(find, package, known)  # type: ignore[attr-defined]
 
     register_post_import_hook(offer, "diffusers")
+
+    def widen(utils: ModuleType) -> None:
+        pipeline = utils.DiffusionPipeline
+        pipeline._get_signature_types = classmethod(_with_stand_ins(pipeline._get_signature_types.__func__, package))
+        check, loadable = utils.maybe_raise_or_warn, utils.LOADABLE_CLASSES["diffusers"]
+        utils.maybe_raise_or_warn = _checked_as_originals(check, package, loadable)  # type: ignore[attr-defined]
+
     register_post_import_hook(load, "diffusers.pipelines.pipeline_loading_utils")
+    register_post_import_hook(widen, "diffusers.pipelines.pipeline_utils")
 
 
 def _installed_first(find: Callable[..., Any], package: ModuleType, known: frozenset[str]) -> Callable[..., Any]:
@@ -77,3 +111,39 @@ def _installed_first(find: Callable[..., Any], package: ModuleType, known: froze
         return find(*args, **options)
 
     return find_class
+
+
+def _with_stand_ins(find: Callable[[Any], dict[str, tuple[Any, ...]]], package: ModuleType) -> Callable[..., Any]:
+    """diffusers' search for the classes that a pipeline's components may have, which knows those that stand in."""
+
+    @wraps(find)
+    def find_types(cls: Any) -> dict[str, tuple[Any, ...]]:
+        diffusers = sys.modules["diffusers"]
+        types = find(cls)
+        for original, stand_in in STAND_INS.items():
+            for name, kinds in types.items():
+                if getattr(diffusers, original) in kinds and getattr(package, stand_in) not in kinds:
+                    types[name] = (*kinds, getattr(package, stand_in))
+        return types
+
+    return find_types
+
+
+def _checked_as_originals(check: Callable[..., None], package: ModuleType, loadable: Any) -> Callable[..., None]:
+    """diffusers' check of a component that is passed while loading, which only warns of classes that it lacks."""
+
+    @wraps(check)
+    def check_passed(
+        library_name: str,
+        library: Any,
+        class_name: str,
+        importable_classes: Any,
+        passed_class_obj: dict[str, Any],
+        name: str,
+        is_pipeline_module: bool,
+    ) -> None:
+        if library_name == package.__name__ and class_name in STAND_INS.values():
+            library_name, importable_classes, is_pipeline_module = "diffusers", loadable, False
+        check(library_name, library, class_name, importable_classes, passed_class_obj, name, is_pipeline_module)
+
+    return check_passed

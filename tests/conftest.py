@@ -14,6 +14,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from diffusers_restore import ResidualUNet2DModel
+
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -43,6 +45,24 @@ def make_unet(*, channels: int = 3, out_channels: int | None = None, levels: int
             add_attention=False,
             **config,
         ).eval()
+
+
+def make_residual_unet(
+    *, channels: int = 3, out_channels: int | None = None, levels: int = 2, **config: Any
+) -> ResidualUNet2DModel:
+    """The same of the other kind, all of whose weights are random: a new one says zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = ResidualUNet2DModel(
+            sample_size=16,
+            in_channels=channels,
+            out_channels=out_channels or channels,
+            block_out_channels=(8, 16, 16, 16)[:levels],
+            **{"layers_per_block": 1, "time_embed_dim": 16, **config},
+        ).eval()
+        for parameter in unet.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    return unet
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +96,7 @@ def write_repo(tmp_path: Path) -> WriteRepo:
     """Write a stock repository folder as it lies on the Hub, in sub-folders or with every file at the root."""
 
     def write(
-        unet: UNet2DModel,
+        unet: UNet2DModel | ResidualUNet2DModel,
         scheduler: Any = None,
         *,
         pipeline: str = "DDPMPipeline",
@@ -91,7 +111,7 @@ def write_repo(tmp_path: Path) -> WriteRepo:
             "_class_name": pipeline,
             "_diffusers_version": "0.1.1",
             "scheduler": ["diffusers", type(scheduler).__name__],
-            "unet": ["diffusers", "UNet2DModel"],
+            "unet": [type(unet).__module__.partition(".")[0], type(unet).__name__],
         }
         (folder / "model_index.json").write_text(json.dumps(index))
         return folder

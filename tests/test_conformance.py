@@ -18,7 +18,8 @@ What of the suites has no meaning here:
 - `from_config` of DDPM, DDIM or PNDM for a `RDDMScheduler` with coefficients of its own, or for Cold Diffusion: none of
   diffusers' schedulers can say what these say. It must be an error, not another process.
 - forward passes, training, gradient checkpointing, EMA, attention and `device_map="auto"` of models: a
-  `GaussianMixturePrior` has no `forward` and no layers; it is asked by `sample`.
+  `GaussianMixturePrior` has no `forward` and no layers; it is asked by `sample`. `ResidualUNet2DModel` is a network of
+  pipelines here, and has test_unet_2d_residual.py.
 - pushing to the Hub: test_pipeline_rddm.py and hub_matrix.py.
 """
 
@@ -44,7 +45,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet
+from conftest import make_residual_unet, make_unet
 from diffusers import (
     AutoModel,
     DDIMPipeline,
@@ -76,6 +77,7 @@ from diffusers_restore import (
     GaussianMixturePrior,
     RDDMPipeline,
     RDDMScheduler,
+    ResidualUNet2DModel,
     measure,
 )
 from diffusers_restore.degradations import Blur, Mix
@@ -205,8 +207,8 @@ class Case:
     without: dict[str, Any] | None = field(default_factory=dict)
 
 
-def restorer(sign: float = 1.0) -> UNet2DModel:
-    unet = make_unet(channels=6, out_channels=3)
+def restorer(sign: float = 1.0, make: Callable[..., Any] = make_unet) -> Any:
+    unet = make(channels=6, out_channels=3)
     with torch.no_grad():
         unet.conv_out.weight.mul_(sign)
     return unet
@@ -247,6 +249,24 @@ CASES = {
         lambda n: {"image": pictures(n), "eta": 0.5, "num_inference_steps": 3},
         without=None,
     ),
+    "ddrm, residual network": Case(
+        lambda: DDRMPipeline(make_residual_unet(), DDPMScheduler(beta_end=0.03)),
+        lambda n: {"image": pictures(n, (3, 4, 6)), "operator": "sr2", "sigma_y": 0.05, "num_inference_steps": 3},
+    ),
+    "cold, residual network": Case(
+        lambda: ColdDiffusionPipeline(make_residual_unet(), ColdDiffusionScheduler(Blur(num_timesteps=3))),
+        lambda n: {"image": pictures(n)},
+        draws=False,
+    ),
+    "rddm, two residual networks": Case(
+        lambda: RDDMPipeline(
+            restorer(1.0, make_residual_unet),
+            RDDMScheduler(num_train_timesteps=20, noise_scale=0.25, prediction_type="residual_epsilon"),
+            restorer(-0.7, make_residual_unet),
+        ),
+        lambda n: {"image": pictures(n), "eta": 0.5, "num_inference_steps": 3},
+        without=None,
+    ),
     "rddm, generator": Case(
         lambda: RDDMPipeline(
             make_unet(), RDDMScheduler(num_train_timesteps=20, prediction_type="epsilon"), generates=True
@@ -282,7 +302,8 @@ ours = pytest.mark.parametrize(  # those that a scheduler of a DDPM becomes
 def test_every_class_is_here() -> None:
     assert {type(case.build()) for case in CASES.values()} == set(PIPELINES)
     assert {type(kind.build()) for kind in KINDS.values()} == set(SCHEDULERS)
-    assert {type(build()) for build in MODELS.values()} == public(ModelMixin)
+    of_pipelines = {type(network) for case in CASES.values() for network in networks(case.build()).values()}
+    assert {type(build()) for build in MODELS.values()} | of_pipelines - {UNet2DModel} == public(ModelMixin)
     assert len(PIPELINES) > 2
     assert len(SCHEDULERS) > 2
 
@@ -919,7 +940,9 @@ def test_components_are_passed_while_loading(name: str, tmp_path: Path) -> None:
     other = copy.deepcopy(pipe.unet)
     with torch.no_grad():
         other.conv_out.weight.mul_(2.0)
-    loaded = type(pipe).from_pretrained(tmp_path, unet=other, scheduler=pipe.scheduler)
+    with logged() as messages:
+        loaded = type(pipe).from_pretrained(tmp_path, unet=other, scheduler=pipe.scheduler)
+    assert not [one for one in messages if "UNet2DModel" in one]
     assert loaded.unet is other
     assert loaded.scheduler is pipe.scheduler
     assert error(run(name, loaded), wanted(name)) > 1e-3
@@ -975,6 +998,7 @@ STOCK_PIPELINES = {
     "ddpm, defaults": lambda: DDPMPipeline(make_unet(), DDPMScheduler()),
     "ddim": lambda: DDIMPipeline(make_unet(), DDIMScheduler(beta_end=0.03, clip_sample=False, steps_offset=1)),
     "ddim, defaults": lambda: DDIMPipeline(make_unet(), DDIMScheduler()),
+    "ddim, residual network": lambda: DDIMPipeline(make_residual_unet(), DDIMScheduler()),
 }
 OF_DDPM = {
     DDRMPipeline: lambda pipe: run("ddrm", pipe),
@@ -1002,7 +1026,7 @@ def test_a_stock_pipeline_lends_its_components(kind: Any, stock: str) -> None:
 
 
 @of_ddpm
-@pytest.mark.parametrize("stock", ["ddim", "ddim, defaults"])
+@pytest.mark.parametrize("stock", ["ddim", "ddim, defaults", "ddim, residual network"])
 def test_a_stock_pipeline_comes_back_as_it_was(kind: Any, stock: str) -> None:
     pipe = STOCK_PIPELINES[stock]()
     back = DDIMPipeline.from_pipe(kind.from_pipe(pipe))
@@ -1199,7 +1223,7 @@ def test_training_mode_does_not_change_pictures(name: str) -> None:
     pipe.unet.train()
     assert torch.equal(run(name, pipe), wanted(name))
     config = pipe.unet.config
-    unet = make_unet(channels=config.in_channels, out_channels=config.out_channels, dropout=0.5)
+    unet = type(pipe.unet).from_config(config, dropout=0.5).eval()
     unet.load_state_dict(pipe.unet.state_dict())
     pipe.unet = unet
     assert torch.equal(run(name, pipe), wanted(name))
@@ -1525,11 +1549,10 @@ def test_annotations_are_the_classes_of_the_components(name: str) -> None:
     for part, network in networks(pipe).items():
         assert type(network) in types[part]  # exactly, for `from_pipe`
     assert isinstance(pipe.scheduler, types["scheduler"])
-    assert types["unet"] == (UNet2DModel,)
+    assert types["unet"] == (UNet2DModel, ResidualUNet2DModel)
     assert {part for part in pipe.components if type(None) in types[part]} == set(pipe._optional_components)
     defaults = {key: value.default for key, value in inspect.signature(type(pipe)).parameters.items()}
     assert {part for part in pipe.components if defaults[part] is None} == set(pipe._optional_components)
-    assert len(type(pipe)._get_signature_types()["unet"]) == 1
 
 
 @pipelines
@@ -1590,7 +1613,8 @@ def test_a_pipeline_prints_as_its_index(name: str) -> None:
     assert first == index["_class_name"] == type(pipe).__name__
     assert repr(pipe) == str(pipe)
     assert set(plain(index)) == {*pipe.components, *pipe.parameters}
-    assert index["unet"] == ["diffusers", "UNet2DModel"]
+    network = type(pipe.unet)
+    assert index["unet"] == [network.__module__.partition(".")[0], network.__name__]
     assert index["scheduler"] == ["diffusers_restore", type(pipe.scheduler).__name__]
     with pytest.raises(AttributeError, match=f"'{type(pipe).__name__}' object has no attribute 'nonsense'"):
         _ = pipe.nonsense

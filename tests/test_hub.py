@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 import diffusers_restore
-from diffusers_restore.pipelines.hub import plug_in_file
+from diffusers_restore.registration import plug_in_file
 
 ROOT = Path(__file__).parents[1]
 RELEASES = sorted(path for path in (ROOT / "tests" / "releases").iterdir() if path.is_dir())
@@ -30,6 +30,7 @@ FROZEN = {
     "GaussianMixturePrior": "diffusers_restore.models.gaussian_mixture",
     "RDDMPipeline": "diffusers_restore.pipelines.pipeline_rddm",
     "RDDMScheduler": "diffusers_restore.schedulers.scheduling_rddm",
+    "ResidualUNet2DModel": "diffusers_restore.models.unet_2d_residual",
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidInputError, check_int, check_real
+from ..registration import PACKAGE, plug_in_file
 
 TIME_FEATURES = 64
 
@@ -45,10 +49,35 @@ class ResidualBlock(nn.Module):
 class ResidualBlocks(nn.ModuleList):
     """Residual blocks one after the other."""
 
+    _gradient_checkpointing_func: Callable[..., Tensor]  # diffusers sets it, with the flag
+
+    def __init__(self, blocks: Iterable[ResidualBlock]) -> None:
+        super().__init__(blocks)
+        self.gradient_checkpointing = False
+
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         for block in self:
-            x = block(x, embedding)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = self._gradient_checkpointing_func(block, x, embedding)
+            else:
+                x = block(x, embedding)
         return x
+
+
+def _numbers(value: object) -> tuple[Any, ...]:
+    """The values of a sequence; a single one is none."""
+    return tuple(value) if isinstance(value, Sequence) else ()
+
+
+def _check_errors(x0_errors: object) -> None:
+    if x0_errors is None:
+        return
+    pairs = _numbers(x0_errors)
+    if not pairs or any(len(_numbers(pair)) != 2 for pair in pairs):
+        raise InvalidInputError(f"x0_errors must be pairs (sigma, mean squared error) or None, got {x0_errors!r}")
+    for sigma, error in pairs:
+        check_real("x0_errors: sigma", sigma, 0)
+        check_real("x0_errors: mean squared error", error, 0)
 
 
 def _zero(layer: nn.Module) -> None:
@@ -81,6 +110,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         InvalidInputError: an argument out of range.
     """
 
+    _supports_gradient_checkpointing = True
     _no_split_modules = ["ResidualBlock"]  # noqa: RUF012  # diffusers' protocol
 
     @register_to_config
@@ -106,25 +136,26 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         ):
             check_int(name, value, 1)
         check_real("dropout", dropout, 0, 1)
-        layers = (
-            layers_per_block
-            if isinstance(layers_per_block, Iterable)
-            else (layers_per_block,) * len(block_out_channels)
-        )
-        if not block_out_channels or len(layers) != len(block_out_channels):
+        widths = _numbers(block_out_channels)
+        layers = _numbers(layers_per_block) or (layers_per_block,) * len(widths)
+        if not widths or len(layers) != len(widths):
             raise InvalidInputError(
                 "block_out_channels must name the channels of one or more levels, and layers_per_block one number, or "
                 f"one for each level; got {block_out_channels!r} and {layers_per_block!r}"
             )
-        for name, values in (("block_out_channels", block_out_channels), ("layers_per_block", layers)):
-            for value in values:
-                check_int(name, value, 1)
+        sides = () if sample_size is None else _numbers(sample_size) or (sample_size,) * 2
+        if len(sides) not in (0, 2):
+            raise InvalidInputError(f"sample_size must be one number, (height, width) or None, got {sample_size!r}")
+        for name, values in (("block_out_channels", widths), ("layers_per_block", layers), ("sample_size", sides)):
+            for number in values:
+                check_int(name, number, 1)
+        _check_errors(x0_errors)
         self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
 
         def blocks(channels: int, count: int) -> ResidualBlocks:
             return ResidualBlocks(ResidualBlock(channels, time_embed_dim, dropout) for _ in range(count))
 
-        widths, pixels = tuple(block_out_channels), patch_size**2
+        pixels = patch_size**2
         self.time_proj = Timesteps(TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(TIME_FEATURES, time_embed_dim)
         self.class_embedding: nn.Embedding | None = None
@@ -139,6 +170,14 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         self.up_blocks = nn.ModuleList(blocks(*level) for level in list(zip(widths, layers, strict=True))[:-1])
         self.conv_out = nn.Conv2d(widths[0], out_channels * pixels, 3, padding=1)
         _zero(self.conv_out)
+
+    def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As `ConfigMixin.save_config`, with the file that makes the class known in a stock pipeline, too."""
+        folder = Path(save_directory)
+        if not folder.is_file():  # of which diffusers says what is wrong
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{PACKAGE}.py").write_text(plug_in_file(PACKAGE, "ResidualUNet2DModel"), encoding="utf-8")
+        super().save_config(save_directory, push_to_hub, **kwargs)
 
     @property
     def size_multiple(self) -> int:
@@ -161,13 +200,17 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             return_dict: False returns a tuple.
 
         Raises:
-            InvalidInputError: sizes or class labels that don't fit.
+            InvalidInputError: sizes, timesteps or class labels that don't fit.
         """
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise InvalidInputError(f"sample must be (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")
         if sample.shape[2] % self.size_multiple or sample.shape[3] % self.size_multiple:
             raise InvalidInputError(
                 f"sample must have sides that are multiples of {self.size_multiple}, got {tuple(sample.shape)}"
+            )
+        if torch.is_tensor(timestep) and timestep.numel() not in (1, len(sample)):
+            raise InvalidInputError(
+                f"timestep must be one, or one for each of {len(sample)} pictures, got {tuple(timestep.shape)}"
             )
         if (class_labels is None) != (self.class_embedding is None):
             raise InvalidInputError("class_labels must be given to a class-conditional network, and to no other")

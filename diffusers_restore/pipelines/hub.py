@@ -6,7 +6,6 @@ import json
 import re
 import tempfile
 import warnings
-from importlib.metadata import packages_distributions
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
@@ -20,31 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
 from ..errors import InvalidInputError, one_line
-from ..registration import PLUG_IN
+from ..registration import PACKAGE, PLUG_IN, plug_in_file
 from .cards import Card, CardText, find_source, new_card, renamed, write_text
-
-PACKAGE = __package__.split(".")[0]
-
-_PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""
-
-for leftover in [name for name in globals() if not name.startswith("__")]:
-    del globals()[leftover]  # diffusers runs all local files of one name in one module
-
-try:
-    from {module} import {name}
-except ImportError as error:
-    message = "{name} needs the package {distribution}: pip install --upgrade {distribution}"
-    raise ImportError(message) from error
-
-__all__ = ["{name}"]
-'''
-
-
-def plug_in_file(module: str, name: str) -> str:
-    """The file that makes a class of an installed package known to diffusers where a repository needs it."""
-    top = module.partition(".")[0]
-    distribution = "diffusers-restore" if top == PACKAGE else packages_distributions().get(top, [top])[0]
-    return _PLUG_IN_FILE.format(module=module, name=name, distribution=distribution)
 
 
 class HubMixin:

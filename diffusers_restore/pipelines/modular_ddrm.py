@@ -24,9 +24,10 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import InvalidInputError, check_int
+from ..registration import PACKAGE, plug_in_file
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from .common import check_channels, check_output_type, finished
-from .hub import PACKAGE, installed, load_index, plug_in_file
+from .hub import installed, load_index
 from .pipeline_ddrm import DDRMPipeline, Plan, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
 # What a call of the pipeline is given, with the defaults of a call of `DDRMPipeline`.
