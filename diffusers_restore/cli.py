@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -176,7 +176,8 @@ _dtype_option = click.option(
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the network. auto is bfloat16 on a GPU that has it, else float32.",
+    help="Of the network. auto is bfloat16 on a GPU that has it and on a CPU with AMX or AVX512-BF16 (but for Cold "
+    "Diffusion), else float32.",
 )
 
 
@@ -494,7 +495,15 @@ def _load_trained(option: str, model: str, method: str, device: torch.device, dt
             pipe = getattr(diffusers_restore, method).from_pretrained(model, dtype=dtype)
         except (OSError, ValueError, TypeError) as error:  # TypeError: a scheduler without what it needs
             raise click.ClickException(f"{option} {model!r} cannot be loaded: {one_line(error)}") from error
-    return pipe.to(device)
+    return _on_device(pipe, device)
+
+
+def _on_device(pipe: Any, device: torch.device) -> Any:
+    from .pipelines.precision import lay_out
+
+    pipe.to(device)
+    lay_out(pipe)
+    return pipe
 
 
 def _restore_trained(
@@ -527,7 +536,7 @@ def _restore_trained(
     if not todo:
         return
     _make_folders(todo)
-    pipe = _load_trained("--model", model, method, chosen_device, _dtype(dtype, chosen_device))
+    pipe = _load_trained("--model", model, method, chosen_device, _dtype(dtype, chosen_device, method))
     if method == "RDDMPipeline":
         call = _rddm_call(pipe, steps, damaged, seed)
     else:
@@ -630,12 +639,15 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, method: str = "DDRMPipeline") -> torch.dtype:
     import torch
 
+    from .pipelines.precision import fast_dtype
+
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        # What a strong blur leaves of a picture is too fine for bfloat16.
+        fine = method == "ColdDiffusionPipeline" and device.type == "cpu"
+        return torch.float32 if fine else fast_dtype(device)
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
@@ -656,7 +668,7 @@ def _load_pipeline(option: str, model: str, device: torch.device, dtype: torch.d
         raise click.ClickException(
             f"{option} {model!r} cannot be loaded as a DDPM, from a folder or the Hub: {one_line(error)}"
         ) from error
-    return pipe.to(device)
+    return cast("DDRMPipeline", _on_device(pipe, device))
 
 
 @contextmanager
@@ -871,7 +883,7 @@ def sample(
                 raise click.UsageError(f"--{name} is for {_KINDS['DDPM']}; MODEL is {_KINDS[method]}")
     _make_folders([job])
     if method is not None:
-        pipe: Any = _load_trained("MODEL", model, method, chosen_device, _dtype(dtype, chosen_device))
+        pipe: Any = _load_trained("MODEL", model, method, chosen_device, _dtype(dtype, chosen_device, method))
         draw, evaluations = _trained_draw(pipe, method, steps)
     else:
         with _quiet_bars():

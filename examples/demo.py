@@ -32,6 +32,7 @@ from diffusers_restore.evaluation.report import (
     save_sheet,
     write_report,
 )
+from diffusers_restore.pipelines.precision import fast_dtype, lay_out
 
 PHOTOS = Path(diffusers_restore.__file__).parent / "assets" / "photos"
 
@@ -123,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     started = time.perf_counter()
-    pipe = DDRMPipeline.from_pretrained(args.model)
+    pipe = DDRMPipeline.from_pretrained(args.model, dtype=fast_dtype(torch.device("cpu")))
+    lay_out(pipe)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     overview, rows = [], []
     for photo in args.photos:

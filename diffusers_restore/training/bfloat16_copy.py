@@ -9,6 +9,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from .group_norm import replace_group_norms
+
 
 @final
 class BFloat16Copy:
@@ -29,6 +31,7 @@ class BFloat16Copy:
         nn.Module.to(master, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.master = master
         self.network = copy.deepcopy(master).train()
+        replace_group_norms(self.network)
         for parameter in self.network.parameters():  # buffers, such as running means, stay in float32
             layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
             parameter.data = parameter.data.to(torch.bfloat16, memory_format=layout)

@@ -106,6 +106,8 @@ def check_unconditional(unet: Network, name: str, data: DataConfig) -> Network:
     if unet.config.num_class_embeds is not None or unet.config.get("class_embed_type") is not None:
         raise InvalidInputError(f"the network of {name!r} is class-conditional; an unconditional one is needed")
     check_sizes(data, size_multiple(unet))
+    if isinstance(unet, ResidualUNet2DModel):
+        unet.register_to_config(x0_errors=None)  # which other weights make
     if unet.config.sample_size is None:
         unet.register_to_config(sample_size=data.resolution)
     return unet.float()

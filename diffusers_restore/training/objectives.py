@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple, final
 
 import torch
@@ -77,6 +78,39 @@ class Objective(ABC):
 def psnr(x: Tensor, reference: Tensor) -> Tensor:
     """In dB, 60 at most: a picture that is met exactly has no finite one, nor then a mean with others."""
     return 10 * torch.log10(4 / (x.clamp(-1, 1) - reference).square().mean().clamp_min(4e-6))
+
+
+@torch.no_grad()
+def x0_errors(
+    network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor], levels: int = 13
+) -> tuple[tuple[float, float], ...]:
+    """What x0_hat is off by: pairs (sigma, mean of |x0_hat - x0|^2 over pixels and pictures), sigma rising.
+
+    x0_hat is unclipped, so that the error is the network's own, at `levels` timesteps whose sigma = sqrt(1 - abar) /
+    sqrt(abar) are spaced evenly in their logarithm, from the first timestep to the last.
+
+    Args:
+        network: predicts what the scheduler says.
+        scheduler: its noise schedule.
+        pictures: clean, (1, C, H, W) each, in [-1, 1].
+        levels: at most; a short schedule has fewer.
+    """
+    abar = scheduler.alphas_cumprod.double()
+    abar = abar[abar > 0]  # at a signal of nothing, sigma is infinite
+    log_sigma = ((1 - abar) / abar).log() / 2
+    wanted = torch.linspace(float(log_sigma[0]), float(log_sigma[-1]), levels, dtype=torch.float64)
+    timesteps = sorted({int((log_sigma - one).abs().argmin()) for one in wanted})
+    found = []
+    for timestep in timesteps:
+        errors = []
+        for i, x0 in enumerate(pictures):
+            noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(i)).to(x0)
+            noisy = scheduler.add_noise(x0, noise, torch.tensor([timestep], device=x0.device))
+            output = network(noisy, timestep).sample
+            x0_hat, _ = predict_x0_and_epsilon(output, noisy, float(abar[timestep]), scheduler.config.prediction_type)
+            errors.append(float((x0_hat - x0).square().mean()))
+        found.append((float(f"{log_sigma[timestep].exp():.6g}"), float(f"{fmean(errors):.6g}")))
+    return tuple(found)
 
 
 class NoisyBatch(NamedTuple):

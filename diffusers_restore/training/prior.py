@@ -13,16 +13,17 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..models.unet_2d_residual import ResidualUNet2DModel
 from ..pipelines.cards import CardText
 from ..pipelines.common import Network, check_network
 from ..schedulers.prediction import check_variance_preserving
 from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml
 from .cost import step_cost
-from .data import open_data
+from .data import open_data, to_unit
 from .export import export_pipeline, model_card
 from .loop import Progress, train
 from .networks import check_unet, new_unet
-from .objectives import DDPMObjective
+from .objectives import DDPMObjective, x0_errors
 
 CARD = CardText(
     "An unconditional DDPM. `DDPMPipeline` draws pictures from it, and `DDRMPipeline` restores with it what was made "
@@ -79,6 +80,10 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
 
     def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
         exported = copy.deepcopy(averaged["unet"])
+        if isinstance(exported, ResidualUNet2DModel) and data.validation:
+            device = next(exported.parameters()).device
+            pictures = [to_unit(one[None].to(device)) for (one,) in data.validation]
+            exported.register_to_config(x0_errors=x0_errors(exported, scheduler, pictures))
         nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
         card = model_card(
             f"{output_dir.resolve().name}: a DDPM prior",
