@@ -51,12 +51,13 @@ def with_weights(network: Any) -> Any:
 def fresh_accelerate() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+    return float(((found.double() - expected.double()).norm() / expected.double().norm()).detach())
 
 
 # --- the copy -------------------------------------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def test_a_step_by_copies_is_one_of_the_weights_themselves() -> None:
             for own, copied in zip(network.parameters(), networks["unet"].parameters(), strict=True):
                 assert torch.equal(copied, own.bfloat16())
     (exact, (losses, norms)), (copied, (half_losses, half_norms)) = steps
-    assert float(half_losses["loss"]) == pytest.approx(float(losses["loss"]), rel=0.01)
+    assert float(half_losses["loss"].detach()) == pytest.approx(float(losses["loss"].detach()), rel=0.01)
     assert float(half_norms["grad_norm/unet"]) == pytest.approx(float(norms["grad_norm/unet"]), rel=0.02)
     moved = [torch.cat([one.flatten() for one in net.parameters()]) for net in (residual(), exact, copied)]
     assert error(moved[2] - moved[0], moved[1] - moved[0]) < 0.3  # AdamW's first step is a sign, which noise can turn
@@ -144,7 +145,7 @@ def test_copies_are_made_for_bfloat16_on_a_cpu_only(precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.02)]
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-5), (torch.bfloat16, 0.02)]
 )
 @pytest.mark.parametrize("shape", [(3, 24, 10, 7), (1, 8, 1, 1), (2, 4, 5, 5)])
 def test_group_norm_is_torchs(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
