@@ -145,9 +145,9 @@ def test_copies_are_made_for_bfloat16_on_a_cpu_only(precision: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 2e-5), (torch.bfloat16, 0.02)]
+    ("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 5e-6), (torch.bfloat16, 0.02)]
 )
-@pytest.mark.parametrize("shape", [(3, 24, 10, 7), (1, 8, 1, 1), (2, 4, 5, 5)])
+@pytest.mark.parametrize("shape", [(3, 24, 10, 7), (1, 16, 3, 1), (2, 4, 5, 5)])
 def test_group_norm_is_torchs(dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]) -> None:
     norm = nn.GroupNorm(4, shape[1])
     with torch.no_grad():
