@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import (
     CMStochasticIterativeScheduler,
     DDIMPipeline,
@@ -1260,3 +1260,48 @@ def test_an_rddm_model_generates(tmp_path: Path) -> None:
     for i in range(2):
         with Image.open(tmp_path / "drawn" / f"000{i}.png") as drawn:
             np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected[i]))
+
+
+# --- residual networks -----------------------------------------------------------------------------------------------
+
+
+def close_to(x: Any, wanted: torch.Tensor) -> None:
+    """But for rounding: the command lays weights out otherwise."""
+    assert x.shape == wanted.shape
+    assert np.abs(x - wanted.numpy()).max() < 1e-4 * np.abs(x).max()
+
+
+def test_a_prior_with_a_residual_network_restores_and_draws(tmp_path: Path, restore: Restore, sample: Restore) -> None:
+    unet = make_residual_unet(levels=3)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
+    source = picture(tmp_path / "photo.png")
+    words = ["--task", "sr2", "--sigma-y", 0.1, "--seed", 5, "--dtype", "float32", "--model", tmp_path / "model"]
+    succeeds(restore(source, "-o", tmp_path / "out.npy", *words))
+    pipe = diffusers_restore.DDRMPipeline(unet, DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(5), "output_type": "pt"}
+    close_to(np.load(tmp_path / "out.npy"), pipe(Image.open(source), "sr2", 0.1, **call).images[0])
+    for sampler in ("ddim", "ddpm"):
+        words = ["-o", tmp_path / "g.png", "-n", 2, "--sampler", sampler, "--seed", 7, "--dtype", "float32"]
+        succeeds(sample(*words, model=tmp_path / "model"))
+        drawn, expected = cells(tmp_path / "g.png", columns=2), stock(sampler, unet, DDPMScheduler(), [7, 8])
+        assert np.abs(np.array(drawn) - np.array(expected).astype(int)).max() <= 1
+    wrong = sample("-o", tmp_path / "x.png", "--size", "20x16", model=tmp_path / "model")
+    fails(wrong, 2, "the network takes multiples of 8, got 20x16; next to it: 16x16 and 24x16")
+
+
+def test_restorers_with_residual_networks_restore_as_their_pipelines_do(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=19)
+    two = [make_residual_unet(channels=6, out_channels=3, patch_size=patch) for patch in (2, 4)]
+    scheduler = RDDMScheduler(num_train_timesteps=8, prediction_type="residual_epsilon")
+    pipes: list[Any] = [
+        ColdDiffusionPipeline(make_residual_unet(), ColdDiffusionScheduler(Blur(num_timesteps=3))),
+        RDDMPipeline(two[0], scheduler, two[1]),
+    ]
+    for number, pipe in enumerate(pipes):
+        pipe.save_pretrained(tmp_path / f"{number}")
+        command = ["restore", source, "--model", tmp_path / f"{number}", "--device", "cpu", "--dtype", "float32"]
+        succeeds(run(*command, "-o", tmp_path / "out.npy"))
+        pipe.set_progress_bar_config(disable=True)
+        seed = {"generator": torch.Generator().manual_seed(0)} if number else {}
+        close_to(np.load(tmp_path / "out.npy"), pipe(Image.open(source), **seed, output_type="pt").images[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_unet
+from conftest import make_residual_unet, make_unet
 from diffusers import UNet2DModel
 
 from diffusers_restore.errors import InvalidInputError
@@ -34,14 +34,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "classes": {"num_class_embeds": 5},
     "another embedding of time": {"flip_sin_to_cos": False, "freq_shift": 1, "time_embedding_dim": 24},
 }
+RESIDUAL: dict[str, dict[str, Any]] = {
+    "residual": {},
+    "residual, learned variance": {"out_channels": 6},
+    "residual, grey, patches of 4": {"channels": 1, "patch_size": 4},
+    "residual, whole pixels, classes": {"patch_size": 1, "num_class_embeds": 5},
+}
 
 
-def make(name: str = "plain", dtype: torch.dtype = torch.float64) -> UNet2DModel:
+def make(name: str = "plain", dtype: torch.dtype = torch.float64) -> Any:
     """A network with weights that fill their dtype."""
+    unet: Any
     config = {name: value for name, value in make_unet().config.items() if not name.startswith("_")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unet = UNet2DModel.from_config({**config, **CONFIGS[name]}).eval().double()
+        if name in RESIDUAL:
+            unet = make_residual_unet(**RESIDUAL[name]).double()
+        else:
+            unet = UNet2DModel.from_config({**config, **CONFIGS[name]}).eval().double()
         for parameter in unet.parameters():
             parameter.data += 0.01 * torch.randn_like(parameter)
     return unet.to(dtype)
@@ -51,7 +61,7 @@ def normal(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> to
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def asked(unet: UNet2DModel, x: torch.Tensor) -> torch.Tensor:
+def asked(unet: Any, x: torch.Tensor) -> torch.Tensor:
     labels = None if unet.config.num_class_embeds is None else torch.tensor([3] * len(x))
     with torch.no_grad():
         return unet(x, torch.tensor([7] * len(x)), labels).sample
@@ -64,7 +74,7 @@ def error(x: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *RESIDUAL])
 def test_a_grown_network_says_what_it_said_whatever_the_new_inputs_are(name: str, dtype: torch.dtype) -> None:
     unet = make(name, dtype)
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
@@ -78,9 +88,10 @@ def test_a_grown_network_says_what_it_said_whatever_the_new_inputs_are(name: str
         assert error(said[:, outputs:], wanted) < (2e-15 if dtype == torch.float64 else 2e-6)
 
 
+@pytest.mark.parametrize("name", ["plain", "residual"])
 @pytest.mark.parametrize(("first_output", "place"), [(0, slice(0, 3)), (2, slice(2, 5)), (4, slice(4, 7))])
-def test_outputs_go_where_they_are_wanted(first_output: int, place: slice) -> None:
-    unet = make()
+def test_outputs_go_where_they_are_wanted(first_output: int, place: slice, name: str) -> None:
+    unet = make(name)
     x = normal(1, 3, 16, 16)
     said = asked(grow_unet(unet, 3, 7, first_output=first_output), x)
     assert error(said[:, place], asked(unet, x)) < 2e-15
@@ -98,7 +109,7 @@ def test_all_outputs_may_begin_at_zero(out_channels: int) -> None:
     assert grown.mid_block.resnets[0].conv1.weight.any()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*CONFIGS, *RESIDUAL])
 def test_all_else_of_the_network_and_its_configuration_is_the_same(name: str) -> None:
     unet = make(name)
     grown = grow_unet(unet, 9, 12)
@@ -110,7 +121,8 @@ def test_all_else_of_the_network_and_its_configuration_is_the_same(name: str) ->
         assert value.dtype == torch.float64
         if key not in ("conv_in.weight", "conv_out.weight", "conv_out.bias"):
             assert torch.equal(value, weights[key])
-    inputs, outputs = unet.config.in_channels, unet.config.out_channels
+    pixels = unet.config.get("patch_size", 1) ** 2
+    inputs, outputs = unet.config.in_channels * pixels, unet.config.out_channels * pixels
     assert torch.equal(grown.conv_in.weight[:, :inputs], unet.conv_in.weight)
     assert not grown.conv_in.weight[:, inputs:].any()
     for part in ("weight", "bias"):
@@ -156,9 +168,10 @@ def test_the_mode_is_kept(training: bool) -> None:
     assert unet.training == training
 
 
-def test_what_is_new_learns() -> None:
+@pytest.mark.parametrize(("name", "pixels"), [("plain", 1), ("residual", 4)])
+def test_what_is_new_learns(name: str, pixels: int) -> None:
     """The first gradient reaches the new outputs and, through the old ones, the new inputs."""
-    grown = grow_unet(make(dtype=torch.float32), 6, 6, first_output=3)
+    grown = grow_unet(make(name, torch.float32), 6, 6, first_output=3)
     x, target = normal(2, 6, 16, 16, dtype=torch.float32), normal(2, 6, 16, 16, seed=2, dtype=torch.float32)
     optimizer = torch.optim.Adam(grown.parameters(), lr=1e-2)
     losses = []
@@ -169,18 +182,19 @@ def test_what_is_new_learns() -> None:
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            assert grown.conv_in.weight.grad[:, 3:].abs().amax(dim=(0, 2, 3)).min() > 0  # each new channel
-            assert grown.conv_out.weight.grad[:3].abs().amax(dim=(1, 2, 3)).min() > 0
-            assert grown.conv_out.bias.grad[:3].abs().min() > 0
+            assert grown.conv_in.weight.grad[:, 3 * pixels :].abs().amax(dim=(0, 2, 3)).min() > 0  # each new channel
+            assert grown.conv_out.weight.grad[: 3 * pixels].abs().amax(dim=(1, 2, 3)).min() > 0
+            assert grown.conv_out.bias.grad[: 3 * pixels].abs().min() > 0
         optimizer.step()
     assert losses[-1] < 0.98 * losses[0]
-    assert grown.conv_in.weight[:, 3:].any()
+    assert grown.conv_in.weight[:, 3 * pixels :].any()
 
 
-def test_a_grown_network_is_saved_and_loaded(tmp_path: Any) -> None:
-    grown = grow_unet(make(dtype=torch.float32), 6, 6, first_output=3)
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_a_grown_network_is_saved_and_loaded(name: str, tmp_path: Any) -> None:
+    grown = grow_unet(make(name, torch.float32), 6, 6, first_output=3)
     grown.save_pretrained(tmp_path)
-    loaded = UNet2DModel.from_pretrained(tmp_path)
+    loaded = type(grown).from_pretrained(tmp_path)
     x = normal(1, 6, 16, 16, dtype=torch.float32)
     assert error(asked(loaded, x)[:, 3:], asked(grown, x)[:, 3:]) < 1e-5
     assert not asked(loaded, x)[:, :3].any()

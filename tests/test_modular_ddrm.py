@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import (
     ComponentsManager,
     DDIMScheduler,
@@ -143,6 +143,18 @@ def test_the_blocks_are_the_pipeline_bit_for_bit(case: str) -> None:
     assert torch.equal(blocks, whole)
     assert bool(blocks.isfinite().all())
     assert blocks.std() > 0.1  # something was restored
+
+
+@pytest.mark.parametrize("config", [{}, {"out_channels": 6}, {"num_class_embeds": 5}, {"channels": 1}], ids=str)
+def test_a_residual_network_in_the_blocks(config: dict[str, Any]) -> None:
+    network = make_residual_unet(**config)
+    call = {"image": uniform(2, network.config.in_channels, 5, 7), "operator": "sr2", "sigma_y": 0.05}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe = modular(network.to(dtype))
+        blocks, whole = both(pipe, **call, **({"class_labels": [4, 0]} if "num_class_embeds" in config else {}))
+        assert pipe.unet is network
+        assert torch.equal(blocks, whole)
+        assert blocks.std() > 0.1
 
 
 def test_a_network_of_half_precision(unet: UNet2DModel) -> None:
@@ -402,14 +414,15 @@ def restores(pipe: ModularPipeline) -> bool:
 
 
 @pytest.mark.parametrize("at_root", [False, True])
-def test_a_stock_repository_loads_as_it_is(
-    write_repo: WriteRepo, unet: UNet2DModel, tmp_path: Path, at_root: bool
-) -> None:
+@pytest.mark.parametrize("make", [make_unet, make_residual_unet])
+def test_a_stock_repository_loads_as_it_is(write_repo: WriteRepo, make: Any, tmp_path: Path, at_root: bool) -> None:
+    unet = make()
     folder = write_repo(unet, DDPMScheduler(beta_end=0.03), at_root=at_root)
     pipe = DDRMBlocks().init_pipeline(folder, components_manager=ComponentsManager())
     assert pipe.config["unet"][2]["subfolder"] == ("" if at_root else "unet")
     assert restores(pipe)
     assert pipe.scheduler.config.beta_end == 0.03
+    assert type(pipe.unet) is type(unet)
     assert all(torch.equal(a, b) for a, b in zip(pipe.unet.parameters(), unet.parameters(), strict=True))
     saved = str(tmp_path / "saved")  # diffusers takes no Path here
     pipe.save_pretrained(saved, overwrite_modular_index=True)
@@ -417,8 +430,9 @@ def test_a_stock_repository_loads_as_it_is(
     assert restores(DDRMBlocks().init_pipeline(saved))
 
 
-def test_what_our_pipeline_saves_loads_into_the_blocks(unet: UNet2DModel, tmp_path: Path) -> None:
-    DDRMPipeline(unet, DDRMScheduler(beta_end=0.03)).save_pretrained(tmp_path)
+@pytest.mark.parametrize("make", [make_unet, make_residual_unet])
+def test_what_our_pipeline_saves_loads_into_the_blocks(make: Any, tmp_path: Path) -> None:
+    DDRMPipeline(make(), DDRMScheduler(beta_end=0.03)).save_pretrained(tmp_path)
     pipe = DDRMBlocks().init_pipeline(tmp_path)
     assert restores(pipe)
     assert type(pipe.scheduler) is DDRMScheduler
@@ -484,14 +498,14 @@ def test_blocks_of_another_package_are_saved_with_the_way_to_them(
 PREPARE = """
 import json
 from pathlib import Path
-from conftest import make_unet
+from conftest import make_residual_unet, make_unet
 from diffusers import DDPMPipeline, DDPMScheduler
 from huggingface_hub import create_repo, list_repo_files, upload_folder
 from diffusers_restore import DDRMBlocks
 
 scheduler = DDPMScheduler(beta_end=0.03)
-for name in ("ddpm-stock", "ddpm-with-blocks"):
-    DDPMPipeline(make_unet(), scheduler).push_to_hub(name)
+for name, make in (("stock", make_unet), ("with-blocks", make_unet), ("residual", make_residual_unet)):
+    DDPMPipeline(make(), scheduler).push_to_hub(f"ddpm-{name}")
 root = Path("root")
 make_unet().save_pretrained(root)
 scheduler.save_pretrained(root)
@@ -524,7 +538,7 @@ def check(name, pipe):
     print(name, type(pipe).__name__, type(pipe.blocks).__module__, type(pipe.scheduler).__name__)
 
 blocks = ModularPipelineBlocks.from_pretrained("tester/ddrm-blocks", trust_remote_code=True)
-for name in ("stock", "at-root"):
+for name in ("stock", "at-root", "residual"):
     pipe = blocks.init_pipeline(f"tester/ddpm-{name}")
     pipe.load_components()
     check(name, pipe)
@@ -577,7 +591,7 @@ def test_blocks_travel_over_the_hub(hub: dict[str, str], tmp_path: Path) -> None
     run(PREPARE)
     ours = "ModularPipeline diffusers_restore.pipelines.modular_ddrm DDPMScheduler"
     *loaded, blocks_only = run(TRUSTED)
-    assert loaded == [f"{name} {ours}" for name in ("stock", "at-root", "with-blocks", "folder")]
+    assert loaded == [f"{name} {ours}" for name in ("stock", "at-root", "residual", "with-blocks", "folder")]
     assert blocks_only.startswith("Failed to load config from 'tester/ddrm-blocks'")
     refused = run(REFUSED)
     trust = "contains custom code. Pass `trust_remote_code=True` to allow loading remote code modules."

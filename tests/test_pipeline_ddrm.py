@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
@@ -34,6 +34,7 @@ from diffusers_restore import DDRMPipeline, DDRMScheduler, operators
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.operators import BlockMean, CircularBlur, Grayscale, Identity, Mask, measure
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
+from diffusers_restore.pipelines.common import Network
 
 SHAPE = (3, 16, 24)
 
@@ -266,10 +267,13 @@ def test_a_pickle_runs_no_code(write_repo: WriteRepo, unet: UNet2DModel, tmp_pat
         lambda: make_unet(levels=4),
         lambda: make_unet(out_channels=6),
         lambda: make_unet(num_class_embeds=4),
+        lambda: make_residual_unet(levels=3),
+        lambda: make_residual_unet(out_channels=6, patch_size=4),
+        lambda: make_residual_unet(num_class_embeds=4, patch_size=1),
     ],
 )
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_networks_of_every_kind_agree_with_the_data(make: Callable[[], UNet2DModel], prediction_type: str) -> None:
+def test_networks_of_every_kind_agree_with_the_data(make: Callable[[], Network], prediction_type: str) -> None:
     pipe = quiet(DDRMPipeline(make(), DDPMScheduler(prediction_type=prediction_type)))
     labels = None if pipe.unet.config.num_class_embeds is None else 2
     operator = operators.create("deblur-uniform", image_shape=(3, 61, 97), taps=3)
@@ -314,8 +318,9 @@ def test_half_precision_networks_stay_near_the_full_one(pipe: DDRMPipeline) -> N
         assert 0 < error < tolerance * float(full.abs().max())
 
 
-def test_class_labels(unet: UNet2DModel, pipe: DDRMPipeline) -> None:
-    conditional = quiet(DDRMPipeline(make_unet(num_class_embeds=4), DDPMScheduler()))
+@pytest.mark.parametrize("make", [make_unet, make_residual_unet])
+def test_class_labels(make: Callable[..., Network], pipe: DDRMPipeline) -> None:
+    conditional = quiet(DDRMPipeline(make(num_class_embeds=4), DDPMScheduler()))
     y = clean(2, (3, 4, 6))
     both = restore(conditional, y, "sr4", (0, 1), class_labels=[1, 3])
     assert torch.equal(both[1:], restore(conditional, y[1:], "sr4", (1,), class_labels=torch.tensor([3])))
@@ -329,9 +334,13 @@ def test_class_labels(unet: UNet2DModel, pipe: DDRMPipeline) -> None:
             restore(conditional, y, "sr4", (0, 1), class_labels=bad)
 
 
+@pytest.mark.parametrize("make", [make_unet, make_residual_unet])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_classifier_guidance_is_the_formula_at_the_current_sample(unet: UNet2DModel, prediction_type: str) -> None:
+def test_classifier_guidance_is_the_formula_at_the_current_sample(
+    make: Callable[..., Network], prediction_type: str
+) -> None:
     """log p = a . x has the gradient a everywhere, so guidance must shift epsilon by -sqrt(1 - alpha_bar) scale a."""
+    unet = make()
     pipe = quiet(DDRMPipeline(unet, DDPMScheduler(prediction_type=prediction_type)))
     direction, seen = clean(1), []
 

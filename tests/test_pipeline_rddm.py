@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
@@ -475,8 +475,10 @@ def test_a_network_that_restores_generates_nothing() -> None:
             pipe()
 
 
-def test_a_grown_network_restores_with_the_noise_that_it_knew(unet: UNet2DModel) -> None:
+@pytest.mark.parametrize("network", [make_unet, make_residual_unet])
+def test_a_grown_network_restores_with_the_noise_that_it_knew(network: Callable[..., Any]) -> None:
     """The residual begins at 0, so that the chain is DDIM's with the degraded picture as its only estimate of I_0."""
+    unet = network()
     grown = grow_unet(unet, 6, 6, first_output=3)
     scheduler = RDDMScheduler.from_config(DDPMScheduler().config, prediction_type="residual_epsilon")
     pipe = make(grown, scheduler=scheduler)

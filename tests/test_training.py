@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusers_restore import DDRMPipeline
+from diffusers_restore import DDRMPipeline, ResidualUNet2DModel
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
 from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import open_data
@@ -210,6 +210,22 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
     assert not list(broken.glob("*.part"))
     assert [path.name for path in checkpoints(broken)] == ["checkpoint-9", "checkpoint-12"]
     assert f"on\n{processes} process" in (whole / "README.md").read_text()
+
+
+def test_a_residual_network_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
+    values = {"network": "residual", "layers_per_block": (1,), "optimizer": "muon", "mixed_precision": "bf16"}
+    values |= {"max_train_steps": 4, "checkpointing_steps": 2, "resume_from_checkpoint": "latest"}
+    train(photos, whole, **values)
+    killed = start(TOY | {"train_data_dir": str(photos), "output_dir": str(broken)} | values, 1, log, half_write=5)
+    killed[0].join(120)
+    kill(killed)
+    assert [path.name for path in checkpoints(broken)] == ["checkpoint-2"]
+    train(photos, broken, **values)
+    assert_equal(final(whole), final(broken))
+    pipe = DDRMPipeline.from_pretrained(whole)
+    assert type(pipe.unet) is ResidualUNet2DModel
+    assert (whole / "unet" / "diffusers_restore.py").is_file()
 
 
 def test_two_processes_train_as_one_does_with_accumulation(photos: Path, tmp_path: Path) -> None:

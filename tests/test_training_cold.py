@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +22,13 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import DanceDiffusionPipeline, DDPMScheduler, IPNDMScheduler, UNet1DModel
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, cli
+from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, ResidualUNet2DModel, cli
 from diffusers_restore.degradations import DEGRADATIONS, Blur, Degradation, Fade, Mix
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
@@ -533,20 +534,37 @@ def test_animorph(photos: Path, tmp_path: Path) -> None:
 BLUR = ["--degradation", "blur", "--num_train_timesteps", 3]
 
 
-@pytest.mark.parametrize("at_root", [False, True])
-def test_a_stock_network_is_trained_on(at_root: bool, photos: Path, write_repo: WriteRepo, tmp_path: Path) -> None:
-    repo = write_repo(make_unet(levels=3), at_root=at_root)
+@pytest.mark.parametrize(("make", "at_root"), [(make_unet, False), (make_unet, True), (make_residual_unet, False)])
+def test_a_stock_network_is_trained_on(
+    make: Any, at_root: bool, photos: Path, write_repo: WriteRepo, tmp_path: Path
+) -> None:
+    repo = write_repo(make(levels=3), at_root=at_root)
     words = [*BLUR, "--train_data_dir", photos, "--output_dir", tmp_path / "out", "--max_train_steps", 1]
     words += ["--pretrained_model_name_or_path", repo, "--learning_rate", 1e-12]
     trains(*words)
     unet = load(tmp_path / "out").unet
-    expected = make_unet(levels=3).state_dict()
+    expected = make(levels=3).state_dict()
     assert unet.config.block_out_channels == [8, 16, 16]
     for name, value in unet.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-8)
     options = yaml.safe_load((tmp_path / "out" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0])
     assert options["pretrained_model_name_or_path"] == str(repo)
     assert options.keys().isdisjoint({"block_out_channels", "layers_per_block", "dropout"})
+
+
+def test_a_residual_network_is_trained_and_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:
+    words = [*BLUR, "--train_data_dir", photos, "--network", "residual", "--dropout", 0.1]
+    words += ["--layers_per_block", "2,1", "--max_train_steps", 4, "--checkpointing_steps", 2, "--lr_decay_steps", 3]
+    trains(*words, "--output_dir", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoint-4")
+    trains(*words, "--output_dir", tmp_path / "broken", "--resume_from_checkpoint", "latest")
+    whole, broken = (load(tmp_path / name) for name in ("whole", "broken"))
+    assert type(whole.unet) is ResidualUNet2DModel
+    assert whole.unet.config.layers_per_block == [2, 1]
+    assert whole.unet.conv_out.weight.any()
+    assert all(torch.equal(value, broken.unet.state_dict()[key]) for key, value in whole.unet.state_dict().items())
+    assert whole(pictures(1, 3, 9, 14), output_type="pt").images.shape == (1, 3, 9, 14)
 
 
 def test_a_restorer_is_trained_on(enlarger: Path, digits: Path, tmp_path: Path) -> None:
@@ -579,7 +597,8 @@ def test_networks_that_cannot_be_trained(photos: Path, write_repo: WriteRepo, tm
     for folder, message in (
         (
             tmp_path / "sound",
-            f"{option}: the network of {str(tmp_path / 'sound')!r} is a UNet1DModel; a UNet2DModel is",
+            f"{option}: the network of {str(tmp_path / 'sound')!r} must be a UNet2DModel or a ResidualUNet2DModel, "
+            "got UNet1DModel",
         ),
         (tmp_path / "empty", f"{option}: no network can be loaded from {str(tmp_path / 'empty')!r}"),
         (tmp_path / "absent", f"{option}: no network can be loaded from {str(tmp_path / 'absent')!r}"),

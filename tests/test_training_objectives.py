@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import (
     CMStochasticIterativeScheduler,
     DDIMScheduler,
@@ -423,6 +423,17 @@ def test_the_bundled_prior_can_be_trained_on() -> None:
     unet, scheduler = prior(diffusers_restore.DEFAULT_PRIOR)
     corrupted = DDPMObjective(scheduler).corrupt((pictures(1, 3, 16, 16),), generator())
     unet(corrupted.noisy, corrupted.timesteps)
+
+
+def test_a_residual_network_of_a_repository_is_gone_on_with(write_repo: WriteRepo) -> None:
+    unet, scheduler = make_residual_unet(), DDPMScheduler(prediction_type="v_prediction")
+    loaded, its = prior(write_repo(unet, scheduler))
+    assert same_weights(loaded, unet)
+    assert its.config.prediction_type == "v_prediction"
+    with pytest.raises(InvalidInputError, match="resolution must be a multiple of 4"):
+        prior(write_repo(unet, name="again"), resolution=18)
+    with pytest.raises(InvalidInputError, match="class-conditional"):
+        prior(write_repo(make_residual_unet(num_class_embeds=4), name="classes"))
 
 
 def test_other_channels_than_those_of_the_repository(write_repo: WriteRepo) -> None:

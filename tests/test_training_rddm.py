@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,14 +21,14 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import DanceDiffusionPipeline, DDPMScheduler, IPNDMScheduler, UNet1DModel
 from PIL import Image
 from safetensors.torch import load_file
 from test_training import FORKSERVER, begin_process
 from torch import Tensor, nn
 
-from diffusers_restore import RDDMPipeline, RDDMScheduler, cli, operators
+from diffusers_restore import RDDMPipeline, RDDMScheduler, ResidualUNet2DModel, cli, operators
 from diffusers_restore.degradations import Blur
 from diffusers_restore.degradations.recipes import OldPhotos, seeds_from
 from diffusers_restore.errors import InvalidInputError
@@ -1083,14 +1084,15 @@ def begins(folders: Path, output: Path, repo: Path, **values: Any) -> RDDMPipeli
 
 
 @pytest.mark.parametrize("variance", [False, True])
-@pytest.mark.parametrize("at_root", [False, True])
+@pytest.mark.parametrize(("make", "at_root"), [(make_unet, False), (make_unet, True), (make_residual_unet, False)])
 def test_a_ddpm_is_grown_to_the_noise(
-    variance: bool, at_root: bool, folders: Path, write_repo: WriteRepo, tmp_path: Path
+    variance: bool, make: Any, at_root: bool, folders: Path, write_repo: WriteRepo, tmp_path: Path
 ) -> None:
-    unet = make_unet(out_channels=6 if variance else 3)
+    unet = make(out_channels=6 if variance else 3)
     repo = write_repo(unet, at_root=at_root)
     pipe = begins(folders, tmp_path / "out", repo, prediction_type="residual_epsilon", dropout=0.5)
     assert pipe.inputs == Inputs(3, True, False)
+    assert type(pipe.unet) is type(unet)
     x, t = pictures(2, 6, 16, 16), torch.tensor([3, 11])
     with torch.no_grad():
         residual, epsilon = pipe.unet(x, t).sample.chunk(2, dim=1)
@@ -1103,8 +1105,9 @@ def test_a_ddpm_is_grown_to_the_noise(
     assert options.keys().isdisjoint({"block_out_channels", "layers_per_block", "dropout"})
 
 
-def test_a_ddpm_becomes_two_networks(folders: Path, write_repo: WriteRepo, tmp_path: Path) -> None:
-    unet = make_unet()
+@pytest.mark.parametrize("make", [make_unet, make_residual_unet])
+def test_a_ddpm_becomes_two_networks(make: Any, folders: Path, write_repo: WriteRepo, tmp_path: Path) -> None:
+    unet = make()
     pipe = begins(
         folders, tmp_path / "out", write_repo(unet), prediction_type="residual_epsilon", two_networks=True, loss="l2"
     )
@@ -1112,6 +1115,20 @@ def test_a_ddpm_becomes_two_networks(folders: Path, write_repo: WriteRepo, tmp_p
     with torch.no_grad():
         assert float(pipe.unet(x, t).sample.abs().max()) < 1e-5
         torch.testing.assert_close(pipe.unet_noise(x, t).sample, unet(x[:, :3], t).sample, rtol=0, atol=1e-5)
+
+
+def test_two_residual_networks_resume_bit_for_bit(folders: Path, tmp_path: Path) -> None:
+    values = TWO | {"train_data_dir": folders / "clean", "degraded_data_dir": folders / "dark", "network": "residual"}
+    trains(tmp_path / "whole", **values)
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoint-4")
+    trains(tmp_path / "broken", **values, resume_from_checkpoint="latest")
+    assert_same(tmp_path / "whole", tmp_path / "broken")
+    pipe = load(tmp_path / "whole")
+    assert type(pipe.unet) is type(pipe.unet_noise) is ResidualUNet2DModel
+    assert pipe(pictures(1, 3, 9, 14), num_inference_steps=2, output_type="pt").images.isfinite().all()
+    first, _ = final(tmp_path / "whole")
+    assert first["exported unet"]["conv_out.weight"].any()
 
 
 def test_what_a_ddpm_says_that_is_not_asked_for_begins_at_zero(
