@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from PIL import Image
@@ -221,6 +221,83 @@ def test_saving_with_a_push(repository: str, tmp_path: Path) -> None:
     assert API.model_info(f"tester/{repository}-2").private
     assert API.list_repo_commits(f"tester/{repository}-2")[0].title == "Named"
     assert "base_model" not in str(ModelCard.load(f"tester/{repository}"))
+
+
+RESIDUAL: dict[str, Any] = {
+    "DDPMPipeline": lambda: DDPMPipeline(make_residual_unet(), DDPMScheduler()),
+    "RDDMPipeline": lambda: RDDMPipeline(
+        make_residual_unet(channels=6, out_channels=3),
+        RDDMScheduler(prediction_type="residual_epsilon"),
+        make_residual_unet(channels=6, out_channels=3),
+    ),
+}
+# Prints what each kind of process finds, forked from one that has imported diffusers alone.
+LOADING = """
+import logging, os, sys
+from diffusers import DDPMPipeline, DiffusionPipeline
+from hub_matrix import Absent
+
+def attempt(state, cls, name):
+    if state == "absent":
+        sys.meta_path.insert(0, Absent())
+    elif state == "imported":
+        import diffusers_restore
+    warned, handler = [], logging.Handler()
+    handler.emit = warned.append
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        pipe = cls.from_pretrained(name, **({} if state in ("imported", "alone") else {"trust_remote_code": True}))
+        said = f"{type(pipe).__name__} of {type(pipe.unet).__name__}"
+        import torch
+        torch.set_num_threads(1)
+        pipe.unet(torch.zeros(1, pipe.unet.config.in_channels, 8, 8), 3)
+    except Exception as error:
+        said = next(word for word in ("trust_remote_code=True", "pip install", repr(error)) if word in repr(error))
+    print(state, cls.__name__, said, len(warned) if state == "imported" else "-", flush=True)
+
+assert "diffusers_restore" not in sys.modules
+for state in ("imported", "alone", "trusted", "absent"):
+    for cls, name in ((DDPMPipeline, "DDPMPipeline"), (DiffusionPipeline, "RDDMPipeline")):
+        child = os.fork()
+        if child == 0:
+            attempt(state, cls, f"tester/{PREFIX}-{name}")
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_residual_networks_are_pushed_and_loaded_by_every_process(repository: str) -> None:
+    for name, make in RESIDUAL.items():
+        pipe = make()
+        pipe.push_to_hub(f"{repository}-{name}")
+        loaded = DiffusionPipeline.from_pretrained(f"tester/{repository}-{name}")
+        assert type(loaded) is type(pipe)
+        for part in ("unet", "unet_noise"):
+            if getattr(pipe, part, None) is not None:
+                state = getattr(loaded, part).state_dict()
+                assert all(torch.equal(state[key], x) for key, x in getattr(pipe, part).state_dict().items())
+        if name == "RDDMPipeline":
+            assert torch.allclose(restored(loaded), restored(pipe), atol=1e-5)
+    code = f"PREFIX = {repository!r}\n{LOADING}"
+    found = alone(code, PYTHONPATH=str(Path(__file__).parent), OMP_NUM_THREADS="1").splitlines()
+    loaders = [("DDPMPipeline", "DDPMPipeline"), ("DiffusionPipeline", "RDDMPipeline")]
+    loads = [f"{loader} {name} of ResidualUNet2DModel" for loader, name in loaders]
+    assert found == [
+        *(f"imported {said} 0" for said in loads),
+        *(f"alone {loader} trust_remote_code=True -" for loader, _ in loaders),
+        *(f"trusted {said} -" for said in loads),
+        *(f"absent {loader} pip install -" for loader, _ in loaders),
+    ]
+
+
+def test_a_stock_pipeline_with_a_residual_network_goes_both_ways(repository: str) -> None:
+    DDPMPipeline(make_residual_unet(), DDPMScheduler(clip_sample=False)).push_to_hub(repository)
+    stock = DDPMPipeline.from_pretrained(f"tester/{repository}")
+    for kind in (DDRMPipeline, RDDMPipeline):
+        ours = kind.from_pretrained(f"tester/{repository}")
+        assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), stock.unet.parameters(), strict=True))
+        back = DDPMPipeline.from_pipe(kind.from_pipe(stock), scheduler=stock.scheduler)
+        assert back.unet is stock.unet
 
 
 # Model cards
