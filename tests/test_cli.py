@@ -37,6 +37,7 @@ from diffusers_restore import (
 )
 from diffusers_restore.degradations import Blur, Decolor, Degradation, Fade, Mix, Pixelate
 from diffusers_restore.operators import TASKS
+from diffusers_restore.pipelines import precision
 
 STEPS = 2
 SIDE = 16
@@ -71,6 +72,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """float32 in torch's own layout on every machine, so that a pipeline's pictures can be met exactly."""
+    if "as_chosen" not in request.keywords:
+        monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+        monkeypatch.setattr(precision, "lay_out", lambda pipe: None)
 
 
 @pytest.fixture(scope="module")
@@ -400,6 +409,39 @@ def test_average(restore: Restore, tmp_path: Path) -> None:
 def test_dtypes(dtype: str, restore: Restore, tmp_path: Path) -> None:
     succeeds(restore(picture(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--dtype", dtype))
     assert (tmp_path / "b.png").exists()
+
+
+@pytest.mark.as_chosen
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"), ({}, "float32")],
+)
+def test_networks_are_as_precise_as_the_cpu_is_fast(
+    capabilities: dict[str, bool], expected: str, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    seen = []
+    forward = UNet2DModel.forward
+
+    def watched(self: UNet2DModel, *args: Any, **options: Any) -> Any:
+        weight = self.conv_in.weight
+        seen.append((str(weight.dtype), weight.is_contiguous(memory_format=torch.channels_last)))
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(UNet2DModel, "forward", watched)
+    succeeds(restore(picture(tmp_path / "a.png"), "-o", tmp_path / "b.png"))
+    assert set(seen) == {(f"torch.{expected}", True)}
+    seen.clear()
+    succeeds(restore(picture(tmp_path / "a.png"), "-o", tmp_path / "c.png", "--dtype", "float32"))
+    assert set(seen) == {("torch.float32", True)}
+
+
+@pytest.mark.as_chosen
+def test_cold_diffusion_on_a_cpu_is_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert cli._dtype("auto", torch.device("cpu"), "ColdDiffusionPipeline") == torch.float32
+    assert cli._dtype("auto", torch.device("cpu"), "RDDMPipeline") == torch.bfloat16
+    assert cli._dtype("float16", torch.device("cpu"), "ColdDiffusionPipeline") == torch.float16
 
 
 # --- many pictures ---------------------------------------------------------------------------------------------------

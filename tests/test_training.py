@@ -184,14 +184,15 @@ def wait_for_step(output: Path, step: int, started: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize(("precision", "optimizer"), [("no", "adamw"), ("bf16", "muon")])
 def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
-    photos: Path, tmp_path: Path, processes: int, precision: str
+    photos: Path, tmp_path: Path, processes: int, precision: str, optimizer: str
 ) -> None:
     whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
-    train(photos, whole, processes, mixed_precision=precision)
+    train(photos, whole, processes, mixed_precision=precision, optimizer=optimizer)
 
     resumed = TOY | {"train_data_dir": str(photos), "output_dir": str(broken), "mixed_precision": precision}
+    resumed["optimizer"] = optimizer
     resumed["resume_from_checkpoint"] = "latest"
     moments = random.Random(f"{processes} {precision}")
     for steps in ((1, 5), (6, 9)):
