@@ -40,14 +40,16 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default=diffusers_restore.DEFAULT_PRIOR, help="prior: a folder")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
     parser.add_argument("--limit", type=int, help="only the first N pictures of each set")
+    parser.add_argument("--crop", type=int, default=128, help="side of the centre crop")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=RESULTS / "precision", help="result files, without their suffix")
     return parser.parse_args(argv)
 
 
-def quality(args: argparse.Namespace) -> list[dict[str, Any]]:
-    pictures = load_pictures(args.data, 128, args.limit)
+def quality(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
+    """The rows of the tasks, and the number of pictures."""
+    pictures = load_pictures(args.data, args.crop, args.limit)
     pipes = {name: DDRMPipeline.from_pretrained(args.model, dtype=dtype) for name, dtype in DTYPES.items()}
     for pipe in pipes.values():
         lay_out(pipe)
@@ -74,7 +76,7 @@ def quality(args: argparse.Namespace) -> list[dict[str, Any]]:
                 means = {name: mean(values) for name, values in found.items()}
                 difference = means["bfloat16"] - means["float32"]
                 rows.append({"task": task, "eta": eta, **means, "difference": difference})
-    return rows
+    return rows, len(pictures)
 
 
 @torch.no_grad()
@@ -100,13 +102,14 @@ def times(model: str) -> list[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
-    evaluations, rows = times(args.model), quality(args)
+    evaluations = times(args.model)
+    rows, count = quality(args)
     run = how_it_was_run("benchmarks/precision.py", argv)
     text = "\n".join(
         [
             "# bfloat16 on a CPU\n",
             "Mean PSNR in dB of one sample of DDRM with the bundled prior, network in float32 and in bfloat16, the "
-            "same noise; 25 centre crops of 128 px unless the command says otherwise. Wanted: at most 0.03 apart.\n",
+            f"same noise; {count} centre crops of {args.crop} px. Wanted: at most 0.03 apart.\n",
             markdown_table(
                 rows,
                 {"task": "", "eta": "g", "float32": ".3f", "bfloat16": ".3f", "difference": "+.3f"},

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -24,6 +25,7 @@ from diffusers_restore import (
     GaussianMixturePrior,
     RDDMPipeline,
     RDDMScheduler,
+    ResidualUNet2DModel,
 )
 from diffusers_restore.degradations import Blur, Degradation, Fade, Pixelate
 from diffusers_restore.errors import InvalidInputError
@@ -92,7 +94,8 @@ def test_demo(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     for task in tasks:
         methods = [row["method"] for row in rows if row["task"] == task]
         assert len(methods) == (2 if task == "colorize" else 3)
-        assert (methods[0], methods[-1]) == ("pseudo-inverse", "DDRM")
+        ours = "DDRM, mean of 8" if task == "colorize" else "DDRM"
+        assert (methods[0], methods[-1]) == ("pseudo-inverse", ours)
     table = (tmp_path / "demo" / "table.md").read_text()
     printed = capsys.readouterr().out
     assert table in printed
@@ -164,8 +167,18 @@ def test_overhead(model: str, tmp_path: Path) -> None:
 
 
 def test_training_overhead(tmp_path: Path) -> None:
-    load("benchmarks/training.py").main(["--quick", "--mixed_precision", "no", "--output", str(tmp_path / "training")])
-    rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "training.json").read_text())["rows"]}
+    threads = torch.get_num_threads()
+    load("benchmarks/training.py").main(["--quick", "--output", str(tmp_path / "training")])
+    torch.set_num_threads(threads)
+    data = json.loads((tmp_path / "training.json").read_text())
+    assert [row["step"] for row in data["steps"]] == ["autocast", "copy", "residual", "residual, Muon"]
+    for row in data["steps"]:
+        shares = ("optimiser", "casts and copies", "normalisation", "convolutions", "the rest")
+        assert sum(row[name] for name in shares) == pytest.approx(1)
+        assert row["convolutions"] > 0.02
+        assert row["optimiser"] > 0.02
+        assert (row["normalisation"] > 0.02) == (row["step"] in ("autocast", "copy"))
+    rows = {row["what"]: row["value"] for row in data["rows"]}
     assert rows["loop / bare"] == rows["step of the loop, seconds"] / rows["bare step, seconds"]
     assert 0.5 < rows["loop / bare"] < 20  # of a tiny network
     assert rows["loader, later / step"] > 1
@@ -197,6 +210,70 @@ def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_
     page = (tmp_path / "prior.md").read_text()
     assert "| sr2 | bicubic | 20.00 | 22.00 | 23.00 | 22.00 | 23.00 |" in page
     assert "| first |" in page
+
+
+def test_prior_trains_networks_for_equal_time(
+    testsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prior = load("benchmarks/prior.py")
+    rng, archives = np.random.default_rng(0), tmp_path / "archives"
+    archives.mkdir()
+    lines = ["file,split,tier"]
+    kinds = [("train", "A"), ("train", "B"), ("train", "C"), ("heldout", "C"), ("heldout", "A")]
+    for i, (split, tier) in enumerate(kinds):
+        lines.append(f"fp_{i}.png,{split},{tier}")
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(buffer, "PNG")
+        with zipfile.ZipFile(archives / f"{split}.zip", "a") as archive:
+            archive.writestr(f"photos/fp_{i}.png", buffer.getvalue())
+    (archives / "index.csv").write_text("\n".join(lines))
+    prior.main(["--prepare", str(tmp_path / "photos"), "--archives", str(archives)])
+    found = {path.relative_to(tmp_path / "photos").as_posix() for path in (tmp_path / "photos").rglob("*.png")}
+    assert found == {"train/fp_0.png", "train/fp_1.png", "held_out/fp_3.png", "held_out/fp_4.png"}
+
+    tiny = {"resolution": 16, "validation_resolution": 16, "train_batch_size": 2}
+    monkeypatch.setattr(prior, "RECIPE", prior.RECIPE | tiny)
+    monkeypatch.setattr(prior, "TIMED", 2)
+    small = {
+        "unet": lambda: prior.unet(16, 3, (16, 16)),
+        "patches": lambda: prior.OnPatches(widths=(16, 16)),
+        "residual": lambda: ResidualUNet2DModel(16, block_out_channels=(8, 8), layers_per_block=1),
+    }
+    monkeypatch.setattr(prior, "NETWORKS", small)
+    threads = torch.get_num_threads()
+    options = ["--data", str(testsets), "--limit", "1", "--crop", "32", "--output", str(tmp_path / "prior")]
+    for name in small:
+        prior.main(["--train", name, "--photos", str(tmp_path / "photos"), "--seconds", "0.05", *options])
+    torch.set_num_threads(threads)
+    rows = json.loads((tmp_path / "prior.json").read_text())["networks"]
+    assert [row["name"] for row in rows] == list(small)
+    assert all(row["steps"] >= 3 and len(row["held out"]) == 3 for row in rows)
+    page = (tmp_path / "prior.md").read_text()
+    assert "## Networks at equal time" in page
+    assert "| patches | " in page
+    assert str(tmp_path) not in page
+    with pytest.raises(SystemExit, match="--train needs --photos"):
+        prior.main(["--train", "unet", *options])
+    capsys.readouterr()
+
+
+def test_precision(model: str, testsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    precision = load("benchmarks/precision.py")
+    options = ["--model", model, "--data", str(testsets), "--limit", "1", "--steps", "2", "--crop", "32"]
+    precision.main([*options, "--output", str(tmp_path / "precision")])
+    data = json.loads((tmp_path / "precision.json").read_text())
+    assert len(data["tasks"]) == 10
+    for row in data["tasks"]:
+        assert row["difference"] == pytest.approx(row["bfloat16"] - row["float32"])
+    assert any(row["difference"] for row in data["tasks"])
+    assert [row["network"] for row in data["evaluations"]] == [
+        "float32",
+        "float32 channels_last",
+        "bfloat16",
+        "bfloat16 channels_last",
+    ]
+    assert "| denoise | 0.85 |" in (tmp_path / "precision.md").read_text()
 
 
 # --- Cold Diffusion -------------------------------------------------------------------------------------------------

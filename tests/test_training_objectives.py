@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import diffusers_restore
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.config import PriorConfig, build
-from diffusers_restore.training.objectives import DDPMObjective, NoisyBatch
+from diffusers_restore.training.objectives import DDPMObjective, NoisyBatch, x0_errors
 from diffusers_restore.training.prior import make_prior
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
@@ -417,6 +417,35 @@ def test_network_and_schedule_of_a_repository(scheduler_class: Any, at_root: boo
     assert same_weights(loaded, unet.float())
     assert type(scheduler) is DDPMScheduler
     assert {name: scheduler.config[name] for name in schedule} == schedule
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_errors_of_x0_are_those_of_a_gaussian_prior(prediction_type: str) -> None:
+    """Of x0 ~ N(0, s^2), the best x0_hat = s^2 / (s^2 + sigma^2) x_noisy is off by s^2 sigma^2 / (s^2 + sigma^2)."""
+    scheduler, s2 = make_scheduler(prediction_type, "squaredcos_cap_v2"), 0.25
+
+    def best(noisy: Tensor, timestep: int) -> Any:
+        abar = float(scheduler.alphas_cumprod[timestep])
+        x0_hat = noisy * (abar**0.5 * s2 / (abar * s2 + 1 - abar))
+        return SimpleNamespace(sample=predicts(x0_hat, noisy, torch.tensor([timestep]), scheduler))
+
+    clean = [0.5 * torch.randn(1, 3, 64, 64, generator=generator(100 + i)) for i in range(4)]
+    found = x0_errors(best, scheduler, clean)  # type: ignore[arg-type]
+    sigmas = [sigma for sigma, _ in found]
+    assert 14 <= len(found) <= 16
+    assert sigmas == sorted(sigmas)
+    abar = scheduler.alphas_cumprod.double()
+    assert sigmas[0] == pytest.approx(float(((1 - abar[0]) / abar[0]) ** 0.5), rel=1e-4)
+    assert sigmas[-1] == pytest.approx(80, rel=0.1)
+    for sigma, error in found:
+        assert error == pytest.approx(s2 * sigma**2 / (s2 + sigma**2), rel=0.03)
+
+
+def test_a_schedule_without_signal_at_the_end_has_no_infinite_error() -> None:
+    scheduler = DDPMScheduler(beta_schedule="linear", rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    network: Any = lambda noisy, timestep: SimpleNamespace(sample=torch.zeros_like(noisy))  # noqa: E731
+    found = x0_errors(network, scheduler, [torch.zeros(1, 1, 4, 4)])
+    assert all(math.isfinite(value) for pair in found for value in pair)
 
 
 def test_the_bundled_prior_can_be_trained_on() -> None:

@@ -416,7 +416,7 @@ class ColdConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     training: LoopConfig = LoopConfig()
     pretrained_model_name_or_path: str | None = option(
-        None, "Begin with the UNet2DModel of this repository or folder; the options on the network are off."
+        None, "Begin with the network of this repository or folder; the options on the network are off."
     )
     endpoint_data_dir: str | None = option(
         None,
@@ -597,7 +597,7 @@ class RDDMConfig:
     training: LoopConfig = LoopConfig()
     init_from: str | None = option(
         None,
-        "Begin with the UNet2DModel of this repository or folder, such as google/ddpm-ema-bedroom-256, given more "
+        "Begin with the network of this repository or folder, such as google/ddpm-ema-bedroom-256, given more "
         "channels by zeros where needed; the options on the network are off.",
     )
 

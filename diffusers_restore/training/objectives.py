@@ -6,6 +6,7 @@ phases: in each, one optimiser steps some of the networks.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -20,6 +21,7 @@ from ..errors import InvalidInputError, check_real
 from ..schedulers.prediction import check_prediction_type, predict_x0_and_epsilon
 
 SHOWN = 16  # pictures to look at
+SIGMA_MAX = 80.0  # arXiv:2206.00364, table 1
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
 
 
@@ -82,12 +84,13 @@ def psnr(x: Tensor, reference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def x0_errors(
-    network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor], levels: int = 13
+    network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor], levels: int = 16
 ) -> tuple[tuple[float, float], ...]:
     """What x0_hat is off by: pairs (sigma, mean of |x0_hat - x0|^2 over pixels and pictures), sigma rising.
 
     x0_hat is unclipped, so that the error is the network's own, at `levels` timesteps whose sigma = sqrt(1 - abar) /
-    sqrt(abar) are spaced evenly in their logarithm, from the first timestep to the last.
+    sqrt(abar) are spaced evenly in their logarithm, from the first timestep to the last or to sigma = 80, beyond which
+    nothing is seen.
 
     Args:
         network: predicts what the scheduler says.
@@ -98,7 +101,8 @@ def x0_errors(
     abar = scheduler.alphas_cumprod.double()
     abar = abar[abar > 0]  # at a signal of nothing, sigma is infinite
     log_sigma = ((1 - abar) / abar).log() / 2
-    wanted = torch.linspace(float(log_sigma[0]), float(log_sigma[-1]), levels, dtype=torch.float64)
+    end = min(float(log_sigma[-1]), math.log(SIGMA_MAX))
+    wanted = torch.linspace(float(log_sigma[0]), end, levels, dtype=torch.float64)
     timesteps = sorted({int((log_sigma - one).abs().argmin()) for one in wanted})
     found = []
     for timestep in timesteps:
