@@ -161,9 +161,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prepare(archives: Path, folder: Path) -> None:
-    """The photographs of the tiers that may be used for anything, and the held-out ones, as folders."""
+    """The photographs of the tiers that may be used for anything, their attribution, and the held-out ones."""
     with (archives / "index.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row["split"] == "train" and row["tier"] in TIERS)
     wanted = {"train": {row["file"] for row in rows if row["split"] == "train" and row["tier"] in TIERS}}
     wanted["held_out"] = {row["file"] for row in rows if row["split"] == "heldout"}
     for archive in sorted(archives.glob("*.zip")):
@@ -230,6 +235,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     network = pipe.unet.float().eval().to(memory_format=torch.channels_last)
     row: dict[str, Any] = {"name": args.name, "change": args.change}
     row |= denoised(network, DDPMObjective(pipe.scheduler), args)
+    row["x0_errors"] = network.config.get("x0_errors")
     row["run"] = {**how_it_was_run("benchmarks/prior.py", argv), "pictures": args.limit or "all"}
     return row
 
@@ -279,6 +285,16 @@ def to_markdown(data: dict[str, Any]) -> str:
     columns = {"prior": "", **{f"{group} {n}": ".2f" for group in SETS for n in LEVELS}, "what was tried": ""}
     rows = data["rows"]
     commands = [f"- {row['name']}: `{row['run']['command']}`, {row['run']['pictures']} pictures" for row in rows]
+    errors = []
+    for row in rows:
+        if row["name"] == BUNDLED and row.get("x0_errors"):
+            pairs = [{"sigma": sigma, "mean squared error": error} for sigma, error in row["x0_errors"]]
+            errors = [
+                "## Errors of x0_hat\n",
+                "Mean squared error of the bundled prior's x0_hat, unclipped, in the unit of [-1, 1], on the held-out "
+                "photographs with noise of deviation sigma; stored in the network's configuration as `x0_errors`.\n",
+                markdown_table(pairs, {"sigma": ".4g", "mean squared error": ".4g"}),
+            ]
     compared = []
     if data["networks"]:
         groups = ("CBSD68", "Set5", "held out")
@@ -321,6 +337,7 @@ def to_markdown(data: dict[str, Any]) -> str:
             "PSNR in dB of the x0 estimate at noise levels 15, 25 and 50 (of 255). The last column says how the "
             "network was trained.\n",
             markdown_table([cells(row) for row in [*rows, *PUBLISHED]], columns),
+            *errors,
             *compared,
             *restored,
             "## How it was run\n",

@@ -230,6 +230,7 @@ def test_prior_trains_networks_for_equal_time(
     prior.main(["--prepare", str(tmp_path / "photos"), "--archives", str(archives)])
     found = {path.relative_to(tmp_path / "photos").as_posix() for path in (tmp_path / "photos").rglob("*.png")}
     assert found == {"train/fp_0.png", "train/fp_1.png", "held_out/fp_3.png", "held_out/fp_4.png"}
+    assert (tmp_path / "photos" / "attribution.csv").read_text() == "\n".join([*lines[:3], ""])
 
     tiny = {"resolution": 16, "validation_resolution": 16, "train_batch_size": 2}
     monkeypatch.setattr(prior, "RECIPE", prior.RECIPE | tiny)
