@@ -407,6 +407,16 @@ def test_a_batch_is_its_pictures_bit_for_bit(pipe: DDRMPipeline, task: str, chan
     assert (operator.forward(restore(pipe, exact, by)) - exact).abs().max() < tolerance
 
 
+def test_a_batch_in_bfloat16_is_its_pictures_bit_for_bit() -> None:
+    pipe = DDRMPipeline(make_residual_unet().bfloat16().to(memory_format=torch.channels_last), DDPMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    y = clean(3)
+    options = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 4, "output_type": "pt"}
+    batch = pipe(y, generator=seeded(1, 2, 3), **options).images
+    for i, one in enumerate(y.split(1)):
+        assert torch.equal(pipe(one, generator=seeded(i + 1), **options).images[0], batch[i])
+
+
 @pytest.mark.parametrize("task", ["denoise", "deblur-gauss", "sr-bicubic4", "inpaint-random"])
 def test_a_whole_batch_at_once_is_the_same_to_rounding(
     pipe: DDRMPipeline, task: str, monkeypatch: pytest.MonkeyPatch
