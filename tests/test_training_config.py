@@ -594,6 +594,23 @@ def test_a_run_does_not_train_on_its_own_samples(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="lies in train_data_dir"):
             config(train_data_dir=str(tmp_path), output_dir=str(inside))
     config(train_data_dir=str(tmp_path / "photos"), output_dir=str(tmp_path / "photos2"))
+    with pytest.raises(InvalidInputError, match="lies in validation_data_dir"):
+        config(validation_data_dir=str(tmp_path), output_dir=str(tmp_path / "a"))
+
+
+def test_a_run_is_not_measured_on_what_it_trains_on(tmp_path: Path) -> None:
+    photos, idx = tmp_path / "photos", tmp_path / "mnist" / "train-images-idx3-ubyte"
+    for folder in (photos / "more", tmp_path / "photos2", idx.parent):
+        folder.mkdir(parents=True)
+    idx.touch()
+    beside = idx.with_name("t10k-images-idx3-ubyte")
+    beside.touch()
+    same = [(photos, photos), (photos, photos / "more"), (photos / "more", photos), (idx, idx), (idx, idx.parent)]
+    for seen, measured in same:
+        with pytest.raises(InvalidInputError, match="validation_data_dir must hold other pictures than train_data_dir"):
+            config(train_data_dir=str(seen), validation_data_dir=str(measured))
+    for seen, measured in ((photos, tmp_path / "photos2"), (idx, beside), (idx.parent, beside)):
+        config(train_data_dir=str(seen), validation_data_dir=str(measured))
 
 
 # --- learning rate --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from PIL import Image
 
 from diffusers_restore.errors import ImageError, InvalidInputError
 from diffusers_restore.training import data, sources
+from diffusers_restore.training.config import DataConfig
 from diffusers_restore.training.data import Crop, Samples, StreamedSamples, batches, cut
 
 CROP = Crop(8, min_scale=0.5, max_scale=1.5, random_flip=True, random_rotate=True)
@@ -455,6 +456,45 @@ def test_a_resumed_stream_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(decoded) == 1  # what it skips isn't
     with pytest.raises(InvalidInputError, match="num_workers must be 0 or 1 for a stream, got 2"):
         take(stream(folder), 1, num_workers=2)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.usefixtures("local_datasets")
+def test_pictures_of_a_folder_are_measured_on_instead(tmp_path: Path, streaming: bool) -> None:
+    measured = fill(tmp_path / "others", [flat(100 + 10 * i) for i in range(5)])
+    where: dict[str, Any] = {"train_data_dir": str(fill(tmp_path / "seen", [flat(i) for i in range(4)]))}
+    if streaming:
+        where = {"dataset_name": parquet(tmp_path / "set", [flat(i) for i in range(4)]), "streaming": True}
+    for wanted, expected in ((0, []), (3, [100, 120, 140]), (9, [100, 110, 120, 130, 140])):
+        config = DataConfig(
+            **where, validation_data_dir=str(measured), validation_images=wanted, resolution=4, channels=1
+        )
+        found = data.open_data(config, 0)
+        assert [int(one[0, 0, 0]) for (one,) in found.validation] == expected
+        name = "the stream of" if streaming else "4 pictures of seen"
+        assert found.description.startswith(name)
+        assert found.description.endswith(f"; measured on {len(expected)} of others")
+        assert found.count == (None if streaming else 4)
+        (trained,) = next(found.batches(batch_size=4, accumulation=1, rank=0, world_size=1, first_step=0))
+        assert sorted(trained[:, 0, 0, 0].tolist()) == [0, 1, 2, 3]
+
+
+def test_a_folder_to_measure_on_must_have_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = fill(tmp_path / "seen", [flat(i) for i in range(4)])
+    partly, damaged = fill(tmp_path / "partly", [b"", flat(7)]), fill(tmp_path / "damaged", [b"", b""])
+
+    def opened(folder: Path, **options: Any) -> data.TrainingData:
+        config = DataConfig(train_data_dir=str(seen), validation_data_dir=str(folder), resolution=4, **options)
+        return data.open_data(config, 0)
+
+    assert opened(partly).description.endswith("measured on 1 of partly")
+    with pytest.raises(InvalidInputError, match="validation_data_dir: none of the pictures of .*damaged' can be read"):
+        opened(damaged)
+    with pytest.raises(InvalidInputError, match=r"00\.png: cannot read"):
+        opened(partly, strict=True)
+    with pytest.raises(InvalidInputError, match="validation_data_dir must be a folder or an idx file, got .*absent'"):
+        opened(tmp_path / "absent")
+    capsys.readouterr()
 
 
 @pytest.mark.usefixtures("local_datasets")

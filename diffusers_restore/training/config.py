@@ -623,15 +623,32 @@ class RDDMConfig:
 
 
 def _check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
-    """Raise InvalidInputError if the output would be read as data."""
-    output_dir = Path(training.output_dir).resolve()
+    """Raise InvalidInputError if the output would be read as data, or pictures to train on were measured on."""
     folders = {"train_data_dir": data.train_data_dir, "dataset_name": data.dataset_name, **others}
+    folders["validation_data_dir"] = data.validation_data_dir
     for name, folder in folders.items():
-        if folder is not None and Path(folder).is_dir() and output_dir.is_relative_to(Path(folder).resolve()):
+        if folder is not None and _lies_in(training.output_dir, folder):
             raise InvalidInputError(
-                f"output_dir {training.output_dir!r} lies in {name} {folder!r}: the next run would train on "
+                f"output_dir {training.output_dir!r} lies in {name} {folder!r}: the next run would train or measure on "
                 "the samples of this one; take another folder"
             )
+    seen, measured = data.train_data_dir, data.validation_data_dir
+    if seen is None or measured is None:
+        return
+    # An idx file may lie beside the one that is trained on.
+    if (
+        Path(seen).resolve() == Path(measured).resolve()
+        or _lies_in(seen, measured)
+        or (Path(measured).is_dir() and _lies_in(measured, seen))
+    ):
+        raise InvalidInputError(
+            f"validation_data_dir must hold other pictures than train_data_dir, which is read with all folders in it, "
+            f"got {measured!r} and {seen!r}"
+        )
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return Path(folder).is_dir() and Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
 def check_sizes(data: DataConfig, multiple: int) -> None:

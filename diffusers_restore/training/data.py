@@ -346,12 +346,11 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     """Train on a source of pictures or of pairs, all but those that are held out, unless a folder of others is named.
 
     Raises:
-        InvalidInputError: a held-out picture can't be read where `config.strict`.
+        InvalidInputError: a held-out picture can't be read where `config.strict`, or none of the folder.
     """
     if config.validation_data_dir is not None:
-        held_out = _held_out(open_source(config.validation_data_dir), config, config.validation_images)
+        held_out, where = _others(config.validation_data_dir, config)
         rest = list(range(len(source)))
-        where = f"; measured on {len(held_out)} of {Path(config.validation_data_dir).resolve().name}"
     else:
         held_out = _held_out(source, config, min(config.validation_images, len(source) // 2))
         rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
@@ -359,6 +358,16 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
     description = f"{len(rest)} pictures of {name}{where}"
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
+
+
+def _others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tensor, ...]], str]:
+    """The pictures of a folder to measure on, and how a description calls them."""
+    if not Path(folder).exists():
+        raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
+    pictures = _held_out(open_source(folder), config, config.validation_images)
+    if config.validation_images and not pictures:
+        raise InvalidInputError(f"validation_data_dir: none of the pictures of {folder!r} can be read")
+    return pictures, f"; measured on {len(pictures)} of {Path(folder).resolve().name}"
 
 
 def _held_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
@@ -376,12 +385,11 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
     name = str(config.dataset_name)
     stream = open_stream(name, config.dataset_config_name, config.dataset_split, config.image_column)
     if config.validation_data_dir is not None:
-        held_out = list(_held_out(open_source(config.validation_data_dir), config, config.validation_images).values())
+        pictures, where = _others(config.validation_data_dir, config)
         samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
-        where = f"; measured on {len(held_out)} of {Path(config.validation_data_dir).resolve().name}"
         loader = partial(batches, samples, **_loading(config))
-        return TrainingData(loader, tuple(held_out), f"the stream of {name}{where}", None)
-    held_out = []
+        return TrainingData(loader, tuple(pictures.values()), f"the stream of {name}{where}", None)
+    held_out: list[tuple[Tensor, ...]] = []
     taken = 0
     for item in stream if config.validation_images else ():
         taken += 1
