@@ -414,6 +414,7 @@ def test_misspelt_arguments_are_errors() -> None:
         (normal(1, 3, 16, 18), 7, None, r"multiples of 4, got \(1, 3, 16, 18\)"),
         (normal(3, 3, 8, 8), torch.tensor([1, 2]), None, r"timestep must be one, .* 3 pictures, got \(2,\)"),
         (normal(1, 3, 8, 8), torch.tensor([1, 2]), None, r"timestep must be one, .* 1 pictures, got \(2,\)"),
+        (normal(2, 3, 8, 8), [1, 2, 3], None, r"timestep must be one, .* 2 pictures, got \(3,\)"),
         (normal(1, 3, 8, 8), 7, torch.tensor([1]), "class_labels must be given to a class-conditional network, and"),
     ],
 )
@@ -423,8 +424,16 @@ def test_what_does_not_fit_is_refused(x: Tensor, t: Any, classes: Tensor | None,
 
 
 def test_a_class_conditional_network_needs_labels() -> None:
+    unet = make("classes")
     with pytest.raises(InvalidInputError, match="class_labels must be given"):
-        make("classes")(normal(1, 3, 8, 8), 7)
+        unet(normal(1, 3, 8, 8), 7)
+    for count in (1, 3):
+        with pytest.raises(InvalidInputError, match=rf"class_labels must be one, .* {count} pictures, got \(2,\)"):
+            unet(normal(count, 3, 8, 8), 7, torch.tensor([0, 1]))
+    x = normal(2, 3, 8, 8)
+    wanted = asked(unet, x, torch.tensor([7, 7]))
+    with torch.no_grad():
+        assert torch.equal(unet(x, 7, torch.tensor([[0], [1]])).sample, wanted)
 
 
 # How it is kept

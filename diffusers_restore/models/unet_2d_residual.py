@@ -80,6 +80,13 @@ def _check_errors(x0_errors: object) -> None:
         check_real("x0_errors: mean squared error", error, 0)
 
 
+def _for_each(name: str, values: Tensor, count: int) -> Tensor:
+    """Values for so many pictures, (count,), of one or as many."""
+    if values.numel() not in (1, count):
+        raise InvalidInputError(f"{name} must be one, or one for each of {count} pictures, got {tuple(values.shape)}")
+    return values.reshape(-1).expand(count)
+
+
 def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -196,11 +203,11 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         Args:
             sample: (B, C, H, W); H and W are multiples of `size_multiple`.
             timestep: one, or one for each picture, (B,).
-            class_labels: (B,), for a class-conditional network.
+            class_labels: one, or one for each picture, (B,), of a class-conditional network.
             return_dict: False returns a tuple.
 
         Raises:
-            InvalidInputError: sizes, timesteps or class labels that don't fit.
+            InvalidInputError: sizes, or numbers of timesteps or class labels, that don't fit.
         """
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise InvalidInputError(f"sample must be (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")
@@ -208,17 +215,13 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             raise InvalidInputError(
                 f"sample must have sides that are multiples of {self.size_multiple}, got {tuple(sample.shape)}"
             )
-        if torch.is_tensor(timestep) and timestep.numel() not in (1, len(sample)):
-            raise InvalidInputError(
-                f"timestep must be one, or one for each of {len(sample)} pictures, got {tuple(timestep.shape)}"
-            )
         if (class_labels is None) != (self.class_embedding is None):
             raise InvalidInputError("class_labels must be given to a class-conditional network, and to no other")
-        times = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(len(sample))
+        times = _for_each("timestep", torch.as_tensor(timestep, device=sample.device), len(sample))
         features = self.time_proj(times).to(self.dtype)  # in float32 up to here
         embedding = self.time_embedding(features)
-        if self.class_embedding is not None:
-            embedding = embedding + self.class_embedding(class_labels)
+        if self.class_embedding is not None and class_labels is not None:
+            embedding = embedding + self.class_embedding(_for_each("class_labels", class_labels, len(sample)))
         embedding = functional.silu(embedding)
 
         x = self.conv_in(functional.pixel_unshuffle(sample, self.config.patch_size))
