@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from diffusers_restore import ResidualUNet2DModel
+from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.bfloat16_copy import BFloat16Copy
 from diffusers_restore.training.checkpoints import load_optimizer_tensors, optimizer_tensors
-from diffusers_restore.training.config import LoopConfig, OptimizerConfig
+from diffusers_restore.training.config import LoopConfig, OptimizerConfig, PriorConfig, build
+from diffusers_restore.training.data import TrainingData, open_data, to_unit
 from diffusers_restore.training.group_norm import ChannelsLastGroupNorm, replace_group_norms
-from diffusers_restore.training.loop import make_accelerator, make_copies, make_optimizers, optimizer_step
+from diffusers_restore.training.loop import (
+    check_compiled,
+    make_accelerator,
+    make_copies,
+    make_optimizers,
+    optimizer_step,
+    train,
+)
 from diffusers_restore.training.muon import Muon, hidden_convolutions, orthogonalize
-from diffusers_restore.training.objectives import DDPMObjective
+from diffusers_restore.training.objectives import DDPMObjective, Objective, x0_errors
+from diffusers_restore.training.prior import make_prior, train_prior
 
 
 def residual() -> ResidualUNet2DModel:
@@ -105,8 +119,158 @@ def test_buffers_are_the_masters_too() -> None:
     half = BFloat16Copy(network)
     assert half.network[1].running_mean.dtype == torch.float32
     half.network[1].running_mean.fill_(0.123456789)
-    half.pull_gradients()
+    half.pull_buffers()
     assert network[1].running_mean.tolist() == pytest.approx([0.123456789] * 4)
+    network[1].running_mean.fill_(0.5)
+    half.push_buffers()
+    assert half.network[1].running_mean.tolist() == [0.5] * 4
+
+
+class Normed(nn.Module):
+    """Of tokens: the norm of the pixels themselves, attention, and a weight of the network's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.turn = nn.Parameter(torch.randn(8, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x.flatten(2).mT)
+        return self.attention(tokens, tokens, tokens)[0] * self.turn.abs() + self.turn.imag
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Normed,
+        lambda: nn.Sequential(nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 2, 3)),
+        lambda: nn.Sequential(spectral_norm(nn.Conv2d(8, 8, 3)), nn.SiLU(), spectral_norm(nn.Linear(6, 2))),
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(8, 8, 3)), nn.GroupNorm(2, 8), nn.PReLU(8)),
+    ],
+    ids=["tokens", "batch norm", "spectral norm", "hooks"],
+)
+def test_copies_are_made_of_all_that_autocast_takes(make: Any) -> None:
+    network, x = make(), torch.randn(4, 8, 8, 8)
+    by_autocast, gradients = copy.deepcopy(network), []
+    half = BFloat16Copy(network)
+    for module in (by_autocast, half.network):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module(x)
+        y.float().square().sum().backward()
+    half.pull_gradients()
+    for module in (network, by_autocast):
+        gradients.append(torch.cat([torch.view_as_real(one.grad + 0j).flatten() for one in module.parameters()]))
+    assert error(*gradients) < 0.02
+
+
+class Adversarial(Objective):
+    """A GAN whose networks have running means, which each of its phases moves."""
+
+    phases = {"unet": ("unet",), "critic": ("critic",)}  # noqa: RUF012
+    criterion = "score"
+
+    def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return batch[0], batch[0] + torch.randn(batch[0].shape, generator=generator)
+
+    def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Any) -> dict[str, Tensor]:
+        clean, noisy = corrupted
+        made = networks["unet"](noisy)
+        if phase == "unet":
+            return {"loss": -networks["critic"](made).mean()}
+        return {"critic_loss": (networks["critic"](made) - networks["critic"](clean)).mean()}
+
+    def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
+        return {"score": networks["critic"](networks["unet"](picture[0])).mean()}
+
+    def show(
+        self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]
+    ) -> Tensor:
+        return torch.cat([pictures[i][0] for i in indices])
+
+
+def adversaries() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "unet": nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.SiLU(), nn.Conv2d(8, 1, 3, padding=1)
+        ),
+        "critic": nn.Sequential(spectral_norm(nn.Conv2d(1, 8, 3)), nn.BatchNorm2d(8), nn.Conv2d(8, 1, 3)),
+    }
+
+
+def digits() -> TrainingData:
+    def batches(*, batch_size: int, first_step: int, **rest: int) -> Iterator[tuple[Tensor, ...]]:
+        for step in count(first_step):
+            generator = torch.Generator().manual_seed(step)
+            yield (torch.randint(256, (batch_size, 1, 8, 8), generator=generator, dtype=torch.uint8),)
+
+    return TrainingData(batches, ((torch.arange(64, dtype=torch.uint8).reshape(1, 8, 8),),), "noise", 4)
+
+
+def test_a_resumed_gan_goes_on_with_its_running_means(tmp_path: Path) -> None:
+    states = []
+    for folder, legs in (("whole", (4,)), ("broken", (2, 4))):
+        for steps in legs:
+            AcceleratorState._reset_state(reset_partial_state=True)
+            networks = adversaries()
+            config = LoopConfig(
+                output_dir=str(tmp_path / folder),
+                max_train_steps=steps,
+                train_batch_size=2,
+                mixed_precision="bf16",
+                resume_from_checkpoint="latest",
+                logger="none",
+            )
+            optimizers = dict.fromkeys(networks, OptimizerConfig(lr_scheduler="constant"))
+            train(Adversarial(), networks, digits(), optimizers, config, export=lambda *_: None)
+        states.append({f"{name}.{key}": one for name, net in networks.items() for key, one in net.state_dict().items()})
+    assert {key for key in states[0] if not torch.equal(states[0][key], states[1][key])} == set()
+    assert float(states[0]["unet.1.running_mean"].abs().max()) > 0
+
+
+@pytest.mark.parametrize(("optimizer", "other"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_run_does_not_go_on_with_another_optimiser(optimizer: Any, other: Any, tmp_path: Path) -> None:
+    """Fused optimisers would write beyond the end of what isn't of the size of its parameter."""
+
+    def run(kind: Any, steps: int, **settings: Any) -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = LoopConfig(
+            output_dir=str(tmp_path), max_train_steps=steps, resume_from_checkpoint="latest", logger="none"
+        )
+        optimizers = dict.fromkeys(("unet", "critic"), OptimizerConfig(optimizer=kind, lr_scheduler="constant"))
+        train(Adversarial(), adversaries(), digits(), optimizers, config, export=lambda *_: None, settings=settings)
+
+    run(optimizer, 1, layers_per_block=1)
+    with pytest.raises(InvalidInputError, match=r"of other networks or optimisers than those of this run: \d+\."):
+        run(other, 2)
+    run(optimizer, 2, layers_per_block=(1,))  # which was one number before it could be several
+    with pytest.raises(InvalidInputError, match=r"trained with layers_per_block: \[1\], got \[2\]"):
+        run(optimizer, 3, layers_per_block=(2,))
+
+
+def test_comparing_compiled_networks_leaves_no_gradients() -> None:
+    config = LoopConfig(logger="none")
+    networks, pictures = adversaries(), torch.rand(2, 1, 8, 8)
+    check_compiled(make_accelerator(config), Adversarial(), networks, networks, (pictures, pictures))
+    assert all(one.grad is None for network in networks.values() for one in network.parameters())
+
+
+def test_errors_are_those_of_the_network_without_dropout(tmp_path: Path) -> None:
+    for i in range(4):
+        pixels = torch.randint(256, (16, 16, 3), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photos" / f"{i}.png")
+    values = {
+        **{"train_data_dir": str(tmp_path / "photos"), "output_dir": str(tmp_path / "prior"), "resolution": 16},
+        **{"network": "residual", "block_out_channels": (8,), "dropout": 0.5, "use_ema": False, "logger": "none"},
+        **{"validation_images": 1, "max_train_steps": 3, "lr_warmup_steps": 0, "learning_rate": 0.01},
+    }
+    config = build(PriorConfig, values)
+    train_prior(config)
+    network = ResidualUNet2DModel.from_pretrained(tmp_path / "prior", subfolder="unet")
+    ((picture,),) = open_data(config.data, 0).validation
+    expected = x0_errors(network, make_prior(config)[1], [to_unit(picture[None])])
+    assert [one for _, one in network.config.x0_errors] == pytest.approx([one for _, one in expected], rel=1e-4)
 
 
 def test_a_step_by_copies_is_one_of_the_weights_themselves() -> None:
@@ -165,6 +329,19 @@ def test_group_norm_is_torchs(dtype: torch.dtype, tolerance: float, shape: tuple
     for one, other in zip(found[1], found[0], strict=True):
         scale = max(1.0, float(other.abs().max()))
         assert float((one.double() - other).abs().max()) < tolerance * scale
+
+
+def test_group_norm_can_be_differentiated_twice() -> None:
+    """As a penalty on gradients does."""
+    norm = nn.GroupNorm(2, 6).double()
+    with torch.no_grad():
+        norm.weight.normal_()
+    x, found = torch.randn(2, 6, 4, 3, dtype=torch.float64, requires_grad=True), []
+    for module in (norm, ChannelsLastGroupNorm(norm)):
+        (gradient,) = torch.autograd.grad((module(x) ** 3).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), (x, norm.weight)))
+    for one, other in zip(*found, strict=True):
+        assert error(one, other) < 1e-12
 
 
 def test_group_norms_are_replaced_under_their_names() -> None:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from .group_norm import replace_group_norms
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 @final
 class BFloat16Copy:
-    """A copy of a network in bfloat16 and channels_last, which takes its gradients.
+    """A copy of a network whose convolutions and linear layers are in bfloat16, channels_last; it takes the gradients.
 
-    Autocast casts every weight in every pass; the copy is cast once for each step. What is trained, averaged and saved
-    are the float32 weights of `master`, which lie contiguously, as optimisers want them.
+    Autocast casts their weights in every pass; the copy's are cast once for each step. All else is in float32 as
+    autocast wants it: norms, spectral norms and tokens of one's own don't take bfloat16 everywhere. What is trained,
+    averaged and saved are the float32 weights of `master`, which lie contiguously, as optimisers want them.
 
     Args:
         master: the network, on a CPU; its weights are made contiguous.
@@ -32,19 +35,29 @@ class BFloat16Copy:
         self.master = master
         self.network = copy.deepcopy(master).train()
         replace_group_norms(self.network)
-        for parameter in self.network.parameters():  # buffers, such as running means, stay in float32
-            layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
-            parameter.data = parameter.data.to(torch.bfloat16, memory_format=layout)
+        for module in self.network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                cast = isinstance(module, (nn.Linear, *_CONVOLUTIONS)) and name in ("weight", "bias")
+                dtype = torch.bfloat16 if cast and parameter.dtype == torch.float32 else parameter.dtype
+                layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+                parameter.data = parameter.data.to(dtype, memory_format=layout)
 
     def pull_gradients(self) -> None:
-        """Move the gradients of the copy to the master, and its buffers as they were left."""
+        """Move the gradients of the copy to the master."""
         pairs = list(zip(self.master.parameters(), self.network.parameters(), strict=True))
         with_gradient = [(own, copied) for own, copied in pairs if copied.grad is not None]
         gradients = [torch.empty_like(own) for own, _ in with_gradient]
         _copy(gradients, [copied.grad for _, copied in with_gradient if copied.grad is not None])
         for (own, copied), gradient in zip(with_gradient, gradients, strict=True):
             own.grad, copied.grad = gradient, None
+
+    def pull_buffers(self) -> None:
+        """Give the master the buffers of the copy, such as running means."""
         _copy(list(self.master.buffers()), list(self.network.buffers()))
+
+    def push_buffers(self) -> None:
+        """Give the copy the buffers of the master."""
+        _copy(list(self.network.buffers()), list(self.master.buffers()))
 
     @torch.no_grad()
     def push_weights(self) -> None:

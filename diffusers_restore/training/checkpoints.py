@@ -133,14 +133,22 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimizer_tensors`; rates and other numbers stay those of `optimizer`."""
+    """Undo `optimizer_tensors`; rates and other numbers stay those of `optimizer`.
+
+    Raises:
+        ValueError: they are of other parameters, or of another optimiser, which has them in another order.
+    """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, _, name = key.partition(".")
+        if int(index) >= len(parameters):
+            raise ValueError(f"{key} is of another parameter than the {len(parameters)} that there are")
         parameter = parameters[int(index)]
+        if name != "step" and value.shape != parameter.shape:  # fused optimisers would write beyond its end
+            raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
         # In the memory layout of the parameter: fused optimisers walk through both in the order of memory.
-        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+        like = torch.empty_like(value if name == "step" else parameter)
         state.setdefault(int(index), {})[name] = like.copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

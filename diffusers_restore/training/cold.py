@@ -121,6 +121,7 @@ largest severity in at most 10 steps."""
 DEFINING = (
     *(one.name for part in (UNetConfig, DegradationConfig, Crop) for one in dataclasses.fields(part)),
     "validation_resolution",
+    "optimizer",
     "pretrained_model_name_or_path",
     "endpoint_data_dir",
 )

@@ -13,12 +13,9 @@ class _GroupNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
-        pixels, wide = _pixels(x), torch.promote_types(x.dtype, torch.float32)
-        mean = _group_mean(pixels.sum(1, dtype=wide), groups, x)
-        square = _group_mean(torch.linalg.vector_norm(pixels, dim=1, dtype=wide).square(), groups, x)
-        rate = (square - mean.square()).clamp_min(0).add(eps).rsqrt()
+        mean, rate = _moments(x, groups, eps)
         ctx.save_for_backward(x, weight, mean, rate)
-        ctx.groups = groups
+        ctx.groups, ctx.eps = groups, eps
         scale = rate * weight
         return torch.addcmul(_over_pixels(bias - mean * scale, x), x, _over_pixels(scale, x))
 
@@ -26,6 +23,8 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = outputs
         x, weight, mean, rate = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, as for a penalty on gradients: they depend on x
+            mean, rate = _moments(x, ctx.groups, ctx.eps)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         by_bias = _pixels(gradient).sum(1, dtype=rate.dtype)
         by_weight = (_pixels(gradient * x).sum(1, dtype=rate.dtype) - by_bias * mean) * rate
@@ -35,6 +34,14 @@ class _GroupNorm(torch.autograd.Function):
         by_x = torch.addcmul(_over_pixels(constant, x), x, _over_pixels(-along_x, x))
         by_x = by_x.addcmul_(gradient, _over_pixels(rate * weight, x))
         return by_x, by_weight.sum(0).to(weight.dtype), by_bias.sum(0).to(weight.dtype), None, None
+
+
+def _moments(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of each group, (B, C)."""
+    pixels, wide = _pixels(x), torch.promote_types(x.dtype, torch.float32)
+    mean = _group_mean(pixels.sum(1, dtype=wide), groups, x)
+    square = _group_mean(torch.linalg.vector_norm(pixels, dim=1, dtype=wide).square(), groups, x)
+    return mean, (square - mean.square()).clamp_min(0).add(eps).rsqrt()
 
 
 def _pixels(x: Tensor) -> Tensor:

@@ -128,6 +128,7 @@ def train(
         del tensors
         for one in copies.values():
             one.push_weights()
+            one.push_buffers()
     emas = {name: _running_average(average, start, config) for name, average in averages.items()}
     at_work = {**networks, **{name: one.network for name, one in copies.items()}}
     wrapped = {**networks, **{name: accelerator.prepare(at_work[name].train()) for name in trained}}
@@ -284,6 +285,8 @@ def optimizer_step(
         optimizers[phase].zero_grad()
         for name in copies.keys() & set(names):
             copies[name].push_weights()
+    for one in copies.values():  # those of all: a network's running means move in the phases of others, too
+        one.pull_buffers()
     return losses, norms
 
 
@@ -316,8 +319,8 @@ def check_compiled(
                 terms = objective.losses(phase, view, corrupted)
                 torch.stack(list(terms.values())).sum().backward()
                 gradients.append(torch.cat([one.grad.flatten() for one in parameters if one.grad is not None]))
-                for one in parameters:
-                    one.grad = None
+                for network in networks.values():
+                    network.zero_grad()
         by_compiled, by_itself = gradients
         error = float((by_compiled - by_itself).norm() / by_itself.norm())
         if not error < COMPILED_TOLERANCE:
@@ -638,9 +641,10 @@ def _check_resumable(state: Mapping[str, Any], settings: Mapping[str, Any], conf
         )
     trained_with = state.get("settings", {})
     for name, value in json.loads(json.dumps(settings)).items():
-        if trained_with.get(name, value) != value:
+        before = trained_with.get(name, value)
+        if value not in (before, [before]):  # layers_per_block was one number once
             raise InvalidInputError(
-                f"the checkpoint was trained with {name}: {trained_with[name]!r}, got {value!r}; a run goes on with "
+                f"the checkpoint was trained with {name}: {before!r}, got {value!r}; a run goes on with "
                 "the options that it began with, or begins anew in another output_dir"
             )
 
@@ -660,7 +664,7 @@ def _restore(
             load_optimizer_tensors(optimizer, tensors[f"optimizer.{phase}"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise InvalidInputError(
-            f"the checkpoint is one of other networks than those that are to be trained: {error}"
+            f"the checkpoint is one of other networks or optimisers than those of this run: {error}"
         ) from error
 
 

@@ -46,6 +46,7 @@ psnr_15, psnr_25 and psnr_50 are PSNRs in dB of a one-step denoising at noise of
 DEFINING = (
     *(one.name for part in (UNetConfig, DDPMConfig, Crop) for one in dataclasses.fields(part)),
     "validation_resolution",
+    "optimizer",
     "pretrained_model_name_or_path",
 )
 # Options that are off where a run begins with a repository, which decides them.
@@ -79,7 +80,7 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
     output_dir = Path(config.training.output_dir)
 
     def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
-        exported = copy.deepcopy(averaged["unet"])
+        exported = copy.deepcopy(averaged["unet"]).eval()  # weights that aren't averaged are in training mode
         if isinstance(exported, ResidualUNet2DModel) and data.validation:
             device = next(exported.parameters()).device
             pictures = [to_unit(one[None].to(device)) for (one,) in data.validation]

@@ -40,6 +40,7 @@ psnr, in dB, is that of one look at held-out pictures half-way to the end of the
 DEFINING = (
     *(one.name for part in (UNetConfig, PairConfig, Crop) for one in dataclasses.fields(part)),
     "validation_resolution",
+    "optimizer",
     "init_from",
     "conditioned",
     "two_networks",
