@@ -129,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     started = time.perf_counter()
-    pipe = DDRMPipeline.from_pretrained(args.model, dtype=fast_dtype(torch.device("cpu")))
+    dtype = fast_dtype(torch.device("cpu"))
+    pipe = DDRMPipeline.from_pretrained(args.model, dtype=dtype)
     lay_out(pipe)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     overview, rows = [], []
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = markdown_table(
         rows, {"photo": "", "task": "", "sigma_y": "g", "method": "", "eta": "g", "PSNR": ".2f", "SSIM": ".3f"}
     )
-    run = how_it_was_run("examples/demo.py", argv)
+    run = {**how_it_was_run("examples/demo.py", argv), "dtype": str(dtype)}
     written = write_report(args.output_dir / "table", {"run": run, "rows": rows}, table)
     print(table)
     print(

@@ -182,7 +182,8 @@ def test_every_option_has_a_help_and_a_name_of_its_own() -> None:
     assert set(names) == {*flatten(config()), "config", "dry_run"}
     for param in train_prior.params:
         assert len(param.help) > 5, param.name
-        assert param.help.rstrip("]").endswith((".", "--resolution", "--output_dir", "else no", "residual")), param.name
+        ends = (".", "--resolution", "--output_dir", "else no", "residual", "2,1")
+        assert param.help.rstrip("]").endswith(ends), param.name
 
 
 def test_every_option_is_tried_here() -> None:

@@ -123,7 +123,7 @@ class DataConfig:
     random_rotate: bool = option(False, "Turn pictures by random quarter turns.")
     validation_data_dir: str | None = option(None, "Folder of pictures to measure on, instead of holding some out.")
     validation_images: int = option(
-        8, "Pictures to measure on, at equal distances in the data, which are held out, or in validation_data_dir."
+        8, "How many pictures to measure on: of validation_data_dir, or of the data, out of which they are held."
     )
     validation_resolution: int | None = option(
         None, "Side of the pictures that are measured on.  [default: --resolution]"
@@ -258,13 +258,13 @@ class UNetConfig:
     network: Literal["unet", "residual"] = option(
         "unet",
         "unet is diffusers' UNet2DModel, which needs nothing else to be loaded; residual is this package's "
-        "ResidualUNet2DModel, which CPUs evaluate and train several times faster.",
+        "ResidualUNet2DModel, which CPUs evaluate and train two to three times as fast.",
     )
     block_out_channels: tuple[int, ...] | None = option(
         None, "Channels of each level, finest first.  [default: 32,64,128,160 of unet, 64,128,160,192 of residual]"
     )
     layers_per_block: tuple[int, ...] | None = option(
-        None, "Residual blocks of every level, or of each.  [default: 1 of unet; ...,3,2,1 of residual]"
+        None, "Residual blocks of every level, or of each.  [default: 1 of unet; of residual with N levels N,...,2,1]"
     )
     dropout: float = option(0.0, "Share of activations that are dropped in training.")
 
