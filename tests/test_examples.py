@@ -7,12 +7,14 @@ import json
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import make_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
@@ -166,10 +168,19 @@ def test_overhead(model: str, tmp_path: Path) -> None:
     assert "| identity | 32 |" in (tmp_path / "overhead.md").read_text()
 
 
-def test_training_overhead(tmp_path: Path) -> None:
+@pytest.fixture
+def trains() -> Iterator[None]:
+    """accelerate keeps one state for a process; threads are set to one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     threads = torch.get_num_threads()
-    load("benchmarks/training.py").main(["--quick", "--output", str(tmp_path / "training")])
+    yield
     torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("trains")
+def test_training_overhead(tmp_path: Path) -> None:
+    load("benchmarks/training.py").main(["--quick", "--output", str(tmp_path / "training")])
     data = json.loads((tmp_path / "training.json").read_text())
     assert [row["step"] for row in data["steps"]] == ["autocast", "copy", "residual", "residual, Muon"]
     for row in data["steps"]:
@@ -212,6 +223,7 @@ def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_
     assert "| first |" in page
 
 
+@pytest.mark.usefixtures("trains")
 def test_prior_trains_networks_for_equal_time(
     testsets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,11 +253,9 @@ def test_prior_trains_networks_for_equal_time(
         "residual": lambda: ResidualUNet2DModel(16, block_out_channels=(8, 8), layers_per_block=1),
     }
     monkeypatch.setattr(prior, "NETWORKS", small)
-    threads = torch.get_num_threads()
     options = ["--data", str(testsets), "--limit", "1", "--crop", "32", "--output", str(tmp_path / "prior")]
     for name in small:
         prior.main(["--train", name, "--photos", str(tmp_path / "photos"), "--seconds", "0.05", *options])
-    torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "prior.json").read_text())["networks"]
     assert [row["name"] for row in rows] == list(small)
     assert all(row["steps"] >= 3 and len(row["held out"]) == 3 for row in rows)

@@ -1345,7 +1345,7 @@ ARGS = {"degradation": "blur", "degradation_args": {"num_timesteps": 3}}
             {**ARGS, "scheduler_name_or_path": "empty", "num_train_timesteps": None},
             ["scheduler_name_or_path 'empty' can't be loaded as RDDMScheduler"],
         ),
-        ({**ARGS, "resolution": 17}, ["resolution must be a multiple of 2, which 2 levels", "got 17"]),
+        ({**ARGS, "resolution": 17}, ["resolution must be a multiple of 2, which the network's levels", "got 17"]),
     ],
 )
 def test_bad_input(
