@@ -214,7 +214,11 @@ def test_a_custom_pipeline_of_the_hub_takes_from_pipe(repository: str) -> None:
 def test_saving_with_a_push(repository: str, tmp_path: Path) -> None:
     pipe = MAKE["rddm"]()
     pipe.save_pretrained(tmp_path / repository, push_to_hub=True)
-    assert torch.equal(restored(RDDMPipeline.from_pretrained(f"tester/{repository}")), restored(pipe))
+    loaded = RDDMPipeline.from_pretrained(f"tester/{repository}")
+    for one, other in zip(loaded.unet.parameters(), pipe.unet.parameters(), strict=True):
+        assert torch.equal(one, other)
+    # Weights lie in memory as in the file, and some CPUs round sums by where they begin.
+    assert torch.allclose(restored(loaded), restored(pipe), atol=1e-5)
     pipe.save_pretrained(
         tmp_path / "x", push_to_hub=True, repo_id=f"{repository}-2", commit_message="Named", private=True
     )
