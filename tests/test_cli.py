@@ -876,8 +876,8 @@ def test_samples_of_the_default_prior(tmp_path: Path) -> None:
     with Image.open(tmp_path / "g.png") as drawn:
         assert (drawn.size, drawn.mode) == ((32, 32), "RGB")
     words = ["-o", tmp_path / "x.png", "--device", "cpu", "--size"]
-    fails(run("sample", *words, "60x64"), 2, "takes multiples of 8, got 60x64; next to it: 56x64 and 64x64")
-    fails(run("sample", *words, 3), 2, "takes multiples of 8, got 3x3; next to it: 8x8\n")
+    fails(run("sample", *words, "60x64"), 2, "takes multiples of 16, got 60x64; next to it: 48x64 and 64x64")
+    fails(run("sample", *words, 3), 2, "takes multiples of 16, got 3x3; next to it: 16x16\n")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
