@@ -32,6 +32,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import yaml
 from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 from torch import nn
@@ -60,19 +61,7 @@ RESULTS = Path(__file__).parent / "results"
 TIERS = "AB"  # CC0, public domain and CC-BY
 WARM, TIMED = 3, 12  # steps
 RECIPE: dict[str, Any] = {
-    "resolution": 64,
-    "min_scale": 0.3,
-    "max_scale": 0.6,
-    "random_flip": True,
-    "random_rotate": True,
-    "validation_images": 20,
-    "validation_resolution": 224,
-    "timestep_sampling": "mixed",
-    "train_batch_size": 32,
-    "optimizer": "muon",
-    "learning_rate": 6e-4,
-    "adam_beta2": 0.99,
-    "mixed_precision": "bf16",
+    **yaml.safe_load((Path(__file__).parents[1] / "examples/recipes/default_prior.yaml").read_text(encoding="utf-8")),
     "logger": "none",
 }
 
@@ -187,6 +176,7 @@ def trained(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     if args.photos is None:
         sys.exit("--train needs --photos, the folder that --prepare made")
     torch.set_num_threads(1)
+    scheduler = make_prior(build(PriorConfig, {**RECIPE, "train_data_dir": str(args.photos)}))[1]
 
     def run(steps: int) -> tuple[nn.Module, dict[str, float], float]:
         """The averaged network, its figures of the held-out photographs, and the CPU seconds of the run."""
@@ -204,7 +194,7 @@ def trained(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
             }
             config: PriorConfig = build(PriorConfig, values)
             data = open_data(config.data, 0)
-            objective = DDPMObjective(make_prior(config)[1], timestep_sampling="mixed")
+            objective = DDPMObjective(scheduler, timestep_sampling=config.objective.timestep_sampling)
             found: list[tuple[nn.Module, dict[str, float], float]] = []
             begin = time.process_time()
 
@@ -223,7 +213,6 @@ def trained(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": args.train, "parameters": parameters, "steps": steps, "seconds": args.seconds}
     row["pictures_per_second"] = RECIPE["train_batch_size"] / per_step
     network.eval().to(memory_format=torch.channels_last)
-    scheduler = make_prior(build(PriorConfig, {"train_data_dir": str(args.photos)}))[1]
     row |= denoised(network, DDPMObjective(scheduler), args)
     row["held out"] = [round(held_out[f"psnr_{level}"], 3) for level in LEVELS]
     row["run"] = how_it_was_run("benchmarks/prior.py", argv)

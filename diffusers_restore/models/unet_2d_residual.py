@@ -96,9 +96,9 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
     """f(x, t), a U-Net on patches of pixels: residual blocks, 2 x 2 strided convolutions, skips that are added.
 
     It takes the place of a `UNet2DModel`: same call, same words in its configuration. Without norms and attention,
-    nothing in it depends on the picture's size, and all of its time is convolutions; with patches of 2 x 2 pixels (as
-    in FFDNet, arXiv:1710.04026) none of them is at full resolution. The blocks are those of DRUNet (arXiv:2008.13751)
-    with a scale and a shift by time.
+    nothing in it depends on the picture's size, and nearly all of its time is convolutions; with patches of 2 x 2
+    pixels (as in FFDNet, arXiv:1710.04026) none of them is at full resolution. The blocks are those of DRUNet
+    (arXiv:2008.13751) with a scale and a shift by time.
 
     Args:
         sample_size: side of the pictures that it was trained on, or (height, width): what samplers draw.

@@ -18,7 +18,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 and later
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older releases lack it
         fast = device.type == "cpu" and any(known.get(name) for name in ("amx_bf16", "avx512_bf16"))
     return torch.bfloat16 if fast else torch.float32
 

@@ -258,7 +258,7 @@ class UNetConfig:
     network: Literal["unet", "residual"] = option(
         "unet",
         "unet is diffusers' UNet2DModel, which needs nothing else to be loaded; residual is this package's "
-        "ResidualUNet2DModel, which CPUs evaluate and train two to three times as fast.",
+        "ResidualUNet2DModel, which CPUs train about three times as fast.",
     )
     block_out_channels: tuple[int, ...] | None = option(
         None, "Channels of each level, finest first.  [default: 32,64,128,160 of unet, 64,128,160,192 of residual]"

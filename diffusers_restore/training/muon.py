@@ -13,16 +13,16 @@ from torch.optim.optimizer import Optimizer
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # takes singular values from (0, 1] to about 0.7 .. 1.2 in five steps
+STEPS = 5
 ADAM_SIZE = 0.2  # root mean square of an update of AdamW, which Muon's are scaled to
 ENDS = ("conv_in", "conv_out")
 
 
-def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """Nearly U V^T of matrices U S V^T, by X <- a X + (b X X^T + c (X X^T)^2) X, in bfloat16 (arXiv:2502.16982).
 
     Args:
         matrices: (k, rows, columns).
-        steps: of the iteration.
     """
     x = matrices.bfloat16()
     tall = x.shape[1] > x.shape[2]
@@ -30,7 +30,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
         x = x.mT
     x = x / (torch.linalg.matrix_norm(x.float(), keepdim=True) + 1e-7).bfloat16()
     a, b, c = NEWTON_SCHULZ
-    for _ in range(steps):
+    for _ in range(STEPS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)

@@ -21,6 +21,7 @@ from ..errors import InvalidInputError, check_real
 from ..schedulers.prediction import check_prediction_type, predict_x0_and_epsilon
 
 SHOWN = 16  # pictures to look at
+ERROR_LEVELS = 16
 SIGMA_MAX = 80.0  # arXiv:2206.00364, table 1
 LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
 
@@ -84,11 +85,11 @@ def psnr(x: Tensor, reference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def x0_errors(
-    network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor], levels: int = 16
+    network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor]
 ) -> tuple[tuple[float, float], ...]:
     """What x0_hat is off by: pairs (sigma, mean of |x0_hat - x0|^2 over pixels and pictures), sigma rising.
 
-    x0_hat is unclipped, so that the error is the network's own, at `levels` timesteps whose sigma = sqrt(1 - abar) /
+    x0_hat is unclipped, so that the error is the network's own, at up to 16 timesteps whose sigma = sqrt(1 - abar) /
     sqrt(abar) are spaced evenly in their logarithm, from the first timestep to the last or to sigma = 80, beyond which
     nothing is seen.
 
@@ -96,25 +97,29 @@ def x0_errors(
         network: predicts what the scheduler says.
         scheduler: its noise schedule.
         pictures: clean, (1, C, H, W) each, in [-1, 1].
-        levels: at most; a short schedule has fewer.
     """
     abar = scheduler.alphas_cumprod.double()
     abar = abar[abar > 0]  # at a signal of nothing, sigma is infinite
     log_sigma = ((1 - abar) / abar).log() / 2
     end = min(float(log_sigma[-1]), math.log(SIGMA_MAX))
-    wanted = torch.linspace(float(log_sigma[0]), end, levels, dtype=torch.float64)
+    wanted = torch.linspace(float(log_sigma[0]), end, ERROR_LEVELS, dtype=torch.float64)
     timesteps = sorted({int((log_sigma - one).abs().argmin()) for one in wanted})
     found = []
     for timestep in timesteps:
-        errors = []
-        for i, x0 in enumerate(pictures):
-            noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(i)).to(x0)
-            noisy = scheduler.add_noise(x0, noise, torch.tensor([timestep], device=x0.device))
-            output = network(noisy, timestep).sample
-            x0_hat, _ = predict_x0_and_epsilon(output, noisy, float(abar[timestep]), scheduler.config.prediction_type)
-            errors.append(float((x0_hat - x0).square().mean()))
+        errors = [
+            float((_one_step(network, scheduler, x0, timestep, i) - x0).square().mean())
+            for i, x0 in enumerate(pictures)
+        ]
         found.append((float(f"{log_sigma[timestep].exp():.6g}"), float(f"{fmean(errors):.6g}")))
     return tuple(found)
+
+
+def _one_step(network: Any, scheduler: DDPMScheduler, x0: Tensor, timestep: int, seed: int) -> Tensor:
+    """x0_hat of a picture with the noise of a timestep, which a seed draws."""
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(seed)).to(x0)
+    noisy = scheduler.add_noise(x0, noise, torch.tensor([timestep], device=x0.device))
+    output, abar = network(noisy, timestep).sample, float(scheduler.alphas_cumprod[timestep])
+    return predict_x0_and_epsilon(output, noisy, abar, scheduler.config.prediction_type)[0]
 
 
 class NoisyBatch(NamedTuple):
@@ -210,14 +215,10 @@ class DDPMObjective(Objective):
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
         """PSNR in dB of the network's one-step x0 estimate at noise levels 15, 25 and 50 (of 255)."""
         (x0,) = picture
-        noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(index)).to(x0)
         figures = {}
         for level in (15, 25, 50):
             timestep = int((self._sigmas - level / 127.5).abs().argmin())
-            noisy = self.scheduler.add_noise(x0, noise, torch.tensor([timestep], device=x0.device))
-            output = networks["unet"](noisy, timestep).sample
-            abar = float(self.scheduler.alphas_cumprod[timestep])
-            x0_hat, _ = predict_x0_and_epsilon(output, noisy, abar, self.scheduler.config.prediction_type)
+            x0_hat = _one_step(networks["unet"], self.scheduler, x0, timestep, index)
             figures[f"psnr_{level}"] = 10 * torch.log10(4 / (x0_hat.clamp(-1, 1) - x0).square().mean())
         return figures
 
