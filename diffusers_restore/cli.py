@@ -27,7 +27,7 @@ from click.core import ParameterSource
 
 from . import DEFAULT_PRIOR, DEFAULT_RESTORER, __version__
 from .errors import InvalidInputError, OperatorError, check_real, one_line, unknown_name
-from .registration import METHODS
+from .registries import METHODS
 from .registry import PlugInError, Registry
 from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
 
@@ -1212,8 +1212,8 @@ def convert(
     if folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(f"-o {click.format_filename(output)!r} exists and isn't empty")
 
+    from .files import ASIDE, written_aside
     from .pipelines.converting import conversion_card, describe_network, load_guided_diffusion
-    from .training.checkpoints import ASIDE, written_aside
 
     try:
         pipe = load_guided_diffusion(

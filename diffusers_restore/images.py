@@ -11,7 +11,6 @@ import re
 import struct
 import sys
 import threading
-import uuid
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from .errors import ImageError, check_int, check_real
+from .files import write_bytes
 
 DEFAULT_MAX_PIXELS = 64_000_000
 DEFAULT_LIMIT = 8.0
@@ -588,16 +588,7 @@ def _encode_tiff16(samples: NDArray[np.uint16]) -> bytes:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Write `data` aside in the folder of `target`, then rename it; nothing is left there on failure."""
     if not target.parent.is_dir():
         raise ImageError(f"cannot write {str(target)!r}: there is no folder {str(target.parent)!r}; make it first")
-    aside = target.with_name(f".diffusers_restore-{uuid.uuid4().hex}")
     with failing_as(f"cannot write {str(target)!r}"):
-        try:
-            with aside.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_bytes(target, data)

@@ -16,14 +16,11 @@ from typing import Any
 from wrapt import register_post_import_hook
 
 from .errors import InvalidInputError
-from .registry import Registry
+from .registries import METHODS
 
 PACKAGE = __package__
 PLUG_IN = "pipeline"
 """The name, without .py, of the file in a saved pipeline from which diffusers takes the class."""
-
-METHODS = Registry("diffusers_restore.methods", "method")
-"""Zero-shot methods: name -> scheduler class."""
 
 STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
 """Models of diffusers -> models of this package that any of its pipelines can have instead."""

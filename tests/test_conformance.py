@@ -83,7 +83,7 @@ from diffusers_restore import (
 from diffusers_restore.degradations import Blur, Mix
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.operators import BlockMean
-from diffusers_restore.registration import METHODS
+from diffusers_restore.registries import METHODS
 
 SHAPE = (3, 8, 12)
 CPU = torch.device("cpu")

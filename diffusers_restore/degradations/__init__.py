@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InvalidInputError
-from ..registry import Registry
+from ..registries import DEGRADATIONS
 from .base import Degradation, State
 from .blur import Blur
 from .checks import check_degradation
@@ -16,8 +16,6 @@ from .mix import Mix
 from .pixelate import Pixelate
 from .snow import Snow
 from .synthetic import Synthetic
-
-DEGRADATIONS = Registry("diffusers_restore.degradations", "degradation")
 
 __all__ = [
     "DEGRADATIONS",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from .. import __version__, images
 from ..errors import InvalidInputError
+from ..files import write_text
 
 _GAP, _LINE, _LABEL = 8, 19, 150
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
@@ -100,12 +100,7 @@ def write_report(stem: Path, data: Mapping[str, Any], markdown: str) -> tuple[Pa
     stem.parent.mkdir(parents=True, exist_ok=True)
     written = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".md")
     for path, text in zip(written, (json.dumps(data, indent=1) + "\n", markdown), strict=True):
-        aside = path.with_name(f".{uuid.uuid4().hex}")
-        try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_text(path, text)
     return written
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidInputError, check_int, check_real
+from ..files import write_text
 from ..registration import PACKAGE, plug_in_file
 
 TIME_FEATURES = 64
@@ -183,7 +184,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         folder = Path(save_directory)
         if not folder.is_file():  # of which diffusers says what is wrong
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{PACKAGE}.py").write_text(plug_in_file(PACKAGE, "ResidualUNet2DModel"), encoding="utf-8")
+            write_text(folder / f"{PACKAGE}.py", plug_in_file(PACKAGE, "ResidualUNet2DModel"))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InvalidInputError, OperatorError
-from ..registry import Registry
+from ..registries import OPERATORS, TASKS
 from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
 from .checks import check_operator
@@ -17,9 +17,6 @@ from .resize import BlockMean
 from .separable import Separable
 from .tasks import Task
 from .transforms import CompressedSensing
-
-OPERATORS = Registry("diffusers_restore.operators", "operator")
-TASKS = Registry("diffusers_restore.tasks", "task")
 
 __all__ = [
     "OPERATORS",

@@ -13,6 +13,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..files import write_text
+
 INSTALL = "pip install diffusers-restore"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -49,13 +51,6 @@ class Card:
             if file.resolve() != (folder / name).resolve():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / name)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file aside and rename it, so that no half of it is ever there."""
-    aside = file.with_name(f"{file.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(file)
 
 
 def base_model(name: object) -> str | None:

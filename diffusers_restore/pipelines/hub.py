@@ -19,8 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
 from ..errors import InvalidInputError, one_line
+from ..files import write_text
 from ..registration import PACKAGE, PLUG_IN, plug_in_file
-from .cards import Card, CardText, find_source, new_card, renamed, write_text
+from .cards import Card, CardText, find_source, new_card, renamed
 
 
 class HubMixin:

@@ -24,6 +24,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import InvalidInputError, check_int
+from ..files import write_text
 from ..registration import PACKAGE, plug_in_file
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from .common import check_channels, check_output_type, finished
@@ -347,7 +348,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
             folder.mkdir(parents=True, exist_ok=True)
             source = PACKAGE if module.startswith(f"{PACKAGE}.") else module
             file = f"{module.rpartition('.')[2]}.py"  # as diffusers names it in modular_config.json
-            (folder / file).write_text(plug_in_file(source, name), encoding="utf-8")
+            write_text(folder / file, plug_in_file(source, name))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
 

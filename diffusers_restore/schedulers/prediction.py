@@ -12,7 +12,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor
 
 from ..errors import InvalidInputError, unknown_name
-from ..registration import METHODS
+from ..registries import METHODS
 
 PredictionType = Literal["epsilon", "sample", "v_prediction"]
 PREDICTION_TYPES: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")

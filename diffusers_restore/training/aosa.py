@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import InvalidInputError
+from ..files import write_text
 from ..pipelines.common import Network
-from .checkpoints import ASIDE, checkpoints
+from .checkpoints import checkpoints
 from .config import LoopConfig, OptimizerConfig
 from .data import TrainingData
 from .loop import Progress, train
@@ -160,9 +161,7 @@ def select(
         weight = _weight(networks)
         decided = abs(weight - 0.5) >= BAND or progress.step >= max_steps
         decision = {"weight": weight, "step": progress.step, "decided": decided, "settings": settings}
-        aside = file.with_name(file.name + ASIDE)
-        aside.write_text(json.dumps(decision) + "\n")
-        aside.replace(file)
+        write_text(file, json.dumps(decision) + "\n")
 
     known = json.loads(file.read_text()) if file.exists() else {}
     if known.get("decided"):

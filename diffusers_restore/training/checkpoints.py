@@ -13,21 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import InvalidInputError
+from ..files import ASIDE, written_aside
 
 MANIFEST = "manifest.json"
-ASIDE = ".part"
 
 
 def step_of(checkpoint: Path) -> int:
@@ -56,25 +54,6 @@ def save_checkpoint(
         aside.rename(checkpoint)
     for old in checkpoints(checkpoint.parent)[:-limit]:
         _remove(old)
-
-
-@contextmanager
-def written_aside(aside: Path) -> Iterator[Path]:
-    """An empty folder to write into, which is removed if that fails.
-
-    Raises:
-        OSError: the disk is full, or the like.
-    """
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-    except SafetensorError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise OSError(f"{aside} can't be written: {error}") from error
-    except OSError:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
 
 
 def discard_later(output_dir: Path, step: int) -> None:

@@ -15,10 +15,10 @@ from huggingface_hub import HfApi, ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from ..pipelines.cards import CardText, base_model, metadata, renamed, use, write_text
+from ..files import ASIDE, write_text, written_aside
+from ..pipelines.cards import CardText, base_model, metadata, renamed, use
 from ..pipelines.hub import make_repository
 from ..registration import PLUG_IN
-from .checkpoints import ASIDE, written_aside
 from .config import LoopConfig
 from .data import TrainingData
 

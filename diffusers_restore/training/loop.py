@@ -32,9 +32,9 @@ from tqdm.auto import tqdm
 
 from .. import images
 from ..errors import InvalidInputError, unknown_name
+from ..files import write_text
 from .bfloat16_copy import BFloat16Copy
 from .checkpoints import (
-    ASIDE,
     checkpoints,
     damage,
     discard_later,
@@ -734,9 +734,7 @@ def _rewind(log: Path, step: int) -> None:
         with contextlib.suppress(json.JSONDecodeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-    aside = log.with_name(log.name + ASIDE)
-    aside.write_text("".join(kept))
-    aside.replace(log)
+    write_text(log, "".join(kept))
 
 
 def _report(accelerator: Accelerator, output_dir: Path, progress: Progress) -> None:

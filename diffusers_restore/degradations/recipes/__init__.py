@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InvalidInputError
-from ...registry import Registry
+from ...registries import RECIPES
 from .base import Damage, Plan, Recipe, Streams, seeds_from
 from .blind import Blind
 from .bsrgan import BSRGAN, BSRGANPlus
 from .old_photos import OldPhotos
 from .real_esrgan import RealESRGAN
 from .steps import Step
-
-RECIPES = Registry("diffusers_restore.recipes", "recipe")
 
 __all__ = [
     "BSRGAN",
