@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from warm import Python
 
 from diffusers_restore import ResidualUNet2DModel
 
@@ -80,6 +81,20 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         name, _, address = server.stdout.readline().strip().partition("=")
         yield {name: address, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(root / "home")}
         server.terminate()
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[Python]:
+    """Runs Python as a process of its own, without a cold start."""
+    with Python() as warm:
+        yield warm
+
+
+@pytest.fixture(scope="session")
+def hub_python(hub: dict[str, str]) -> Iterator[Python]:
+    """The same, talking to the Hub on loopback."""
+    with Python({"HF_HUB_DISABLE_PROGRESS_BARS": "1", **hub}) as warm:
+        yield warm
 
 
 WriteRepo = Callable[..., Path]

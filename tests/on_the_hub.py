@@ -18,6 +18,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipel
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from PIL import Image
 from torch import Tensor
+from warm import Python
 
 import diffusers_restore
 from diffusers_restore import (
@@ -76,7 +77,7 @@ def repository(request: pytest.FixtureRequest) -> str:
 
 
 def alone(code: str, **environment: str) -> str:
-    """What other code prints in a process of its own."""
+    """What other code prints in a process of its own, in which the Hub's own variables are read anew."""
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
@@ -156,9 +157,11 @@ for loader in (getattr(diffusers_restore, sys.argv[-1]), DiffusionPipeline):
 """
     load = load.replace("NAME", repr(f"tester/{repository}")).replace("sys.argv[-1]", repr(type(pipe).__name__))
     home = {"HF_HOME": str(tmp_path)}
-    online = alone(load.replace("OPTIONS", "{}"), **home)
-    assert online.count(type(pipe).__name__) == 2
-    assert alone(load.replace("OPTIONS", "{'local_files_only': True}"), **home) == online
+    with Python(home) as python:
+        online = python.run("-c", load.replace("OPTIONS", "{}"), check=True).stdout
+        assert online.count(type(pipe).__name__) == 2
+        local = load.replace("OPTIONS", "{'local_files_only': True}")
+        assert python.run("-c", local, check=True).stdout == online
     nowhere = home | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1"}
     assert alone(load.replace("OPTIONS", "{}"), **nowhere) == online
     with pytest.raises(OSError, match="cached"):
@@ -270,7 +273,7 @@ for state in ("imported", "alone", "trusted", "absent"):
 """
 
 
-def test_residual_networks_are_pushed_and_loaded_by_every_process(repository: str) -> None:
+def test_residual_networks_are_pushed_and_loaded_by_every_process(repository: str, python: Python) -> None:
     for name, make in RESIDUAL.items():
         pipe = make()
         pipe.push_to_hub(f"{repository}-{name}")
@@ -283,7 +286,8 @@ def test_residual_networks_are_pushed_and_loaded_by_every_process(repository: st
         if name == "RDDMPipeline":
             assert torch.allclose(restored(loaded), restored(pipe), atol=1e-5)
     code = f"PREFIX = {repository!r}\n{LOADING}"
-    found = alone(code, PYTHONPATH=str(Path(__file__).parent), OMP_NUM_THREADS="1").splitlines()
+    path = {"PYTHONPATH": str(Path(__file__).parent)}
+    found = python.run("-c", code, environment=path, check=True).stdout.splitlines()
     loaders = [("DDPMPipeline", "DDPMPipeline"), ("DiffusionPipeline", "RDDMPipeline")]
     loads = [f"{loader} {name} of ResidualUNet2DModel" for loader, name in loaders]
     assert found == [

@@ -24,6 +24,7 @@ from diffusers import (
     UNet2DModel,
 )
 from PIL import Image
+from warm import Python
 
 import diffusers_restore
 from diffusers_restore import (
@@ -174,11 +175,9 @@ finally:
     assert "sr4" in done.stderr
 
 
-def test_the_module_runs_and_a_fault_in_use_is_no_traceback(tmp_path: Path) -> None:
+def test_the_module_runs_and_a_fault_in_use_is_no_traceback(tmp_path: Path, python: Python) -> None:
     words = ["restore", picture(tmp_path / "a.png"), "-o", tmp_path / "b.png", "--task", "sr4", "--model", tmp_path]
-    done = subprocess.run(
-        [sys.executable, "-m", "diffusers_restore", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    done = python.run("-m", "diffusers_restore", *words)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
     assert line.startswith(f"Error: --model {str(tmp_path)!r} cannot be loaded as a DDPM")

@@ -14,6 +14,7 @@ import hub_matrix
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from warm import PYTEST, Python
 
 import diffusers_restore
 from diffusers_restore.registration import plug_in_file
@@ -48,19 +49,9 @@ def test_every_way_of_loading(hub: dict[str, str], tmp_path: Path) -> None:
     assert hub_matrix.table(found) in page, "docs/hub.md shows another table: run python tests/hub_matrix.py --write"
 
 
-def test_what_happens_on_a_hub(hub: dict[str, str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("on_the_hub.py")),
-    ]
-    settings = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    result = subprocess.run(command, env=os.environ | settings | hub, capture_output=True, text=True, timeout=550)
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_what_happens_on_a_hub(hub_python: Python) -> None:
+    file = Path(__file__).with_name("on_the_hub.py")
+    hub_python.run(*PYTEST, "-q", file, timeout=550, check=True)
 
 
 def test_all_pipelines_are_in_the_matrix() -> None:
@@ -130,7 +121,7 @@ def test_a_pickle_beside_the_weights_that_nobody_can_read_hurts_nobody(tmp_path:
     assert type(diffusers_restore.RDDMPipeline.from_pretrained(tmp_path / "mine")) is diffusers_restore.RDDMPipeline
 
 
-def test_a_subclass_from_a_script_is_saved_as_diffusers_saves_it(tmp_path: Path) -> None:
+def test_a_subclass_from_a_script_is_saved_as_diffusers_saves_it(tmp_path: Path, python: Python) -> None:
     """A class of __main__ can't be imported by a file, so none is written."""
     code = f"""
 from diffusers_restore import DDRMPipeline
@@ -142,7 +133,7 @@ class Mine(DDRMPipeline):
 Mine.from_pretrained({str(RELEASES[-1] / "ddrm")!r}).save_pretrained("mine")
 print(type(Mine.from_pretrained("mine")).__name__)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    result = python.run("-c", code, cwd=tmp_path)
     assert result.stdout.split() == ["Mine"], result.stderr
     assert json.loads((tmp_path / "mine" / "model_index.json").read_text())["_class_name"] == "Mine"
     assert not (tmp_path / "mine" / "pipeline.py").exists()

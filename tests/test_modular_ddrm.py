@@ -6,10 +6,7 @@ import doctest
 import inspect
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.modular_pipelines.modular_pipeline_utils import InputParam, OutputParam
+from warm import Python
 
 from diffusers_restore import DDRMBlocks, DDRMPipeline, DDRMScheduler
 from diffusers_restore.errors import InvalidInputError
@@ -574,19 +572,13 @@ for cls, name in ((ModularPipelineBlocks, "ddrm-blocks"), (ModularPipeline, "ddr
 """
 
 
-def test_blocks_travel_over_the_hub(hub: dict[str, str], tmp_path: Path) -> None:
+def test_blocks_travel_over_the_hub(hub_python: Python, tmp_path: Path) -> None:
     """Pushed by their own `push_to_hub`; loaded in fresh processes, into which the package is not imported."""
 
     def run(code: str) -> list[str]:
         code = f"FOLDER = {str(FOLDER)!r}\n{code}"
-        more = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-        environment = os.environ | hub | more
-        command = [sys.executable, "-c", code]
-        result = subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout.splitlines()
+        path = {"PYTHONPATH": str(Path(__file__).parent)}
+        return hub_python.run("-c", code, environment=path, cwd=tmp_path, check=True).stdout.splitlines()
 
     run(PREPARE)
     ours = "ModularPipeline diffusers_restore.pipelines.modular_ddrm DDPMScheduler"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +18,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from warm import Python
 
 from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, DDRMPipeline, GaussianMixturePrior
 from diffusers_restore.degradations import (
@@ -835,12 +834,11 @@ save_file(pictures, sys.argv[3])
 """
 
 
-def test_what_we_save_another_process_loads_with_the_same_pictures(tmp_path: Path) -> None:
+def test_what_we_save_another_process_loads_with_the_same_pictures(tmp_path: Path, python: Python) -> None:
     folders = tmp_path / "saved"
     for name, saved in SAVED.items():
         saved().save_pretrained(folders / name)
-    command = [sys.executable, "-c", LOADS, str(folders), str(torch.get_num_threads()), str(tmp_path / "drawn")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = python.run("-c", LOADS, folders, torch.get_num_threads(), tmp_path / "drawn", check=True)
     assert sorted(result.stdout.splitlines()) == [
         "blur naive fixed False True True",
         "color_fade improved fixed True False False",

@@ -6,10 +6,7 @@ import copy
 import doctest
 import json
 import math
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +29,7 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
+from warm import Python
 
 from diffusers_restore import (
     ColdDiffusionPipeline,
@@ -1099,15 +1097,13 @@ save_file(pictures, sys.argv[4])
 """
 
 
-def test_what_we_save_another_process_loads_with_the_same_pictures(tmp_path: Path) -> None:
+def test_what_we_save_another_process_loads_with_the_same_pictures(tmp_path: Path, python: Python) -> None:
     folders = tmp_path / "saved"
     for name, saved in SAVED.items():
         saved().save_pretrained(folders / name)
     save_file({"image": clean(1, (3, 9, 14)), "mask": holes(1, (9, 14))}, tmp_path / "given")
-    threads = str(torch.get_num_threads())
-    command = [sys.executable, "-c", LOADS, str(folders), threads]
-    files = [str(tmp_path / "given"), str(tmp_path / "drawn")]
-    result = subprocess.run([*command, *files], capture_output=True, text=True, check=True)
+    files = (tmp_path / "given", tmp_path / "drawn")
+    result = python.run("-c", LOADS, folders, torch.get_num_threads(), *files, check=True)
     assert result.stdout.splitlines() == [
         "generator epsilon both False",
         "one residual sum both False",
@@ -1192,16 +1188,14 @@ for name in sys.argv[3:]:
 """
 
 
-def test_repositories_on_the_hub(write_repo: WriteRepo, unet: UNet2DModel, tmp_path: Path, hub: dict[str, str]) -> None:
+def test_repositories_on_the_hub(write_repo: WriteRepo, unet: UNet2DModel, tmp_path: Path, hub_python: Python) -> None:
     """Those of the other pipelines of this package, too: diffusers looks for our modules in them, and fails."""
     SAVED["two"]().save_pretrained(tmp_path / "two")
     DDRMPipeline(unet, DDRMScheduler()).save_pretrained(tmp_path / "DDRMPipeline")
     cold = ColdDiffusionPipeline(unet, ColdDiffusionScheduler(Blur(num_timesteps=4)))
     cold.save_pretrained(tmp_path / "ColdDiffusionPipeline")
-    command = [sys.executable, "-c", HUB, str(write_repo(unet)), str(tmp_path / "two")]
-    command += ["DDRMPipeline", "ColdDiffusionPipeline"]
-    result = subprocess.run(command, env=os.environ | hub, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    arguments = (write_repo(unet), tmp_path / "two", "DDRMPipeline", "ColdDiffusionPipeline")
+    result = hub_python.run("-c", HUB, *arguments, cwd=tmp_path, check=True)
     assert result.stdout.split() == ["True"] * 6
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from PIL import Image
+from warm import PYTEST, Python
 
 from diffusers_restore.registry import PlugInError, Registry, _entry_points
 
@@ -38,33 +39,39 @@ def write_broken(folder: Path, name: str, group: str, points: dict[str, str]) ->
     (info / "entry_points.txt").write_text(f"[diffusers_restore.{group}]\n{lines}")
 
 
-def run(path: Path, *arguments: str, folder: Path | None = None, fails: bool = False) -> str:
+class Run(Protocol):
+    def __call__(self, path: Path, *arguments: object, folder: Path | None = None, fails: bool = False) -> str: ...
+
+
+@pytest.fixture
+def run(python: Python) -> Run:
     """Python with a folder more on its path; what it prints."""
-    environment = os.environ | {"PYTHONPATH": str(path), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *arguments]
-    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert (result.returncode != 0) == fails, result.stdout + result.stderr
-    return result.stdout + result.stderr
+
+    def run(path: Path, *arguments: object, folder: Path | None = None, fails: bool = False) -> str:
+        environment = {"PYTHONPATH": str(path), "COLUMNS": "120"}
+        result = python.run(*arguments, environment=environment, cwd=folder)
+        assert (result.returncode != 0) == fails, result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    return run
 
 
 def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_plug_in_passes_its_own_tests(installed: Path) -> None:
-    assert " passed" in run(
-        installed, "-m", "pytest", "-o", "addopts=", str(PLUGIN / "tests"), "-p", "no:cacheprovider"
-    )
+def test_the_plug_in_passes_its_own_tests(installed: Path, run: Run) -> None:
+    assert " passed" in run(installed, *PYTEST, "-o", "addopts=", str(PLUGIN / "tests"))
 
 
-def test_our_tests_of_tasks_find_that_of_the_plug_in(installed: Path) -> None:
+def test_our_tests_of_tasks_find_that_of_the_plug_in(installed: Path, run: Run) -> None:
     chosen = f"{ROOT}/tests/test_operators.py::test_a_task_builds_a_right_operator[demosaic]"
-    assert "1 passed" in run(installed, "-m", "pytest", "-o", "addopts=", chosen, "-p", "no:cacheprovider")
+    assert "1 passed" in run(installed, *PYTEST, "-o", "addopts=", chosen)
     kinds = f"{ROOT}/tests/test_operators.py::test_every_registered_kind_has_an_example"
-    assert "1 passed" in run(installed, "-m", "pytest", "-o", "addopts=", kinds, "-p", "no:cacheprovider")
+    assert "1 passed" in run(installed, *PYTEST, "-o", "addopts=", kinds)
 
 
-def test_the_commands_of_its_page(installed: Path, tmp_path: Path) -> None:
+def test_the_commands_of_its_page(installed: Path, tmp_path: Path, run: Run) -> None:
     page = (PLUGIN / "README.md").read_text()
     Image.linear_gradient("L").resize((32, 24)).convert("RGB").save(tmp_path / "photo.jpg")
     (block,) = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -120,14 +127,16 @@ for kind in (DiffusionPipeline, diffusers_restore.DDRMPipeline):
         (["--eta", "0.5"], "--eta is no option of the method SoftProjectionScheduler"),
     ],
 )
-def test_a_wrong_option_of_a_method(installed: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_option_of_a_method(
+    installed: Path, tmp_path: Path, arguments: list[str], message: str, run: Run
+) -> None:
     Image.new("L", (16, 16)).save(tmp_path / "raw.png")
     command = ["restore", "raw.png", "-o", "c.png", "--task", "demosaic", "--method", "soft-projection", *arguments]
     assert message in words(run(installed, "-m", "diffusers_restore", *command, folder=tmp_path, fails=True))
     assert not (tmp_path / "c.png").exists()
 
 
-def test_a_broken_plug_in_hurts_only_who_asks_for_it(tmp_path: Path) -> None:
+def test_a_broken_plug_in_hurts_only_who_asks_for_it(tmp_path: Path, run: Run) -> None:
     site = tmp_path / "site"
     site.mkdir()
     (site / "falls_over.py").write_text("raise RuntimeError('no such camera')\n")

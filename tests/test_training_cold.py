@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from diffusers import DanceDiffusionPipeline, DDPMScheduler, IPNDMScheduler, UNe
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from warm import Python
 
 from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, ResidualUNet2DModel, cli
 from diffusers_restore.degradations import DEGRADATIONS, Blur, Degradation, Fade, Mix
@@ -321,11 +321,12 @@ def enlarger(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_trained_pipeline_is_the_same_in_another_process(enlarger: Path, tmp_path: Path) -> None:
+def test_a_trained_pipeline_is_the_same_in_another_process(enlarger: Path, tmp_path: Path, python: Python) -> None:
     x = pictures(2, 1, 12, 20)
     np.save(tmp_path / "x.npy", x.numpy())
     script = f"""
-import sys, numpy as np, torch
+import sys, warnings, numpy as np, torch
+warnings.simplefilter("error", UserWarning)
 from diffusers_restore import ColdDiffusionPipeline
 torch.set_num_threads({torch.get_num_threads()})
 pipe = ColdDiffusionPipeline.from_pretrained({str(enlarger)!r})
@@ -334,7 +335,7 @@ x = torch.from_numpy(np.load("x.npy"))
 np.save("restored.npy", pipe(x, output_type="pt").images.numpy())
 np.save("drawn.npy", pipe(batch_size=2, generator=torch.Generator().manual_seed(3), output_type="pt").images.numpy())
 """
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], cwd=tmp_path, check=True, timeout=120)
+    python.run("-c", script, cwd=tmp_path, check=True)
     pipe = load(enlarger)
     restored = pipe(x, output_type="pt").images.numpy()
     drawn = pipe(batch_size=2, generator=generator(3), output_type="pt").images.numpy()

@@ -27,6 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_training import FORKSERVER, begin_process
 from torch import Tensor, nn
+from warm import Python
 
 from diffusers_restore import RDDMPipeline, RDDMScheduler, ResidualUNet2DModel, cli, operators
 from diffusers_restore.degradations import Blur
@@ -850,7 +851,9 @@ def run_snippet(output: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return names
 
 
-def test_the_example_trains_on_two_processes_and_another_process_restores(folders: Path, tmp_path: Path) -> None:
+def test_the_example_trains_on_two_processes_and_another_process_restores(
+    folders: Path, tmp_path: Path, python: Python
+) -> None:
     """With AOSA before; then the snippet of the card is run by a process that has only what was exported."""
     output, alone, direct = tmp_path / "out put", tmp_path / "alone", tmp_path / "direct"
     # Where a gradient is all rounding, Adam would make a whole step of it, in a direction of its own in each run.
@@ -888,7 +891,8 @@ def test_the_example_trains_on_two_processes_and_another_process_restores(folder
     image = noise_picture(50, size=(18, 14))
     image.save(tmp_path / "photo.png")
     script = f"""
-import sys, numpy as np, torch
+import sys, warnings, numpy as np, torch
+warnings.simplefilter("error", UserWarning)
 from PIL import Image
 torch.set_num_threads({torch.get_num_threads()})
 image = Image.open("photo.png")
@@ -898,7 +902,7 @@ assert restored.size == (18, 14), restored.size
 draw = torch.Generator().manual_seed(3)
 np.save("restored.npy", pipe(image, num_inference_steps=2, generator=draw, output_type="pt").images.numpy())
 """
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", script], cwd=tmp_path, check=True, timeout=300)
+    python.run("-c", script, cwd=tmp_path, check=True)
     here = load(output)(image, num_inference_steps=2, generator=generator(3), output_type="pt").images.numpy()
     assert np.ptp(here) > 0.01
     np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), here)
