@@ -476,7 +476,7 @@ def _trained_class(model: str) -> str | None:
         return None
     from diffusers import DiffusionPipeline
 
-    from .pipelines.hub import load_index
+    from .hub.weights import load_index
 
     try:
         index = load_index(DiffusionPipeline, model)
@@ -1005,7 +1005,7 @@ def _learned_variance(scheduler: DDIMScheduler | DDPMScheduler) -> bool:
 
 def _drawn_size(pipe: DDRMPipeline, size: tuple[int, int] | None) -> tuple[int, int]:
     """(width, height): the one that was asked for, or the network's own."""
-    from .pipelines.common import size_multiple
+    from .pipelines.canvas import size_multiple
 
     if size is None:
         own = pipe.unet.config.sample_size
@@ -1212,8 +1212,8 @@ def convert(
     if folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(f"-o {click.format_filename(output)!r} exists and isn't empty")
 
+    from .conversion.pipeline import conversion_card, describe_network, load_guided_diffusion
     from .files import ASIDE, written_aside
-    from .pipelines.converting import conversion_card, describe_network, load_guided_diffusion
 
     try:
         pipe = load_guided_diffusion(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from warm import Python
 
 from diffusers_restore import ResidualUNet2DModel
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # the tests run in a process for each core
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -28,6 +29,13 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip("the shared folder with golden arrays and pictures is not beside the project")
     return SHARED
+
+
+def free_port() -> int:
+    """A port at which nothing listens on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def make_unet(*, channels: int = 3, out_channels: int | None = None, levels: int = 2, **config: Any) -> UNet2DModel:

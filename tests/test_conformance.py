@@ -35,6 +35,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -1579,7 +1580,11 @@ def arguments_of(docstring: str) -> set[str]:
     return {name for names in found for name in names.split(", ")}
 
 
-@pytest.mark.parametrize("kind", [*PIPELINES, *SCHEDULERS, *public(ModelMixin)], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "kind",
+    [*PIPELINES, *SCHEDULERS, *sorted(public(ModelMixin), key=lambda one: one.__name__)],
+    ids=lambda one: one.__name__,
+)
 def test_every_argument_is_documented(kind: Any) -> None:
     of_class = "\n".join(vars(one).get("__doc__") or "" for one in kind.__mro__ if "restore" in one.__module__)
     assert set(inspect.signature(kind.__init__).parameters) - {"self"} <= arguments_of(of_class)
@@ -1795,3 +1800,29 @@ def test_what_diffusers_offers_for_a_model_leaves_its_draws(name: str) -> None:
         expected = sampled(model)
         way(model)
         assert torch.equal(sampled(model), expected)
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+@cases
+def test_threads_share_a_pipeline(name: str) -> None:
+    """Each call has its own number of steps, and gives what it gives alone, bit for bit."""
+    case = CASES[name]
+    pipe = case.build()
+    pipe.set_progress_bar_config(disable=True)
+
+    def call(steps: int) -> Tensor:
+        arguments = {**case.arguments(1), "num_inference_steps": steps, "output_type": "pt"}
+        if "sigma_y" in arguments:
+            arguments["sigma_y"] = 0.005  # below the noise of the lowest timestep
+        if case.draws:
+            arguments["generator"] = torch.Generator().manual_seed(steps)
+        return pipe(**arguments).images
+
+    steps = [1, 2, 3]
+    alone = [call(count) for count in steps]
+    assert len(torch.cat(alone).unique(dim=0)) == len(steps)
+    with ThreadPoolExecutor(4) as threads:
+        for count, shared in zip(steps * 6, threads.map(call, steps * 6), strict=True):
+            assert torch.equal(shared, alone[count - 1])

@@ -23,10 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusers_restore import DDRMPipeline, cli
+from diffusers_restore.conversion.checkpoint_files import load_weights
+from diffusers_restore.conversion.guided_diffusion import convert_guided_diffusion, learned_time_embedding
+from diffusers_restore.conversion.pipeline import load_guided_diffusion, noise_schedule_options
 from diffusers_restore.errors import InvalidInputError
-from diffusers_restore.models.checkpoint_files import load_weights
-from diffusers_restore.models.converting_guided_diffusion import convert_guided_diffusion, learned_time_embedding
-from diffusers_restore.pipelines.converting import load_guided_diffusion, noise_schedule_options
 
 # Every kind of network that is converted, small; FFHQ has the structure of the model that DPS uses.
 FFHQ = ADM(channels=32, multipliers=(1, 1, 2, 2, 4, 4), attention=(4,), head_channels=64)
@@ -788,3 +788,11 @@ def test_a_malicious_checkpoint_is_an_error_of_one_line(ffhq: Path, tmp_path: Pa
     assert result.output.startswith("Error: a.pt holds posix.mkdir beside its weights.")
     assert not (tmp_path / "mark").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_converters_are_found_where_they_were() -> None:
+    from diffusers_restore.pipelines import converting
+
+    assert converting.load_guided_diffusion is load_guided_diffusion
+    with pytest.raises(AttributeError, match="converting' has no attribute 'load_others'"):
+        _ = converting.load_others

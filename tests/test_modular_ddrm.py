@@ -165,7 +165,7 @@ def test_a_network_of_half_precision(unet: UNet2DModel) -> None:
 
 def test_a_whole_batch_at_once(unet: UNet2DModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, where the parts are one."""
-    monkeypatch.setattr("diffusers_restore.pipelines.pipeline_ddrm.pictures_at_once", lambda device, batch: batch)
+    monkeypatch.setattr("diffusers_restore.pipelines.zero_shot.pictures_at_once", lambda device, batch: batch)
     pipe = modular(unet)
     call = {"image": uniform(3, 3, 8, 8), "operator": "sr2", "sigma_y": 0.05}
     blocks, whole = both(pipe, **call)

@@ -425,7 +425,7 @@ def test_a_whole_batch_at_once_is_the_same_to_rounding(
     y = measure(operators.create(task, image_shape=(3, 12, 20)), clean(2, (3, 12, 20)), 0.05, seeded(1)[0]).y
     calls = {"sigma_y": 0.05, "num_images_per_input": 2, "classifier": lambda x, t: -x.square().sum(dim=(1, 2, 3))}
     one_by_one = restore(pipe, y, task, (0, 1, 2, 3), **calls)
-    monkeypatch.setattr("diffusers_restore.pipelines.pipeline_ddrm.pictures_at_once", lambda device, batch: batch)
+    monkeypatch.setattr("diffusers_restore.pipelines.zero_shot.pictures_at_once", lambda device, batch: batch)
     at_once = restore(pipe, y, task, (0, 1, 2, 3), **calls)
     assert (at_once - one_by_one).abs().max() < 1e-4 * float(one_by_one.abs().max())
 

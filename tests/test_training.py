@@ -8,24 +8,24 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from conftest import free_port
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from warm import PATIENCE, Python
 
 from diffusers_restore import DDRMPipeline, ResidualUNet2DModel
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
@@ -101,9 +101,7 @@ def begin_process(log: str, half_write: int) -> None:
 
 
 def start(values: Mapping[str, Any], processes: int, log: Path, half_write: int = 0) -> list[Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = []
     for rank in range(processes):
         environment = {"OMP_NUM_THREADS": "1"}
@@ -119,7 +117,7 @@ def start(values: Mapping[str, Any], processes: int, log: Path, half_write: int 
 
 def wait(started: list[Any], log: Path) -> None:
     for process in started:
-        process.join(120)
+        process.join(120 * PATIENCE)
         assert process.exitcode == 0, log.read_text()
 
 
@@ -175,7 +173,7 @@ def assert_equal(first: dict[str, Any], second: dict[str, Any]) -> None:
 def wait_for_step(output: Path, step: int, started: list[Any]) -> None:
     """Until the log tells of a step; it is written at every step of these runs."""
     log = output / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * PATIENCE
     while time.monotonic() < deadline and all(process.is_alive() for process in started):
         if log.exists() and f'"step": {step},' in log.read_text():
             return
@@ -202,7 +200,7 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
         kill(started)
     # And a third time, in the middle of a checkpoint, which leaves half a file.
     started = start(resumed, processes, log, half_write=2)
-    started[0].join(120)
+    started[0].join(120 * PATIENCE)
     kill(started)
     assert list(broken.glob("checkpoint-*.part"))
     wait(start(resumed, processes, log), log)
@@ -219,7 +217,7 @@ def test_a_residual_network_resumes_bit_for_bit(photos: Path, tmp_path: Path) ->
     values |= {"max_train_steps": 4, "checkpointing_steps": 2, "resume_from_checkpoint": "latest"}
     train(photos, whole, **values)
     killed = start(TOY | {"train_data_dir": str(photos), "output_dir": str(broken)} | values, 1, log, half_write=5)
-    killed[0].join(120)
+    killed[0].join(120 * PATIENCE)
     kill(killed)
     assert [path.name for path in checkpoints(broken)] == ["checkpoint-2"]
     train(photos, broken, **values)
@@ -240,77 +238,24 @@ def test_two_processes_train_as_one_does_with_accumulation(photos: Path, tmp_pat
         assert a == pytest.approx(b, rel=2e-4)
 
 
-LAUNCHERS = {
-    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
-    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
-}
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_prior.py"
 
 
-def launch(
-    launcher: list[str], photos: Path, output: Path, *more: str, environment: Mapping[str, str] = MappingProxyType({})
-) -> subprocess.CompletedProcess[str]:
+def words(photos: Path, output: Path) -> list[str]:
     values = TOY | {"block_out_channels": "16,32", "max_train_steps": 2, "checkpointing_steps": 2, "logger": "none"}
     values |= {"train_data_dir": photos, "output_dir": output}
     del values["random_flip"]
-    flags = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    return subprocess.run(
-        [sys.executable, *launcher, str(EXAMPLE), *flags, *more],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_the_example_trains_on_two_processes(photos: Path, tmp_path: Path, launcher: str) -> None:
-    output = tmp_path / "out put"
-    result = launch(LAUNCHERS[launcher], photos, output)
-    assert result.returncode == 0, result.stderr
-    assert "on\n2 processes (micro-batches of 2, 2 for a step)" in (output / "README.md").read_text()
-
-    # Plain diffusers, in a process that has no diffusers_restore.
-    script = (
-        "import sys; sys.modules['diffusers_restore'] = None\n"
-        "from diffusers import DDPMPipeline, DiffusionPipeline\n"
-        f"for kind in (DDPMPipeline, DiffusionPipeline):\n"
-        f"    pipe = kind.from_pretrained({str(output)!r})\n"
-        "    pipe.set_progress_bar_config(disable=True)\n"
-        "    print(pipe(num_inference_steps=2).images[0].size)"
-    )
-    plain = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    assert plain.stdout.split("\n")[:2] == ["(16, 16)"] * 2
-
-    pipe = DDRMPipeline.from_pretrained(output)
-    assert pipe(Image.new("RGB", (8, 8)), operator="sr4", num_inference_steps=1).images[0].size == (32, 32)
-
-
-def test_fewer_processes_than_were_asked_for_are_an_error(photos: Path, tmp_path: Path) -> None:
-    # Without GPUs and --multi_gpu, accelerate starts one process and says nothing.
-    result = launch(["-m", "accelerate.commands.launch", "--num_processes", "2"], photos, tmp_path / "output")
-    assert result.returncode != 0
-    assert "Error: 2 processes were asked for, but 1 is running" in result.stderr
-    assert "--multi_gpu --num_processes 2" in result.stderr
-    assert not (tmp_path / "output").exists()
-
-
-def test_a_trained_prior_is_pushed_without_checkpoints_and_logs(
-    photos: Path, tmp_path: Path, hub: dict[str, str]
-) -> None:
-    result = launch([], photos, tmp_path / "toy", "--push_to_hub", environment=hub)
-    assert result.returncode == 0, result.stderr
-    assert "pushed to http" in result.stdout + result.stderr
+def pushed(output: Path, python: Python) -> None:
+    """What another process finds on the Hub: the pipeline, and neither checkpoints nor logs."""
     script = (
         "from diffusers import DDPMPipeline; from huggingface_hub import HfApi\n"
         "print(*sorted(HfApi().list_repo_files('tester/toy')))\n"
         "print(DDPMPipeline.from_pretrained('tester/toy').unet.config.sample_size)"
     )
-    pulled = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | hub, capture_output=True, text=True, timeout=300
-    )
-    assert pulled.returncode == 0, pulled.stderr
-    files, size = pulled.stdout.splitlines()
+    files, size = python.run("-c", script, check=True).stdout.splitlines()
     assert size == "16"
     assert set(files.split()) - {".gitattributes"} == {
         "README.md",
@@ -322,8 +267,56 @@ def test_a_trained_prior_is_pushed_without_checkpoints_and_logs(
     }
 
 
-def test_a_missing_token_is_noticed_before_the_training(photos: Path, tmp_path: Path, hub: dict[str, str]) -> None:
-    result = launch([], photos, tmp_path / "toy", "--push_to_hub", environment=hub | {"HF_TOKEN": ""})
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_the_example_trains_on_two_processes(photos: Path, tmp_path: Path, hub_python: Python, launcher: str) -> None:
+    if launcher == "accelerate":  # which pushes, too
+        launched = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+        launched += ["--main_process_port", str(free_port())]
+        output, more = tmp_path / "toy", ["--push_to_hub"]
+    else:
+        launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        output, more = tmp_path / "out put", []
+    result = hub_python.run(*launched, EXAMPLE, *words(photos, output), *more, check=True)
+    assert "on\n2 processes (micro-batches of 2, 2 for a step)" in (output / "README.md").read_text()
+    if launcher == "accelerate":
+        assert "pushed to http" in result.stdout + result.stderr
+        pushed(output, hub_python)
+
+    # Plain diffusers, in a process that has no diffusers_restore.
+    script = (
+        "import sys; sys.modules['diffusers_restore'] = None\n"
+        "from diffusers import DDPMPipeline, DiffusionPipeline\n"
+        f"for kind in (DDPMPipeline, DiffusionPipeline):\n"
+        f"    pipe = kind.from_pretrained({str(output)!r})\n"
+        "    pipe.set_progress_bar_config(disable=True)\n"
+        "    print(pipe(num_inference_steps=2).images[0].size)"
+    )
+    plain = hub_python.run("-c", script, check=True)
+    assert plain.stdout.split("\n")[:2] == ["(16, 16)"] * 2
+
+    pipe = DDRMPipeline.from_pretrained(output)
+    assert pipe(Image.new("RGB", (8, 8)), operator="sr4", num_inference_steps=1).images[0].size == (32, 32)
+
+
+def test_fewer_processes_than_were_asked_for_are_an_error(photos: Path, tmp_path: Path, python: Python) -> None:
+    # Without GPUs and --multi_gpu, accelerate starts one process and says nothing.
+    launched = ["-m", "accelerate.commands.launch", "--num_processes", "2", EXAMPLE]
+    result = subprocess.run(  # a start of its own: the launcher's command line is read from the list of processes
+        [sys.executable, *launched, *words(photos, tmp_path / "output")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300 * PATIENCE,
+    )
+    assert result.returncode != 0
+    assert "Error: 2 processes were asked for, but 1 is running" in result.stderr
+    assert "--multi_gpu --num_processes 2" in result.stderr
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_missing_token_is_noticed_before_the_training(photos: Path, tmp_path: Path, hub_python: Python) -> None:
+    command = (EXAMPLE, *words(photos, tmp_path / "toy"), "--push_to_hub")
+    result = hub_python.run(*command, environment={"HF_TOKEN": ""})
     assert result.returncode == 1
     assert "push_to_hub" in result.stderr
     assert not (tmp_path / "toy").exists()
@@ -357,7 +350,7 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(photos: Path, tmp_pa
         1,
         log,
     )
-    started[0].join(120)
+    started[0].join(120 * PATIENCE)
     assert started[0].exitcode == 1
     assert "checkpoint-12' is damaged: unet.safetensors has" in log.read_text()
 
@@ -412,7 +405,7 @@ def test_a_run_that_cannot_be_is_refused(trained: Path, photos: Path, more: dict
     log.unlink(missing_ok=True)
     values = TOY | {"max_train_steps": 6, "train_data_dir": str(photos), "output_dir": str(trained)} | more
     (process,) = start(values, 1, log)
-    process.join(120)
+    process.join(120 * PATIENCE)
     assert process.exitcode == 1
     assert message in log.read_text()
     assert before == {path: path.read_bytes() for path in sorted(trained.rglob("checkpoint-*/*"))}
@@ -429,7 +422,7 @@ def refused(photos: Path, output: Path, **more: Any) -> str:
     log = output.with_name("refused.log")
     log.unlink(missing_ok=True)
     (process,) = start(TOY | {"train_data_dir": str(photos), "output_dir": str(output)} | more, 1, log)
-    process.join(120)
+    process.join(120 * PATIENCE)
     assert process.exitcode == 1
     return log.read_text()
 
@@ -531,7 +524,7 @@ def test_two_networks_train_and_resume_in_the_loop(photos: Path, tmp_path: Path)
             log = tmp_path / f"{name}.log"
             process = FORKSERVER.Process(target=run_adversarial, args=(photos, tmp_path / name, str(log), half_write))
             process.start()
-            process.join(120)
+            process.join(120 * PATIENCE)
             assert process.exitcode == (-signal.SIGKILL if half_write else 0), log.read_text()
     (whole, state), (broken, other) = (
         load_checkpoint(tmp_path / name / "checkpoint-6") for name in ("whole", "broken")

@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_training import FORKSERVER, begin_process
 from torch import Tensor, nn
-from warm import Python
+from warm import PATIENCE, Python
 
 from diffusers_restore import RDDMPipeline, RDDMScheduler, ResidualUNet2DModel, cli, operators
 from diffusers_restore.degradations import Blur
@@ -645,7 +643,7 @@ def test_a_selection_of_two_processes_and_one_that_was_killed(black_and_white: P
     again = values | {"output_dir": str(broken), "accumulation": 2, "resume_from_checkpoint": "latest"}
     # Of three files to a checkpoint, the second of the second: it goes on from step 10.
     killed = start(run_selection, again, 1, tmp_path / "broken.log", half_write=5)
-    killed[0].join(120)
+    killed[0].join(120 * PATIENCE)
     assert killed[0].exitcode == -signal.SIGKILL
     assert decision(broken)["step"] == 20
     assert not decision(broken)["decided"]
@@ -680,7 +678,7 @@ def start(
 
 def wait(started: list[Any], log: Path) -> None:
     for process in started:
-        process.join(120)
+        process.join(120 * PATIENCE)
         assert process.exitcode == 0, log.read_text()
 
 
@@ -758,7 +756,7 @@ def test_a_run_of_two_networks_that_was_killed_ends_as_an_unbroken_one(name: str
     # Six files to a checkpoint: in the second one.
     started = start(run_training, values, processes, log, half_write=9)
     for process in started:
-        process.join(120)
+        process.join(120 * PATIENCE)
     assert started[0].exitcode == -signal.SIGKILL, log.read_text()
     assert [path.name for path in checkpoints(broken)] == ["checkpoint-2"]
     wait(start(run_training, values, processes, log), log)
@@ -860,15 +858,8 @@ def test_the_example_trains_on_two_processes_and_another_process_restores(
     pairs = {"train_data_dir": folders / "clean", "degraded_data_dir": folders / "dark", "adam_epsilon": 1e-4}
     auto = pairs | {"prediction_type": "auto", "aosa_max_steps": 2, "noise_scale": 0.1}
     steps = {"max_train_steps": 2, "checkpointing_steps": 2, "output_dir": output}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launched = subprocess.run(
-        [sys.executable, *launcher, str(EXAMPLE), *words_of(TOY | auto | steps)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert launched.returncode == 0, launched.stderr
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launched = python.run(*launcher, EXAMPLE, *words_of(TOY | auto | steps), check=True)
     trains(alone, gradient_accumulation_steps=2, **auto)
     assert decision(output)["weight"] == pytest.approx(decision(alone)["weight"], abs=1e-6)
     assert_same(output, alone, rtol=2e-3, atol=2e-5)

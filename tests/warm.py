@@ -22,8 +22,12 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-PYTEST = ("-m", "pytest", "-W", "ignore:Module already imported so cannot be rewritten", "-p", "no:cacheprovider")
-"""Arguments that begin a run of pytest: plug-ins of it may have been imported with diffusers."""
+PATIENCE = float(os.environ.get("PATIENCE", 1))
+"""By which deadlines are multiplied; more than 1 on a machine that has much else to do."""
+
+_REWRITE = "ignore:Module already imported so cannot be rewritten"
+PYTEST = ("-m", "pytest", "-W", _REWRITE, "-p", "no:cacheprovider", "-n", "0")
+"""Arguments that begin a run of pytest, in one process; plug-ins of it may have been imported with diffusers."""
 
 
 class Python:
@@ -49,7 +53,7 @@ class Python:
         *arguments: object,
         environment: Mapping[str, str] = MappingProxyType({}),
         cwd: Path | None = None,
-        timeout: int = 300,
+        timeout: float = 300,
         check: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         """What `python -c code`, `python -m module` or `python script` gives, in an environment with more variables.
@@ -69,7 +73,11 @@ class Python:
         words = [str(word) for word in arguments]
         with tempfile.TemporaryDirectory() as folder:
             request = {"arguments": words, "environment": {**os.environ, **self.environment, **environment}}
-            request |= {"cwd": str(cwd or Path.cwd()), "folder": folder, "timeout": timeout}
+            request |= {
+                "cwd": str(cwd or Path.cwd()),
+                "folder": folder,
+                "timeout": round(timeout * PATIENCE),
+            }
             self.server.stdin.write(json.dumps(request) + "\n")
             self.server.stdin.flush()
             code = int(self.server.stdout.readline())

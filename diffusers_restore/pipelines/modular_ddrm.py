@@ -25,11 +25,15 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import InvalidInputError, check_int
 from ..files import write_text
+from ..hub.saving import installed
+from ..hub.weights import load_index
 from ..registration import PACKAGE, plug_in_file
 from ..schedulers.scheduling_ddrm import DDRMScheduler
-from .common import check_channels, check_output_type, finished
-from .hub import installed, load_index
-from .pipeline_ddrm import DDRMPipeline, Plan, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
+from ..schedulers.zero_shot import ZeroShotScheduler
+from .canvas import check_channels, check_output_type, to_output
+from .chain import own_scheduler
+from .pipeline_ddrm import DDRMPipeline
+from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
 # What a call of the pipeline is given, with the defaults of a call of `DDRMPipeline`.
 _GIVEN = {
@@ -50,7 +54,7 @@ _GIVEN = {
 _MADE = {
     "method": ("ZeroShotScheduler", "the scheduler, or a `DDRMScheduler` made of it, with its timesteps set"),
     "options": ("dict[str, float]", "for each step of the method"),
-    "plan": ("Plan", "how the pictures meet the network, and the way back"),
+    "plan": ("MeasuredCanvas", "how the pictures meet the network, and the way back"),
     "measurements": ("list[Measurement]", "what was measured, as the network sees it"),
     "labels": ("list[Tensor | None]", "the class labels that the network is given"),
     "generators": ("Generator | list[Generator] | None", "one, or one for each image of the network's batch"),
@@ -118,7 +122,7 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
         block_state = self.get_block_state(state)
         unet = _loaded(components, "unet")
         check_unet(unet)
-        method = zero_shot_scheduler(_loaded(components, "scheduler"), unet)
+        method = own_scheduler(zero_shot_scheduler(_loaded(components, "scheduler"), unet), ZeroShotScheduler)
         timesteps = block_state.timesteps
         method.set_timesteps(None if timesteps is not None else block_state.num_inference_steps, timesteps=timesteps)
         block_state.method = method
@@ -128,7 +132,7 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
 
 
 class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
-    """The pictures as the network will meet them, which is what `Plan` does, with their labels and generators.
+    """The pictures as the network will meet them, on a `MeasuredCanvas`, with their labels and generators.
 
     Raises:
         InvalidInputError: pictures, operator and network that don't fit each other.
@@ -154,7 +158,7 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
         unet = _loaded(components, "unet")
         check_output_type(block_state.output_type)
         samples = check_int("num_images_per_input", block_state.num_images_per_input, 1)
-        plan = Plan(block_state.image, block_state.operator, block_state.sigma_y, unet)
+        plan = MeasuredCanvas(block_state.image, block_state.operator, block_state.sigma_y, unet)
         check_channels(block_state.output_type, plan.channels)
         block_state.plan = plan
         block_state.measurements = plan.measurements(samples, components._execution_device)
@@ -283,8 +287,8 @@ class DDRMDecodeStep(ModularPipelineBlocks):
 
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
-        restored = block_state.plan.finish(torch.cat(block_state.samples))
-        (block_state.images,) = finished(restored, block_state.output_type, return_dict=False)
+        restored = block_state.plan.to_pictures(torch.cat(block_state.samples))
+        (block_state.images,) = to_output(restored, block_state.output_type, return_dict=False)
         self.set_block_state(state, block_state)
         return components, state
 

@@ -9,38 +9,37 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
-from torch.nn import functional
 
 from .. import images
 from ..degradations import Mix, State
-from ..errors import InvalidInputError, check_int
+from ..errors import InvalidInputError
+from ..hub.cards import CardText
+from ..hub.saving import HubMixin
 from ..models.gaussian_mixture import GaussianMixturePrior
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
-from .cards import CardText
-from .common import (
-    Callback,
-    Network,
+from .canvas import (
+    Canvas,
+    Generators,
     OutputType,
-    check_callback,
     check_channels,
-    check_evaluates,
     check_generators,
-    check_network,
     check_output_type,
-    check_scheduler,
-    finished,
+    new_count,
+    new_size,
     pictures_at_once,
-    replaced,
     size_multiple,
+    to_output,
 )
-from .hub import HubMixin
+from .chain import Callback, check_callback, own_scheduler, run_chain
+from .common import Network, check_evaluates, check_network
 
 
 class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     """Undoes the degradation D(x, t) that its network R was trained on: R(D(x, t), t - 1) = x.
 
     It restores pictures that were degraded so, and generates pictures from what D leaves of one at its largest
-    severity T: from a fitted `prior`, or where nothing of the picture is left, from the state of D alone.
+    severity T: from a fitted `prior`, or where nothing of the picture is left, from the state of D alone. Several
+    threads may call one pipeline at once.
 
     Args:
         unet: a `UNet2DModel` or `ResidualUNet2DModel` that predicts clean pictures, such as `examples/train_cold.py`
@@ -180,7 +179,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         check_output_type(output_type)
         check_evaluates("unet", self.unet)
         asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        check_scheduler(self.scheduler, ColdDiffusionScheduler, "ColdDiffusionScheduler")
+        scheduler = own_scheduler(self.scheduler, ColdDiffusionScheduler)
         if not isinstance(direct, bool):
             raise InvalidInputError(f"direct must be True or False, got {direct!r}")
         if direct and num_inference_steps is not None:
@@ -189,88 +188,69 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
             )
         if state is not None and not isinstance(state, Mapping):
             raise InvalidInputError(f"state must be a mapping of names to tensors, got {state!r:.99}")
-        self.scheduler.set_timesteps(num_inference_steps, start=start)
-        timesteps = self.scheduler.timesteps.tolist()
-        device = self._execution_device
-        channels = self.unet.config.in_channels
-        split, grey = 1, False
+        for one in (self.scheduler, scheduler):  # that of the pipeline is left as the last call has set it
+            one.set_timesteps(num_inference_steps, start=start)
+        steps = scheduler.timesteps.tolist()
+
+        device, channels, degradation = self._execution_device, self.unet.config.in_channels, scheduler.degradation
         if image is None:
-            if start not in (None, len(self.scheduler)):
-                raise InvalidInputError(f"start must be None or T={len(self.scheduler)} to generate, got {start!r}")
-            count = check_int("batch_size", 1 if batch_size is None else batch_size, 1)
+            if start not in (None, len(scheduler)):
+                raise InvalidInputError(f"start must be None or T={len(scheduler)} to generate, got {start!r}")
             check_channels(output_type, channels)
-            x, state = self._draw(count, state, check_generators(generator, count), device)
+            x, state = self._draw(new_count(batch_size), state, generator, scheduler, device)
+            canvas = Canvas.of(x, channels, size_multiple(self.unet), keeps_grey=False)
         else:
             if batch_size is not None:
                 raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
-            x = images.to_tensor(image).to(device)
-            check_generators(generator, len(x))
-            if x.shape[1] == 1 and channels == 3:
-                grey = self.scheduler.degradation.keeps_grey
-                x = x.expand(-1, 3, -1, -1)
-            elif channels == 1:
-                split = x.shape[1]
-                x = x.reshape(-1, 1, *x.shape[2:])
-                if split > 1 and not direct and self.scheduler.degradation.mixes_channels:
-                    raise InvalidInputError(
-                        f"image has {split} channels and the network takes one: degradation "
-                        f"{self.scheduler.degradation.kind!r} mixes them, so that they can't be restored one by one"
-                    )
-            if x.shape[1] != channels:
-                raise InvalidInputError(f"image has {x.shape[1]} channels, the network takes {channels}")
-            check_channels(output_type, channels * split)
-            state = {} if direct else self._known_state(x, state, split, timesteps[0] + 1)
+            pictures = images.to_tensor(image).to(device)
+            check_generators(generator, len(pictures))
+            canvas = Canvas.of(pictures, channels, size_multiple(self.unet), keeps_grey=degradation.keeps_grey)
+            if canvas.split > 1 and not direct and degradation.mixes_channels:
+                raise InvalidInputError(
+                    f"image has {canvas.split} channels and the network takes one: degradation {degradation.kind!r} "
+                    "mixes them, so that they can't be restored one by one"
+                )
+            check_channels(output_type, channels * canvas.split)
+            x = canvas.lay(pictures)
+            state = {} if direct else self._known_state(x, state, canvas.split, steps[0] + 1, scheduler)
 
         size = pictures_at_once(device, len(x))
-        parts = list(x.split(size))
+        parts = x.split(size)
         states = [{name: value[i * size : (i + 1) * size] for name, value in state.items()} for i in range(len(parts))]
-        if direct:
-            timesteps = timesteps[:1]
-        self._num_timesteps = len(timesteps)
-        with self.progress_bar(total=len(timesteps)) as progress:
-            for i, k in enumerate(timesteps):
-                estimates = []
-                for j, part in enumerate(parts):
-                    x0_hat = self._predict(part, k)
-                    if direct:
-                        parts[j] = x0_hat
-                    else:
-                        parts[j], x0_hat = self.scheduler.step(x0_hat, k, part, state=states[j], return_dict=False)
-                    estimates.append(x0_hat)
-                if callback_on_step_end is not None:
-                    tensors = {"sample": torch.cat(parts), "pred_original_sample": torch.cat(estimates)}
-                    kept = {name: tensors[name] for name in asked}
-                    answer = callback_on_step_end(self, i, k, dict(kept))
-                    parts = list(replaced(tensors["sample"], answer, kept).split(size))
-                progress.update()
-        restored = torch.cat(parts)
-        if grey:
-            restored = restored.mean(dim=1, keepdim=True)
-        self.maybe_free_model_hooks()
-        return finished(restored.reshape(-1, split * restored.shape[1], *x.shape[2:]), output_type, return_dict)
 
-    def _predict(self, sample: Tensor, timestep: int) -> Tensor:
-        """R(x_t, k) in float32; pictures are continued below and to the right to a size that the network can halve."""
-        height, width = sample.shape[2:]
-        multiple = size_multiple(self.unet)
-        padded = functional.pad(sample, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        t = torch.full((len(padded),), timestep, device=padded.device)
-        output = self.unet(padded.to(self.unet.dtype), t, return_dict=False)[0]
-        return output[:, :, :height, :width].to(sample.dtype)
+        def step(k: int, samples: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+            made = []
+            for sample, known in zip(samples, states, strict=True):
+                x0_hat = self._predict(canvas, sample, k)
+                looked = (x0_hat, x0_hat) if direct else None
+                made.append(looked or scheduler.step(x0_hat, k, sample, state=known, return_dict=False))
+            return made
+
+        steps = steps[:1] if direct else steps
+        self._num_timesteps = len(steps)
+        restored = canvas.to_pictures(run_chain(self, steps, parts, step, callback_on_step_end, asked))
+        self.maybe_free_model_hooks()
+        return to_output(restored, output_type, return_dict)
+
+    def _predict(self, canvas: Canvas, sample: Tensor, timestep: int) -> Tensor:
+        """R(x_t, k) in float32."""
+        extended = canvas.extend(sample)
+        t = torch.full((len(extended),), timestep, device=extended.device)
+        output = self.unet(extended.to(self.unet.dtype), t, return_dict=False)[0]
+        return canvas.crop(output).to(sample.dtype)
 
     def _draw(
         self,
         count: int,
         state: State | None,
-        generator: torch.Generator | list[torch.Generator] | None,
+        generator: Generators,
+        scheduler: ColdDiffusionScheduler,
         device: torch.device,
     ) -> tuple[Tensor, State]:
         """New pictures of severity T with their states."""
-        degradation = self.scheduler.degradation
-        sample_size = self.unet.config.sample_size
-        if sample_size is None:
-            raise InvalidInputError("unet.config.sample_size says nothing about the size of new pictures; set it")
-        height, width = (sample_size, sample_size) if isinstance(sample_size, int) else sample_size
+        degradation = scheduler.degradation
+        check_generators(generator, count)
+        height, width = new_size(self.unet)
         if self.prior is None and not degradation.forgets:
             raise InvalidInputError(
                 f"image is needed: degradation {degradation.kind!r} leaves something of a picture at T, and this "
@@ -279,16 +259,18 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         empty = torch.zeros(count, self.unet.config.in_channels, height, width, device=device)
         if self.prior is not None:
             return self.prior.sample(count, height, width, generator).to(device), degradation.check(empty, state)
-        state = degradation.sample_state(empty, generator) if state is None else _moved(state, device)
-        return degradation(empty, len(self.scheduler), state), state
+        state = degradation.sample_state(empty, generator) if state is None else _to_device(state, device)
+        return degradation(empty, len(scheduler), state), state
 
-    def _known_state(self, x: Tensor, state: State | None, split: int, start: int) -> State:
+    def _known_state(
+        self, x: Tensor, state: State | None, split: int, start: int, scheduler: ColdDiffusionScheduler
+    ) -> State:
         """The state for a batch whose pictures were split into their channels, checked."""
-        degradation = self.scheduler.degradation
+        degradation = scheduler.degradation
         if isinstance(degradation, Mix) and state is None:
-            if self.scheduler.config.endpoint == "estimated":
+            if scheduler.config.endpoint == "estimated":
                 return {}
-            if start == len(self.scheduler):
+            if start == len(scheduler):
                 state = {"endpoint": x}
         wanted = degradation.state_shapes(*x.shape[1:])
         if wanted and state is None:
@@ -310,11 +292,11 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
                     state[name] = value.repeat_interleave(split, dim=0)
                 elif isinstance(value, Tensor) and shape and value.shape == (pictures, split * shape[0], *shape[1:]):
                     state[name] = value.reshape(-1, *shape)
-        checked = degradation.check(x, _moved(state, x.device))
+        checked = degradation.check(x, _to_device(state, x.device))
         degradation.check_values(x, checked)
         return checked
 
 
-def _moved(state: State, device: torch.device) -> State:
+def _to_device(state: State, device: torch.device) -> State:
     """The state on another device; what is no tensor is left for `Degradation.check` to refuse."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

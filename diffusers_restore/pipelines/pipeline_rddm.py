@@ -10,30 +10,26 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .. import images
-from ..errors import InvalidInputError, check_int, check_real
+from ..errors import InvalidInputError, check_real
+from ..hub.cards import CardText
+from ..hub.saving import HubMixin
 from ..schedulers.scheduling_rddm import RDDMScheduler
-from .cards import CardText
-from .common import (
-    Callback,
-    Network,
+from .canvas import (
+    Canvas,
     OutputType,
-    check_callback,
     check_channels,
-    check_evaluates,
     check_generators,
-    check_network,
     check_output_type,
-    check_scheduler,
-    finished,
-    is_score_network,
+    new_count,
+    new_size,
     pictures_at_once,
-    replaced,
     size_multiple,
+    to_output,
 )
-from .hub import HubMixin
+from .chain import Callback, check_callback, own_scheduler, run_chain
+from .common import Network, check_evaluates, check_network, is_score_network
 
 
 class Inputs(NamedTuple):
@@ -128,6 +124,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     One network says everything (2C outputs for "residual_epsilon" and its like), or `unet` says the residual (or I_0)
     and `unet_noise` the noise. Networks are shown I_t with the degraded picture (and a mask), or I_t alone: then
     pictures are translated, or, from noise, generated. A DDPM's repository loads as it is and generates as its DDIM.
+    Several threads may call one pipeline at once.
 
     Args:
         unet: a `UNet2DModel` or `ResidualUNet2DModel`, such as `examples/train_rddm.py` trains.
@@ -280,8 +277,49 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         """
         check_output_type(output_type)
         asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
-        check_scheduler(self.scheduler, RDDMScheduler, "RDDMScheduler")
+        scheduler = own_scheduler(self.scheduler, RDDMScheduler)
         check_real("eta", eta, 0, 1)
+        multiple = self._checked_multiple()
+        if timesteps is None and num_inference_steps is None:
+            num_inference_steps = min(5, len(scheduler))
+        for one in (self.scheduler, scheduler):  # that of the pipeline is left as the last call has set it
+            one.set_timesteps(num_inference_steps, timesteps=timesteps)
+
+        device, inputs = self._execution_device, self.inputs
+        pictures = self._given(image, batch_size, inputs, scheduler).to(device)
+        canvas = Canvas.of(pictures, inputs.channels, multiple, keeps_grey=self.config.keeps_grey)
+        check_channels(output_type, canvas.split * inputs.channels)
+        check_generators(generator, len(pictures))
+        shown = self._checked_mask(mask, inputs, len(pictures), *canvas.size, device)
+        degraded = canvas.lay(canvas.extend(pictures))
+        size = pictures_at_once(device, len(degraded))
+        parts = degraded.split(size)
+        masks: Sequence[Tensor | None] = [None] * len(parts)
+        if shown is not None:
+            masks = canvas.extend(shown).repeat_interleave(canvas.split, dim=0).split(size)
+        conditions = [network_condition(inputs, *pair) for pair in zip(parts, masks, strict=True)]
+
+        def draw() -> Tensor:
+            shape = (len(pictures), canvas.split * inputs.channels, *degraded.shape[2:])
+            return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).reshape(degraded.shape)
+
+        def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+            noises: Sequence[Tensor | None] = draw().split(size) if eta > 0 else [None] * len(parts)
+            made = []
+            for x, part, condition, noise in zip(states, parts, conditions, noises, strict=True):
+                output = self._predict(scheduler, x, condition, t)
+                made.append(scheduler.step(output, t, x, part, eta=eta, variance_noise=noise, return_dict=False))
+            return made
+
+        states = scheduler.start(degraded, draw()).split(size)
+        steps = scheduler.timesteps.tolist()
+        self._num_timesteps = len(steps)
+        restored = canvas.to_pictures(run_chain(self, steps, states, step, callback_on_step_end, asked))
+        self.maybe_free_model_hooks()
+        return to_output(restored, output_type, return_dict)
+
+    def _checked_multiple(self) -> int:
+        """What height and width must be multiples of, for networks that evaluate alike."""
         networks = {name: getattr(self, name) for name in ("unet", "unet_noise") if getattr(self, name) is not None}
         for name, network in networks.items():
             if network.dtype != self.unet.dtype:
@@ -289,96 +327,39 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
                     f"unet and unet_noise must have the same dtype, got {self.unet.dtype} and {network.dtype}"
                 )
             check_evaluates(name, network)
-        if timesteps is None and num_inference_steps is None:
-            num_inference_steps = min(5, len(self.scheduler))
-        self.scheduler.set_timesteps(num_inference_steps, timesteps=timesteps)
-        device, inputs = self._execution_device, self.inputs
-        split, grey = 1, False
+        return max(map(size_multiple, networks.values()))
+
+    def _given(
+        self, image: images.ImageInput | None, batch_size: int | None, inputs: Inputs, scheduler: RDDMScheduler
+    ) -> Tensor:
+        """The degraded pictures (B, C, H, W), zeros where new ones are made of noise."""
         if image is None:
             if inputs.conditioned:
                 raise InvalidInputError("image is needed: the network restores pictures, it doesn't generate them")
             if self.config.generates is False:
                 raise InvalidInputError("image is needed: the network was trained on pictures, it makes none of noise")
-            count = check_int("batch_size", 1 if batch_size is None else batch_size, 1)
-            degraded = torch.zeros(count, inputs.channels, *self._new_size(), device=device)
-        else:
-            if batch_size is not None:
-                raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
-            config = self.scheduler.config
-            if not inputs.conditioned and (config.beta_schedule is not None or config.trained_betas is not None):
-                raise InvalidInputError(
-                    "image must be None: a network of an unconditional DDPM knows nothing of a degraded picture. "
-                    "DDRMPipeline restores with it; examples/train_rddm.py --init_from makes a restorer of it"
-                )
-            degraded = images.to_tensor(image).to(device)
-            if self.config.generates and not inputs.conditioned:
-                raise InvalidInputError("image must be None: the network makes pictures of noise, it restores none")
-            if degraded.shape[1] == 1 and inputs.channels == 3:
-                grey = self.config.keeps_grey
-                degraded = degraded.expand(-1, 3, -1, -1)
-            elif inputs.channels == 1:
-                split = degraded.shape[1]
-            if degraded.shape[1] != split * inputs.channels:
-                raise InvalidInputError(f"image has {degraded.shape[1]} channels, the network takes {inputs.channels}")
-        pictures, _, height, width = degraded.shape
-        check_channels(output_type, split * inputs.channels)
-        check_generators(generator, pictures)
-        shown = self._checked_mask(mask, inputs, pictures, height, width, device)
-        # Pictures are continued below and to the right to a size that the network can halve.
-        multiple = max(map(size_multiple, networks.values()))
-        padding = (0, -width % multiple, 0, -height % multiple)
-        degraded = functional.pad(degraded, padding, mode="replicate")
-        noise_shape = degraded.shape
-        degraded = degraded.reshape(-1, inputs.channels, *degraded.shape[2:])
-        if shown is not None:
-            shown = functional.pad(shown, padding, mode="replicate").repeat_interleave(split, dim=0)
+            return torch.zeros(new_count(batch_size), inputs.channels, *new_size(self.unet))
+        if batch_size is not None:
+            raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
+        of_ddpm = scheduler.config.beta_schedule is not None or scheduler.config.trained_betas is not None
+        if not inputs.conditioned and of_ddpm:
+            raise InvalidInputError(
+                "image must be None: a network of an unconditional DDPM knows nothing of a degraded picture. "
+                "DDRMPipeline restores with it; examples/train_rddm.py --init_from makes a restorer of it"
+            )
+        degraded = images.to_tensor(image)
+        if self.config.generates and not inputs.conditioned:
+            raise InvalidInputError("image must be None: the network makes pictures of noise, it restores none")
+        return degraded
 
-        def draw() -> Tensor:
-            drawn = randn_tensor(noise_shape, generator=generator, device=device, dtype=torch.float32)
-            return drawn.reshape(degraded.shape)
-
-        size = pictures_at_once(device, len(degraded))
-        parts = list(degraded.split(size))
-        shown_parts = [None] * len(parts) if shown is None else list(shown.split(size))
-        states = list(self.scheduler.start(degraded, draw()).split(size))
-        conditions = [network_condition(inputs, *pair) for pair in zip(parts, shown_parts, strict=True)]
-        steps = self.scheduler.timesteps.tolist()
-        self._num_timesteps = len(steps)
-        with self.progress_bar(total=len(steps)) as progress:
-            for i, t in enumerate(steps):
-                noises = draw().split(size) if eta > 0 else [None] * len(parts)
-                estimates: list[tuple[Tensor, ...]] = []
-                for j, part in enumerate(parts):
-                    output = self._predict(states[j], conditions[j], t)
-                    states[j], *estimate = self.scheduler.step(
-                        output, t, states[j], part, eta=eta, variance_noise=noises[j], return_dict=False
-                    )
-                    estimates.append(tuple(estimate))
-                if callback_on_step_end is not None:
-                    stacked = [torch.cat(states), *(torch.cat(one) for one in zip(*estimates, strict=True))]
-                    tensors = dict(zip(self._callback_tensor_inputs, stacked, strict=True))
-                    kept = {name: tensors[name] for name in asked}
-                    answer = callback_on_step_end(self, i, t, dict(kept))
-                    states = list(replaced(tensors["sample"], answer, kept).split(size))
-                progress.update()
-        restored = torch.cat(states)[:, :, :height, :width].contiguous()  # so that the borders' memory is freed
-        if grey:
-            restored = restored.mean(dim=1, keepdim=True)
-        self.maybe_free_model_hooks()
-        return finished(restored.reshape(pictures, -1, height, width), output_type, return_dict)
-
-    def _predict(self, sample: Tensor, condition: tuple[Tensor, ...], timestep: int) -> Tensor:
+    def _predict(
+        self, scheduler: RDDMScheduler, sample: Tensor, condition: tuple[Tensor, ...], timestep: int
+    ) -> Tensor:
         """The networks' outputs in float32."""
         dtype = self.unet.dtype
         condition = tuple(one.to(dtype) for one in condition)
-        output = network_outputs(self.unet, self.unet_noise, self.scheduler, sample.to(dtype), condition, timestep)
+        output = network_outputs(self.unet, self.unet_noise, scheduler, sample.to(dtype), condition, timestep)
         return output.to(sample.dtype)
-
-    def _new_size(self) -> tuple[int, int]:
-        size = self.unet.config.sample_size
-        if size is None:
-            raise InvalidInputError("unet.config.sample_size says nothing about the size of new pictures; set it")
-        return (size, size) if isinstance(size, int) else tuple(size)
 
     def _checked_mask(
         self, mask: Tensor | None, inputs: Inputs, pictures: int, height: int, width: int, device: torch.device

@@ -16,8 +16,8 @@ from huggingface_hub import HfApi, ModelCard
 from .. import __version__, images
 from ..errors import InvalidInputError
 from ..files import ASIDE, write_text, written_aside
-from ..pipelines.cards import CardText, base_model, metadata, renamed, use
-from ..pipelines.hub import make_repository
+from ..hub.cards import CardText, base_model, metadata, rename, use
+from ..hub.saving import make_repository
 from ..registration import PLUG_IN
 from .config import LoopConfig
 from .data import TrainingData
@@ -163,7 +163,7 @@ def push(output_dir: Path, repo_id: str) -> str:
     card = output_dir / "README.md"
     text = card.read_text(encoding="utf-8")
     for name in (output_dir.resolve().name, repo_id):  # as the run has called it before it had an owner
-        text = renamed(text, name, repo_id)
+        text = rename(text, name, repo_id)
     write_text(card, text)
     try:
         info = HfApi().upload_folder(

@@ -10,7 +10,8 @@ from diffusers import DiffusionPipeline, UNet2DModel
 
 from ..errors import InvalidInputError, one_line
 from ..models.unet_2d_residual import ResidualUNet2DModel
-from ..pipelines.common import Network, size_multiple
+from ..pipelines.canvas import size_multiple
+from ..pipelines.common import Network
 from .config import DataConfig, UNetConfig, check_sizes
 
 Loaded = TypeVar("Loaded")

@@ -13,8 +13,8 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from torch import nn
 
 from ..errors import InvalidInputError
+from ..hub.cards import CardText
 from ..models.unet_2d_residual import ResidualUNet2DModel
-from ..pipelines.cards import CardText
 from ..pipelines.common import Network, check_network
 from ..schedulers.prediction import check_variance_preserving
 from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml

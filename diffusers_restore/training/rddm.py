@@ -15,8 +15,8 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..errors import InvalidInputError, one_line, unknown_name
+from ..hub.cards import CardText
 from ..models.growing import grow_unet
-from ..pipelines.cards import CardText
 from ..pipelines.common import Network, check_network
 from ..pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ..schedulers.scheduling_rddm import RDDMScheduler

@@ -156,7 +156,7 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
     return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
 
 
-def renamed(card: str, old: str, new: str) -> str:
+def rename(card: str, old: str, new: str) -> str:
     """The card with `from_pretrained` of another repository where it names the old one or its folder."""
 
     def replace(match: re.Match[str]) -> str:

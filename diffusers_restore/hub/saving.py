@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, cast
-from zipfile import is_zipfile
 
 import diffusers
-import torch
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
-from safetensors import safe_open
 
 from ..errors import InvalidInputError, one_line
 from ..files import write_text
 from ..registration import PACKAGE, PLUG_IN, plug_in_file
-from .cards import Card, CardText, find_source, new_card, renamed
+from .cards import Card, CardText, find_source, new_card, rename
+from .weights import check_components, check_weights, load_index
 
 
 class HubMixin:
@@ -185,7 +181,7 @@ class HubMixin:
         """What the repository says of the pipeline, as `push_to_hub` chooses it."""
         source = find_source(self._source_name, token, online=True)
         if source is not None and source.card is not None and source.class_name == type(self).__name__:
-            return Card(renamed(source.card, source.name, repo_id), source.pictures)
+            return Card(rename(source.card, source.name, repo_id), source.pictures)
         there = find_source(repo_id, token, online=True)
         if there is not None and there.card is not None:
             return Card(there.card)
@@ -216,88 +212,7 @@ def make_repository(name: str, private: bool | None = None, token: str | None = 
         ) from error
 
 
-def load_index(cls: Any, repository: str | PathLike[str], **options: Any) -> dict[str, Any]:
-    """`cls.load_config`, without the warning that diffusers 0.42 gives for every repository of the Hub."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")
-        index: dict[str, Any] = cls.load_config(repository, **options)
-    return index
-
-
 def installed(module: str | None) -> bool:
     """Whether a class of this module needs a plug-in file, and can be imported by one."""
     top = str(module).partition(".")[0]
     return top not in ("None", "__main__", "diffusers", "diffusers_modules", "transformers")
-
-
-def check_components(cls: Any, index: dict[str, Any]) -> None:
-    """Refuse a repository with components that the pipeline has no place for, which diffusers leaves out.
-
-    A latent model's network (with a `vqvae` or `vae`) would otherwise be run on pixels.
-
-    Args:
-        cls: the pipeline.
-        index: the repository's model_index.json.
-
-    Raises:
-        InvalidInputError: there are such components; the message names them.
-    """
-    parts = {name for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
-    extra = sorted(name for name in parts - set(cls._get_signature_keys(cls)[0]) if index[name][0] is not None)
-    if extra:
-        found = index.get("_class_name")
-        raise InvalidInputError(
-            f"the repository is a {found[-1] if isinstance(found, list) else found} with {', '.join(extra)}, which "
-            f"{cls.__name__} has no place for; a network that works on pixels is needed, not one on the latents of "
-            "another model"
-        )
-
-
-def check_weights(name: str, model: Any, folder: Path) -> None:
-    """Refuse a model of whose weights a file held only a part: diffusers leaves the rest as memory was.
-
-    Args:
-        name: of the component, for the message.
-        model: a `ModelMixin` that was loaded from the folder.
-        folder: which may hold several variants of the weights; each must be whole.
-
-    Raises:
-        InvalidInputError: weights are missing; the message names some.
-    """
-    for files in _weight_files(folder):
-        found: dict[str, None] = {}
-        try:
-            for file in files:
-                found |= dict.fromkeys(_weight_names(file))
-        except Exception:  # libraries raise nearly anything; what can't be read here, diffusers can't have loaded
-            continue
-        model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
-        missing = sorted(set(model.state_dict()) - set(found))
-        if missing:  # what was put into the network since is no part of the file
-            with torch.device("meta"):
-                own = set(type(model).from_config(model.config).state_dict())
-            missing = [weight for weight in missing if weight in own]
-        if missing:
-            listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise InvalidInputError(
-                f"{name} in {folder} lacks {len(missing)} of its {len(model.state_dict())} weights ({listed}) in "
-                f"{files[0].name}: its config.json does not fit the weights, or the file is not whole"
-            )
-
-
-def _weight_names(file: Path) -> list[str]:
-    """The names of the weights in a file."""
-    if file.suffix == ".safetensors":
-        with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    return list(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
-
-
-def _weight_files(folder: Path) -> list[list[Path]]:
-    """The files of each variant and format of the weights; there are several where they are sharded."""
-    variants: dict[tuple[str, str], list[Path]] = {}
-    for file in sorted(folder.glob("diffusion_pytorch_model*")):
-        match = re.fullmatch(r"diffusion_pytorch_model(\.[^.]+?)?(-\d+-of-\d+)?(\.safetensors|\.bin)", file.name)
-        if match is not None:
-            variants.setdefault((match[1] or "", match[3]), []).append(file)
-    return list(variants.values())

@@ -1,0 +1,138 @@
+"""How pictures meet a network: in its channels, at a size that it can halve, one at a time or together; and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from torch import Tensor
+from torch.nn import functional
+
+from .. import images
+from ..errors import InvalidInputError, check_int, unknown_name
+from ..models.unet_2d_residual import ResidualUNet2DModel
+from .common import Network, uncompiled
+
+OutputType = Literal["pil", "np", "pt"]
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What a network of C channels works on: pictures (B, C', H, W), laid out as (B C' / C, C, H, W).
+
+    Attributes:
+        channels: C, of the network.
+        split: how many images of the network's batch are one picture: the channels of one on a grey network, else 1.
+        grey: whether grey pictures on a colour network come back grey.
+        size: (H, W) of the pictures.
+        multiple: of what the network needs height and width to be.
+    """
+
+    channels: int
+    split: int
+    grey: bool
+    size: tuple[int, int]
+    multiple: int = 1
+
+    @classmethod
+    def of(cls, pictures: Tensor, channels: int, multiple: int = 1, *, keeps_grey: bool) -> Self:
+        """The canvas of pictures (B, C', H, W) on a network of so many channels.
+
+        Raises:
+            InvalidInputError: colours that the network doesn't have.
+        """
+        of_picture, size = pictures.shape[1], (pictures.shape[2], pictures.shape[3])
+        if of_picture == 1 and channels == 3:
+            return cls(channels, 1, keeps_grey, size, multiple)
+        if channels != 1 and of_picture != channels:
+            raise InvalidInputError(f"image has {of_picture} channels, the network takes {channels}")
+        return cls(channels, of_picture if channels == 1 else 1, False, size, multiple)
+
+    def lay(self, pictures: Tensor) -> Tensor:
+        """Pictures as the network's batch, of their own size."""
+        if pictures.shape[1] == 1 and self.channels == 3:
+            return pictures.expand(-1, 3, -1, -1)
+        return pictures.reshape(-1, self.channels, *pictures.shape[2:])
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Continued below and to the right by its last row and column, to the multiple that the network needs."""
+        height, width = self.size
+        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        return functional.pad(x, padding, mode="replicate")
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Undo `extend`."""
+        return x[:, :, : self.size[0], : self.size[1]]
+
+    def to_pictures(self, x: Tensor) -> Tensor:
+        """Undo `lay` and `extend`; of a grey picture that went through colours, their mean."""
+        x = self.crop(x).contiguous()  # so that the borders' memory is freed
+        if self.grey:
+            x = x.mean(dim=1, keepdim=True)
+        return x.reshape(-1, self.split * x.shape[1], *self.size)
+
+
+def pictures_at_once(device: torch.device, batch: int) -> int:
+    """One on a CPU, where the size of a batch changes how sums are rounded; else the whole batch."""
+    return 1 if device.type == "cpu" else batch
+
+
+def size_multiple(network: Any) -> int:
+    """What height and width must be multiples of, for a network to halve them."""
+    own = uncompiled(network)
+    if isinstance(own, ResidualUNet2DModel):
+        return own.size_multiple
+    return int(2 ** (len(own.config.block_out_channels) - 1))
+
+
+def new_size(unet: Network) -> tuple[int, int]:
+    """Height and width of pictures that a network makes of noise.
+
+    Raises:
+        InvalidInputError: its configuration doesn't say.
+    """
+    size = unet.config.sample_size
+    if size is None:
+        raise InvalidInputError("unet.config.sample_size says nothing about the size of new pictures; set it")
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def new_count(batch_size: int | None) -> int:
+    """How many pictures to make of noise; None is 1."""
+    return check_int("batch_size", 1 if batch_size is None else batch_size, 1)
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise UnknownNameError for another output type."""
+    if output_type not in ("pil", "np", "pt"):
+        raise unknown_name("output_type", output_type, ("pil", "np", "pt"))
+
+
+def check_channels(output_type: str, channels: int) -> None:
+    """Raise InvalidInputError if pictures of so many channels can't be shown."""
+    if output_type == "pil" and channels not in (1, 3):
+        raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
+
+
+def check_generators(generator: Generators, pictures: int) -> Generators:
+    """The generator, or the list of one for each picture; anything else raises InvalidInputError."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if not isinstance(generator, list) or not all(isinstance(one, torch.Generator) for one in generator):
+        raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
+    if len(generator) != pictures:
+        raise InvalidInputError(f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}")
+    return generator
+
+
+def to_output(pictures: Tensor, output_type: OutputType, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
+    """Pictures (B, C, H, W) in [-1, 1] as a call returns them."""
+    result: Any = pictures
+    if output_type == "pil":
+        result = images.to_pil(pictures)
+    elif output_type == "np":
+        result = images.to_numpy(pictures)
+    return ImagePipelineOutput(images=result) if return_dict else (result,)

@@ -1,0 +1,106 @@
+"""What the chains of all pipelines have in common: a scheduler of the call's own, timesteps, progress and callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any, TypeVar
+
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, cat
+
+from ..errors import InvalidInputError, unknown_name
+
+Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
+Step = Callable[[int, Sequence[Tensor]], Sequence[tuple[Tensor, ...]]]
+"""(timestep, the state of each part of the batch) -> (next state, estimates ...) of each part."""
+
+S = TypeVar("S", bound=SchedulerMixin)
+
+
+def own_scheduler(scheduler: Any, kind: type[S]) -> S:
+    """A scheduler for one call alone, so that threads may share a pipeline; what is set on it ends with the call.
+
+    Args:
+        scheduler: that of the pipeline.
+        kind: what it must be.
+
+    Raises:
+        InvalidInputError: a scheduler that was set on the pipeline and is not one of its own.
+    """
+    if not isinstance(scheduler, kind):
+        example = "DDRMScheduler" if kind.__name__ == "ZeroShotScheduler" else kind.__name__
+        raise InvalidInputError(
+            f"scheduler must be a {example}, got {type(scheduler).__name__}; set pipe.scheduler = "
+            f"{example}.from_config(pipe.scheduler.config), or give it to the constructor"
+        )
+    return copy(scheduler)
+
+
+def check_callback(callback: Callback | None, names: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """The tensors that the callback gets: `names`, or what a callback object of diffusers asks for.
+
+    Raises:
+        InvalidInputError: what isn't a callback, or a tensor that it can't have.
+    """
+    if callback is not None and not callable(callback):
+        raise InvalidInputError(f"callback_on_step_end must be a function or None, got {callback!r}")
+    if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+        names = callback.tensor_inputs
+    if not isinstance(names, (list, tuple)):
+        raise InvalidInputError(f"callback_on_step_end_tensor_inputs must be a list of names, got {names!r}")
+    for name in names:
+        if name not in known:
+            raise unknown_name("callback tensor", name, known)
+    return names
+
+
+def run_chain(
+    pipe: DiffusionPipeline,
+    timesteps: Sequence[int],
+    states: Sequence[Tensor],
+    step: Step,
+    callback: Callback | None,
+    asked: Sequence[str],
+) -> Tensor:
+    """The last state (B, C, H, W), with progress, and with a callback after each timestep.
+
+    Args:
+        pipe: whose bar it is, and which the callback gets; its `_callback_tensor_inputs` name what `step` gives.
+        timesteps: of the chain.
+        states: the first states, (b, C, H, W), of the parts that go through the network at once.
+        step: makes the next ones.
+        callback: of the call, or None.
+        asked: the tensors that it gets, of `check_callback`.
+    """
+    size = len(states[0])
+    with pipe.progress_bar(total=len(timesteps)) as progress:
+        for i, t in enumerate(timesteps):
+            made = step(t, states)
+            states = [one[0] for one in made]
+            if callback is not None:
+                whole = map(cat, zip(*made, strict=True))
+                tensors = dict(zip(pipe._callback_tensor_inputs, whole, strict=True))
+                given = {name: tensors[name] for name in asked}
+                answer = callback(pipe, i, t, dict(given))
+                states = _replace(tensors["sample"], answer, given).split(size)
+            progress.update()
+    return cat(list(states))
+
+
+def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
+    """The sample, or what a callback answered in its place; it may answer with all that it was given."""
+    if answer is None or answer == {}:
+        return sample
+    known = isinstance(answer, dict) and all(name in given for name in answer if name != "sample")
+    new = answer.get("sample", sample) if known else None
+    if not isinstance(new, Tensor) or new.shape != sample.shape:
+        raise InvalidInputError(
+            f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
+        )
+    for name, value in answer.items():
+        if name != "sample" and value is not given[name]:
+            raise InvalidInputError(f"callback_on_step_end can replace 'sample' alone, and not {name!r}")
+    return new.to(sample)

@@ -1,0 +1,224 @@
+"""What `DDRMPipeline` and its modular blocks share: networks, schedulers and pictures of zero-shot restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from .. import images
+from ..errors import InvalidInputError, OperatorError, check_real
+from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
+from ..schedulers.prediction import VARIANCE_PRESERVING
+from ..schedulers.scheduling_ddrm import DDRMScheduler
+from ..schedulers.zero_shot import ZeroShotScheduler
+from .canvas import Generators, check_generators, pictures_at_once, size_multiple
+from .common import Network, check_network, is_score_network
+
+
+def check_unet(unet: Network) -> None:
+    """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
+    check_network("unet", unet)
+    config = unet.config
+    centered = config.get("center_input_sample", False)
+    if centered != is_score_network(unet):
+        raise InvalidInputError(
+            f"unet has time_embedding_type={config.get('time_embedding_type')!r} and center_input_sample="
+            f"{centered}; known are networks of a DDPM, for pictures in [-1, 1] (False), and score networks of a VE "
+            "process ('fourier'), for pictures in [0, 1] (True)"
+        )
+    if config.get("class_embed_type") is not None:
+        raise InvalidInputError(
+            f"unet has class_embed_type={config.class_embed_type!r}; plain class labels (num_class_embeds) are needed"
+        )
+    if config.out_channels not in (config.in_channels, 2 * config.in_channels):
+        raise InvalidInputError(
+            f"unet has {config.in_channels} input and {config.out_channels} output channels: it is no unconditional "
+            "network, whose outputs are as many as its inputs, or twice as many with a learned variance. A network "
+            "that was trained to restore is loaded by the class of its pipeline, or by DiffusionPipeline"
+        )
+
+
+def zero_shot_scheduler(scheduler: SchedulerMixin, unet: Network) -> ZeroShotScheduler:
+    """The scheduler itself, or a `DDRMScheduler` of its noise schedule if it is no zero-shot method.
+
+    Raises:
+        InvalidInputError: no scheduler, or that of another process than the network's.
+    """
+    if not isinstance(scheduler, SchedulerMixin):
+        raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
+    name, score = type(scheduler).__name__, is_score_network(unet)
+    converted = scheduler
+    if not isinstance(scheduler, ZeroShotScheduler):
+        converted = DDRMScheduler.from_config({**scheduler.config, "_class_name": name})
+    if score and (converted.config.trained_betas is None or name in VARIANCE_PRESERVING):
+        raise InvalidInputError(
+            "unet is a score network of a VE process (time_embedding_type='fourier'): scheduler must be a "
+            f"ScoreSdeVeScheduler, or one made of its configuration, got {name}"
+        )
+    if name == "ScoreSdeVeScheduler" and not score:
+        raise InvalidInputError(f"scheduler {name} is that of a VE process, and unet is a network of a DDPM")
+    return converted
+
+
+def step_options(scheduler: ZeroShotScheduler, **given: float | None) -> dict[str, float]:
+    """The options that were given, once it is sure that the method has them."""
+    options = {name: check_real(name, value, 0, 1) for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in scheduler.step_options:
+            known = ", ".join(scheduler.step_options) or "none"
+            raise InvalidInputError(
+                f"{name} must be None for {type(scheduler).__name__}, whose steps have other options: {known}"
+            )
+    return options
+
+
+def draw_noise(measurements: Sequence[Measurement], generator: Generators) -> Sequence[Tensor]:
+    """Standard normal noise for the parts of a batch, (b, C, H, W) each, drawn for the whole batch at once."""
+    first = measurements[0]
+    shape = (sum(len(part.y) for part in measurements), *first.operator.input_shape)
+    return randn_tensor(shape, generator=generator, device=first.y.device, dtype=torch.float32).split(len(first.y))
+
+
+def predict(
+    unet: Network, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
+) -> Tensor:
+    """The network's output (b, C, H, W) in the sample's dtype, its first channels if it predicts a variance too.
+
+    A VE network (arXiv:2011.13456) gives the score of x0 + sigma z, of pictures in [0, 1]: epsilon_hat = -sigma score.
+    """
+    if is_score_network(unet):
+        sigma = scheduler.sigma(timestep) / 2
+        x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
+        levels = torch.full((len(x),), sigma, device=x.device)
+        score = unet(x.to(unet.dtype), levels, class_labels=labels, return_dict=False)[0]
+        return score.to(sample.dtype) * -sigma
+    x = scheduler.scale_model_input(sample, timestep).to(unet.dtype)
+    t = torch.full((len(x),), timestep, device=x.device)
+    output = unet(x, t, class_labels=labels, return_dict=False)[0]
+    return output[:, : sample.shape[1]].to(sample.dtype)
+
+
+class MeasuredCanvas:
+    """How a call's pictures meet the network: the measurement of the canvas that it works on, and the way back.
+
+    The canvas is the picture, extended below and to the right to a multiple that the network can halve. What is added
+    counts as not measured, so the data term stays exact. A grey picture on a colour network is measured through the
+    mean colour; a colour picture on a grey network goes through it channel by channel.
+
+    Args:
+        image, operator, sigma_y: as in a call of `DDRMPipeline`.
+        unet: the network, whose channels and levels make the canvas.
+
+    Raises:
+        InvalidInputError: pictures, operator and network that don't fit each other.
+    """
+
+    def __init__(
+        self,
+        image: images.ImageInput,
+        operator: LinearOperator | str,
+        sigma_y: float,
+        unet: Network,
+    ) -> None:
+        channels, multiple = unet.config.in_channels, size_multiple(unet)
+        self.classes: int | None = unet.config.num_class_embeds
+        self.sigma_y = check_real("sigma_y", sigma_y, 0)
+        self.grey: Grayscale | None = None
+        self.split = 1
+        if isinstance(operator, str):
+            y = images.to_tensor(image, limit=None)
+            operator = self._by_name(operator, y, channels)
+        elif isinstance(operator, LinearOperator):
+            y = images.to_tensor(image, limit=None)
+        else:
+            raise InvalidInputError(f"operator must be the name of a task or a LinearOperator, got {operator!r}")
+        self._check_range(y, operator)
+        if operator.input_shape[0] == 1 and channels == 3:
+            self.grey = Grayscale((3, *operator.input_shape[1:]))
+            operator = operator @ self.grey
+        if operator.input_shape[0] != channels:
+            raise OperatorError(
+                f"operator is for images of {operator.input_shape[0]} channels, the network takes {channels}; "
+                "name the task to restore colours one by one on a grey network, or build the operator for the network"
+            )
+        _, height, width = operator.input_shape
+        self.size = (height, width)
+        canvas = (channels, -(-height // multiple) * multiple, -(-width // multiple) * multiple)
+        self.operator = operator if canvas == operator.input_shape else operator @ Crop(canvas, self.size)
+        self.y = y
+
+    def _by_name(self, name: str, y: Tensor, channels: int) -> LinearOperator:
+        if channels == 1:
+            self.split = y.shape[1]
+        return create(name, measurement_shape=(y.shape[1] // self.split, y.shape[2], y.shape[3]))
+
+    def _check_range(self, y: Tensor, operator: LinearOperator) -> None:
+        limit = 1.5 * operator.gain + 10 * self.sigma_y
+        largest = float(y.abs().max())
+        if largest > limit:
+            raise InvalidInputError(
+                f"image holds values up to {largest:g}; a measurement by {operator!r} of pictures in [-1, 1] with "
+                f"sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays in [0, 1]"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Of the restored pictures."""
+        return 1 if self.grey is not None else self.operator.input_shape[0] * self.split
+
+    def measurements(self, samples: int, device: torch.device) -> list[Measurement]:
+        """What was measured, `samples` times each picture, in the parts that the network will see at once."""
+        y = self.y.repeat_interleave(samples, dim=0).to(device)
+        y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
+        whole = Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
+        return whole.split(pictures_at_once(device, len(y)))
+
+    def generators(self, generator: Generators, samples: int) -> Generators:
+        """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""
+        pictures = len(self.y) * samples
+        if isinstance(generator, torch.Generator) and self.split > 1:
+            generator = [generator] * pictures
+        generator = check_generators(generator, pictures)
+        return [one for one in generator for _ in range(self.split)] if isinstance(generator, list) else generator
+
+    def labels(
+        self, class_labels: int | Sequence[int] | Tensor | None, samples: int, measurements: Sequence[Measurement]
+    ) -> Sequence[Tensor | None]:
+        """The class labels of each of the measurements, None for a network that takes none."""
+        if self.classes is None:
+            if class_labels is not None:
+                raise InvalidInputError("class_labels were given, but the network is not class-conditional")
+            return [None] * len(measurements)
+        if class_labels is None:
+            raise InvalidInputError(
+                f"the network is class-conditional: class_labels in 0..{self.classes - 1} are needed"
+            )
+        try:
+            labels = torch.as_tensor(class_labels).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            labels = torch.empty(0)
+        batch = len(self.y) * samples
+        if len(labels) == 1:
+            labels = labels.expand(batch)
+        elif len(labels) * samples == batch:
+            labels = labels.repeat_interleave(samples)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or len(labels) != batch or not bool(((labels >= 0) & (labels < self.classes)).all()):
+            raise InvalidInputError(
+                f"class_labels must be one whole number in 0..{self.classes - 1}, or one per picture, "
+                f"got {class_labels!r}"
+            )
+        first = measurements[0].y
+        return labels.long().to(first.device).repeat_interleave(self.split).split(len(first))
+
+    def to_pictures(self, sample: Tensor) -> Tensor:
+        """The canvas back to pictures (B, C, H, W)."""
+        x = sample[:, :, : self.size[0], : self.size[1]]
+        if self.grey is not None:
+            x = self.grey.forward(x)
+        return x.reshape(-1, self.split, *self.size) if self.split > 1 else x
