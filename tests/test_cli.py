@@ -39,6 +39,9 @@ from diffusers_restore import (
 from diffusers_restore.degradations import Blur, Decolor, Degradation, Fade, Mix, Pixelate
 from diffusers_restore.operators import TASKS
 from diffusers_restore.pipelines import precision
+from diffusers_restore.restoring.jobs import ALPHA_SUFFIXES, READABLE_SUFFIXES, WRITABLE_SUFFIXES
+from diffusers_restore.restoring.kinds import COLD, RDDM
+from diffusers_restore.restoring.loading import find_dtype
 
 STEPS = 2
 SIDE = 16
@@ -438,9 +441,9 @@ def test_networks_are_as_precise_as_the_cpu_is_fast(
 @pytest.mark.as_chosen
 def test_cold_diffusion_on_a_cpu_is_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
-    assert cli._dtype("auto", torch.device("cpu"), "ColdDiffusionPipeline") == torch.float32
-    assert cli._dtype("auto", torch.device("cpu"), "RDDMPipeline") == torch.bfloat16
-    assert cli._dtype("float16", torch.device("cpu"), "ColdDiffusionPipeline") == torch.float16
+    assert find_dtype("auto", torch.device("cpu"), COLD) == torch.float32
+    assert find_dtype("auto", torch.device("cpu"), RDDM) == torch.bfloat16
+    assert find_dtype("float16", torch.device("cpu"), COLD) == torch.float16
 
 
 # --- many pictures ---------------------------------------------------------------------------------------------------
@@ -497,14 +500,14 @@ def test_suffixes_in_a_folder(restore: Restore, tmp_path: Path) -> None:
 
 
 def test_suffix_tables_are_those_of_images(tmp_path: Path) -> None:
-    for suffix in cli.WRITABLE_SUFFIXES:
+    for suffix in WRITABLE_SUFFIXES:
         images.save(torch.zeros(3, 4, 4), tmp_path / f"a{suffix}")
-    for suffix in cli.ALPHA_SUFFIXES:
+    for suffix in ALPHA_SUFFIXES:
         images.save(torch.zeros(3, 4, 4), tmp_path / f"a{suffix}", alpha=torch.zeros(1, 1, 4, 4))
     picture(tmp_path / "a.gif")
-    for suffix in cli.READABLE_SUFFIXES:
+    for suffix in READABLE_SUFFIXES:
         images.load(tmp_path / f"a{suffix}")
-    assert set(cli.WRITABLE_SUFFIXES) < set(cli.READABLE_SUFFIXES)
+    assert set(WRITABLE_SUFFIXES) < set(READABLE_SUFFIXES)
 
 
 def test_results_of_one_name_are_refused(restore: Restore, tmp_path: Path) -> None:
@@ -581,15 +584,15 @@ def test_an_interruption_leaves_no_files(restore: Restore, tmp_path: Path, monke
             ["--task", "inpaint-box", "--operator-arg", "side=1", "--operator-arg", "side=0.5"],
             ["side is given twice"],
         ),
-        (["--task", "inpaint"], ["the task inpaint needs --mask FILE"]),
-        (["--task", "deblur"], ["the task deblur needs --kernel FILE"]),
+        (["--task", "inpaint"], ["the task inpaint needs --mask, a file"]),
+        (["--task", "deblur"], ["the task deblur needs --kernel, a file"]),
         (["--task", "inpaint-box", "--mask", "in.png"], ["takes no --mask; it is for: inpaint\n"]),
         (["--task", "sr4", "--kernel", "in.png"], ["takes no --kernel; it is for: deblur\n"]),
         (["--task", "inpaint", "--mask", "absent.png"], ["'absent.png' does not exist"]),
         (["--steps", "0"], ["'--steps'", "0 is not in the range x>=1"]),
         (["--steps", "-1"], ["'--steps'", "-1 is not in the range x>=1"]),
         (["--steps", "2.5"], ["'--steps'", "'2.5' is not a valid integer"]),
-        (["--steps", "2000"], ["'--steps'", "whole number >= 1 and <= 1000, got 2000"]),
+        (["--steps", "2000"], ["--steps must be a", "whole number >= 1 and <= 1000, got 2000"]),
         (["--eta", "1.5"], ["'--eta'", "eta must be a number >= 0 and <= 1, got 1.5"]),
         (["--eta-b", "nan"], ["'--eta-b'", "eta_b must be a number >= 0 and <= 1, got nan"]),
         (["--sigma-y", "-1"], ["'--sigma-y'", "expected auto or a number >= 0, got '-1'"]),
@@ -895,8 +898,8 @@ def test_samples_in_half_precision(dtype: str, sample: Restore, tmp_path: Path) 
         (["--size", "8x"], ["'--size'", "got '8x'"]),
         (["--size", "8x8x8"], ["'--size'", "got '8x8x8'"]),
         (["--size", "wide"], ["'--size'", "got 'wide'"]),
-        (["--size", "15"], ["'--size'", "takes multiples of 2, got 15x15; next to it: 14x14 and 16x16"]),
-        (["--steps", "2000"], ["'--steps'", "whole number >= 1 and <= 1000, got 2000"]),
+        (["--size", "15"], ["--size: the network", "takes multiples of 2, got 15x15; next to it: 14x14 and 16x16"]),
+        (["--steps", "2000"], ["--steps must be a", "whole number >= 1 and <= 1000, got 2000"]),
         (["-n", "0"], ["'--number'", "0 is not in the range x>=1"]),
         (["--batch-size", "0"], ["'--batch-size'"]),
         (["--sampler", "pndm"], ["'--sampler'", "ddim"]),
@@ -1185,7 +1188,7 @@ def test_steps_of_cold_samples(enlarge: Path, tmp_path: Path) -> None:
     expected = cold(enlarge)(num_inference_steps=1, generator=generator).images[0]
     np.testing.assert_array_equal(cells(tmp_path / "a.png", 1)[0], np.asarray(expected))
     result = run("sample", enlarge, "-o", tmp_path / "b.png", "--steps", 3, "--device", "cpu")
-    fails(result, 2, "'--steps'", "whole number >= 1 and <= 2, got 3")
+    fails(result, 2, "--steps must be a whole number >= 1 and <= 2, got 3")
     assert names(tmp_path) == ["a.png"]
 
 
@@ -1283,7 +1286,7 @@ def mask_file(path: Path) -> Path:
 def test_an_rddm_model_is_shown_a_mask(tmp_path: Path) -> None:
     folder, source = save_rddm(tmp_path / "model", inputs=7), picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "out.npy", "--model", folder, "--device", "cpu"]
-    fails(run(*command), 2, "--mask FILE is needed")
+    fails(run(*command), 2, "--mask is needed")
     succeeds(run(*command, "--mask", mask_file(tmp_path / "mask.png")))
     mask = torch.zeros(SIDE, SIDE)
     mask[:, SIDE // 2 :] = 1

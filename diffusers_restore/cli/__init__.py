@@ -1,0 +1,37 @@
+"""The command line: `diffusers-restore restore | degrade | sample | train | convert | tasks | methods`.
+
+A file for each command. torch and diffusers are imported inside the commands, so that `--help` is answered at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+from . import convert, degrade, listing, restore, sample, train
+from .train import train_cold, train_prior, train_rddm
+
+__all__ = ["main", "train_cold", "train_prior", "train_rddm"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="diffusers-restore")
+def main() -> None:
+    """Restore damaged pictures with a pretrained diffusion model.
+
+    \b
+    diffusers-restore restore old.jpg -o new.jpg
+    diffusers-restore restore photo.png -o restored.png --task denoise --sigma-y 0.2
+    diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore sample -o grid.png
+    diffusers-restore train prior --train_data_dir photos --output_dir prior
+    diffusers-restore tasks
+
+    Every command has its own --help.
+    """  # noqa: D301  # click reads the control character
+
+
+for command in (restore.restore, degrade.degrade, sample.sample, train.train, convert.convert):
+    main.add_command(command)
+for command in (listing.tasks, listing.methods):
+    main.add_command(command)

@@ -1,0 +1,197 @@
+"""Options that several commands have, and errors by the names that options have."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from ..errors import InvalidInputError, check_real, one_line, unknown_name
+from ..registries import METHODS, TASKS
+from ..restoring import ArgumentError, ModelError, Outcome
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def task_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A callback that accepts the names of tasks, or none."""
+    if value is not None and value not in TASKS:
+        raise click.BadParameter(str(unknown_name("task", value, TASKS)), ctx, param)
+    return value
+
+
+def method_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A callback that accepts the names of methods, or none."""
+    if value is not None and value not in METHODS:
+        raise click.BadParameter(str(unknown_name("method", value, METHODS)), ctx, param)
+    return value
+
+
+def real(
+    minimum: float, maximum: float = math.inf
+) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    """A callback that accepts finite numbers in [minimum, maximum], or none; click's own ranges let NaN pass."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+        try:
+            return None if value is None else check_real(str(param.name), value, minimum, maximum)
+        except InvalidInputError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return check
+
+
+def auto_or_real(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
+    """None for the word auto, or a number >= 0."""
+    if value == "auto":
+        return None
+    try:
+        return check_real(str(param.name), float(value), 0)
+    except ValueError as error:  # InvalidInputError is one
+        raise click.BadParameter(f"expected auto or a number >= 0, got {value!r}", ctx, param) from error
+
+
+def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
+    """The options K=V that were given, by name; values are read as JSON, and as text where they are none."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise click.BadParameter(f"expected k=v, such as sigma=2.5, got {pair!r}", ctx, param)
+        if name in ("mask", "kernel"):
+            raise click.BadParameter(f"give the {name} as a file: --{name} FILE", ctx, param)
+        if name in arguments:
+            raise click.BadParameter(f"{name} is given twice", ctx, param)
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = value
+    return arguments
+
+
+def operator_options(command: Command, *, task_needed: bool = True) -> Command:
+    """The arguments and options that `restore` and `degrade` share."""
+    existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    options = [
+        click.argument("inputs", metavar="IN...", nargs=-1, required=True),
+        click.option("-o", "--output", metavar="OUT", required=True, help="A file for one picture, else a folder."),
+        click.option(
+            "-t",
+            "--task",
+            required=task_needed,
+            metavar="NAME",
+            callback=task_name,
+            help="What was done to the picture; `diffusers-restore tasks` lists the names.",
+        ),
+        click.option(
+            "--operator-arg",
+            "operator_args",
+            metavar="K=V",
+            multiple=True,
+            callback=parse_args,
+            help="An argument of the task, such as sigma=2.5; can be repeated.",
+        ),
+        click.option(
+            "--mask",
+            type=existing_file,
+            metavar="FILE",
+            help="Black and white picture for the task inpaint: white is known, black is missing. For a --model that "
+            "takes masks: white is damaged.",
+        ),
+        click.option(
+            "--kernel",
+            type=existing_file,
+            metavar="FILE",
+            help="Blur kernel for the task deblur: a grey picture, which is scaled to the sum 1, or .npy numbers.",
+        ),
+        click.option(
+            "--max-pixels",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """(width, height) of the words 64 or 96x64."""
+    if value is None:
+        return None
+    sides = value.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise click.BadParameter(
+            f"expected a number of pixels, or WIDTHxHEIGHT such as 96x64, got {value!r}", ctx, param
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network. auto is bfloat16 on a GPU that has it and on a CPU with AMX or AVX512-BF16 (but for Cold "
+    "Diffusion), else float32.",
+)
+
+
+def is_given(ctx: click.Context, name: str) -> bool:
+    """Whether an option was typed."""
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+@contextmanager
+def options_named(ctx: click.Context) -> Iterator[None]:
+    """Errors of the engine as those of the command line: a wrong option is misuse, a model or a file is a failure."""
+    try:
+        yield
+    except ModelError as error:
+        raise click.ClickException(name_options(ctx, error)) from error
+    except ArgumentError as error:
+        raise click.UsageError(name_options(ctx, error)) from error
+    except (InvalidInputError, OSError) as error:
+        raise click.ClickException(one_line(error)) from error
+
+
+def name_options(ctx: click.Context, error: ArgumentError) -> str:
+    """The message, with each argument called as its option."""
+    return " ".join(error.message_for(lambda name: _option(ctx, name)).split())
+
+
+def _option(ctx: click.Context, name: str) -> str:
+    for param in ctx.command.params:
+        if param.name == name:
+            return param.opts[-1] if isinstance(param, click.Option) else name.upper()
+    return name
+
+
+def print_outcome(ctx: click.Context, outcome: Outcome, *, timed: bool = True) -> None:
+    """A line for what was done, or for what failed."""
+    if outcome.error is not None:
+        error = outcome.error
+        message = name_options(ctx, error) if isinstance(error, ArgumentError) else one_line(error)
+        click.echo(f"{outcome.job.name}: {message}", err=True)
+        return
+    assert outcome.size is not None
+    width, height = outcome.size
+    line = f"{outcome.job.name} -> {outcome.job.target_names}  {width}x{height}"
+    click.echo(f"{line}  {outcome.seconds:.1f} s" if timed else line)
+
+
+def end(outcomes: Sequence[Outcome]) -> None:
+    """Say which failed; the exit status is 1 if any did."""
+    failed = [outcome.job.name for outcome in outcomes if outcome.error is not None]
+    if len(outcomes) > 1 and failed:
+        click.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+    if failed:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,132 @@
+"""`diffusers-restore restore`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from .. import restoring
+from ..restoring.jobs import make_folders, pair, run
+from .options import (
+    auto_or_real,
+    device_option,
+    dtype_option,
+    end,
+    is_given,
+    method_name,
+    operator_options,
+    options_named,
+    parse_args,
+    print_outcome,
+    real,
+)
+
+
+@click.command()
+@partial(operator_options, task_needed=False)
+@click.option(
+    "--sigma-y",
+    metavar="S",
+    default="auto",
+    callback=auto_or_real,
+    show_default=True,
+    help="Standard deviation of the noise in the file, where black is -1 and white is 1 (a noise of 25 of 255 grey "
+    "levels is 0.196). auto is the rounding noise of the file's bit depth, step / sqrt(12): 0.00226 for 8 bits, "
+    "8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file are taken for the picture, and small "
+    "singular values multiply them.",
+)
+@click.option(
+    "--model",
+    metavar="REPO_OR_FOLDER",
+    help="An unconditional DDPM, a ColdDiffusionPipeline or an RDDMPipeline: a repository of the Hugging Face Hub or a "
+    "folder.  [default: with --task, the bundled prior; without, the bundled restorer]",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity; for an RDDMPipeline, "
+    "5]",
+)
+@click.option(
+    "--method",
+    metavar="NAME",
+    callback=method_name,
+    help="How the network's estimate is made to agree with the file; `diffusers-restore methods` lists the names.  "
+    "[default: that of the model, ddrm for a DDPM]",
+)
+@click.option(
+    "--method-arg",
+    "method_args",
+    metavar="K=V",
+    multiple=True,
+    callback=parse_args,
+    help="An option of the method; can be repeated.",
+)
+@click.option(
+    "--eta", type=float, callback=real(0, 1), help="Share of new noise in each step.  [default: 0.85 for ddrm]"
+)
+@click.option(
+    "--eta-b",
+    type=float,
+    callback=real(0, 1),
+    help="How far measured parts follow the file.  [default: 1 for ddrm]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of sample 1; sample 2 has the next.",
+)
+@click.option(
+    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Write name-1.png ... name-N.png."
+)
+@click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
+@click.option(
+    "--start",
+    type=click.IntRange(min=1),
+    metavar="T",
+    help="For a ColdDiffusionPipeline: how severe the damage is.  [default: the largest severity]",
+)
+@click.option("--direct", is_flag=True, help="For a ColdDiffusionPipeline: its first estimate only.")
+@device_option
+@dtype_option
+@click.option("--skip-existing", is_flag=True, help="Keep what is there: go on with a run that was stopped.")
+@click.pass_context
+def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
+    """Restore degraded pictures IN to OUT.
+
+    \b
+    diffusers-restore restore old.jpg -o new.jpg
+    diffusers-restore restore small.png -o large.png --task sr4
+    diffusers-restore restore blurred.png -o sharp.png --model my_cold_model/ --start 12
+    diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
+    diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
+
+    IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns: PNG, JPEG, WebP,
+    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency and 16 bits are kept. In a folder, names stay as
+    they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
+
+    With --task, a prior restores what was done, exactly. Without --task and --model, a small network that was trained
+    on photographs with blur, noise and JPEG artefacts restores what it finds.
+
+    A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
+    """  # noqa: D301  # click reads the control character
+    model, device, dtype, skip = (options.pop(name) for name in ("model", "device", "dtype", "skip_existing"))
+    given = {name: value for name, value in options.items() if is_given(ctx, name)}
+    with options_named(ctx):
+        chosen, kind = restoring.choose(model, given)
+        samples = 1 if given.get("average") else given.get("samples", 1)
+        jobs = pair(inputs, output, samples=samples)
+        restorer = kind.restorer(**given)
+        todo = [job for job in jobs if not (skip and job.done)]
+        for job in jobs:
+            if job not in todo:
+                click.echo(f"{job.name}: skipped, {job.target_names} exists")
+        if not todo:
+            return
+        make_folders(todo)
+        restorer.load(chosen, device, dtype)
+    end(run(todo, partial(restorer.restore, keep=skip), partial(print_outcome, ctx)))

@@ -1,0 +1,28 @@
+"""The engine under the command line: files to files, by any model that restores.
+
+    restorer = restoring.load(task="denoise", sigma_y=0.1)
+    for outcome in restorer.restore_files(["photos/"], "restored/"):
+        print(outcome.job.name, outcome.seconds, outcome.error)
+
+Nothing here knows how it was asked: errors name arguments, and `ArgumentError.message_for` gives them other names.
+"""
+
+from __future__ import annotations
+
+from .arguments import ArgumentError, ModelError
+from .jobs import Job, Outcome, pair, run
+from .kinds import KINDS, Kind, choose, find_kind, load
+
+__all__ = [
+    "KINDS",
+    "ArgumentError",
+    "Job",
+    "Kind",
+    "ModelError",
+    "Outcome",
+    "choose",
+    "find_kind",
+    "load",
+    "pair",
+    "run",
+]

@@ -1,0 +1,242 @@
+"""Which files are read and written: pictures, folders and patterns to a file or a folder; and how it went."""
+
+from __future__ import annotations
+
+import glob
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InvalidInputError
+from .arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..images import Picture
+
+READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
+WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
+ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input, and the files to write for it.
+
+    Attributes:
+        source: what is read.
+        targets: one file, or one for each sample.
+        fixed: the caller chose the name of the target, suffix included.
+    """
+
+    source: Path
+    targets: tuple[Path, ...]
+    fixed: bool
+
+    @property
+    def name(self) -> str:
+        """The source, as it can be printed."""
+        return _printable(self.source)
+
+    @property
+    def target_names(self) -> str:
+        """The first and the last target."""
+        first, last = _printable(self.targets[0]), _printable(Path(self.targets[-1].name))
+        return first if len(self.targets) == 1 else f"{first} ... {last}"
+
+    @property
+    def done(self) -> bool:
+        """Whether all targets are there."""
+        return all(target.exists() for target in self.targets)
+
+    def as_numbers(self, task: str) -> Job:
+        """The job with a .npy target, for a measurement that is no picture."""
+        if self.fixed and self.targets[0].suffix.lower() != ".npy":
+            raise InvalidInputError(f"a measurement for the task {task} is no picture; write it to a .npy file")
+        return replace(self, targets=tuple(target.with_suffix(".npy") for target in self.targets))
+
+    def alpha(self, picture: Picture) -> Tensor | None:
+        """The transparency to put back, refused before any work is done where the file can't hold it."""
+        suffix = self.targets[0].suffix.lower()
+        if picture.alpha is None or suffix in ALPHA_SUFFIXES:
+            return picture.alpha
+        if bool((picture.alpha < 1).any()):
+            raise InvalidInputError(
+                f"the picture has transparency, which {suffix} cannot hold; write one of {', '.join(ALPHA_SUFFIXES)}"
+            )
+        return None
+
+    def bits(self, picture: Picture) -> int:
+        """Bits of the result: those of the source; exact numbers say nothing about it and give 8."""
+        return 8 if self.source.suffix.lower() == ".npy" else picture.bits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job went.
+
+    Attributes:
+        job: that it was; its targets may have become others.
+        size: (width, height) of what was written; None where it failed.
+        seconds: that it took.
+        error: why it failed, None if it didn't.
+    """
+
+    job: Job
+    size: tuple[int, int] | None
+    seconds: float
+    error: Exception | None = None
+
+
+Work = Callable[[Job, str], tuple[Job, tuple[int, int]]]
+"""(a job, "[2/7] " or "") -> the job as it was done, and the size of the result."""
+
+
+def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) -> list[Outcome]:
+    """Do all jobs; one that fails doesn't stop the others.
+
+    Args:
+        jobs: what to do.
+        work: does one; InvalidInputError and OSError are failures of this job.
+        report: is told of each outcome as soon as it is known.
+    """
+    outcomes = []
+    for number, job in enumerate(jobs, 1):
+        begin = time.perf_counter()
+        try:
+            done, size = work(job, f"[{number}/{len(jobs)}] " if len(jobs) > 1 else "")
+        except (InvalidInputError, OSError) as error:
+            outcomes.append(Outcome(job, None, time.perf_counter() - begin, error))
+        else:
+            outcomes.append(Outcome(done, size, time.perf_counter() - begin))
+        report(outcomes[-1])
+    return outcomes
+
+
+def restored_suffix(source: Path) -> str:
+    """What the result for a picture in a folder ends in: as the picture, or .png where it can't be written so."""
+    return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
+
+
+def pair(
+    inputs: Sequence[str], output: str, suffix: Callable[[Path], str] = restored_suffix, samples: int = 1
+) -> list[Job]:
+    """What to read and where to write it.
+
+    Args:
+        inputs: files, folders (with all folders in them, whose layout is kept) and patterns.
+        output: a file for one picture, else a folder: one that exists, or a name with a slash at its end or no suffix.
+        suffix: of the result for a source, in a folder.
+        samples: results for each input, which get a number each; 1 gets none.
+
+    Raises:
+        ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+    """
+    out = Path(output)
+    folder = names_folder(output)
+    single = len(inputs) == 1 and Path(inputs[0]).is_file()
+    found = list(_expand(inputs, out))
+    if not folder and not single:
+        raise ArgumentError(
+            "{output} {0!r} is the name of one file; folders, patterns and several files need a folder", output
+        )
+
+    jobs: dict[tuple[Path, Path], Job] = {}
+    for source, relative in found:
+        target = out / relative.with_suffix(suffix(source)) if folder else out
+        numbered = [target.with_stem(f"{target.stem}-{i + 1}") for i in range(samples)] if samples > 1 else [target]
+        jobs[source, target] = Job(source, tuple(numbered), fixed=not folder)
+
+    sources = {job.source.resolve() for job in jobs.values()}
+    taken: dict[str, Job] = {}
+    for job in jobs.values():
+        for target in job.targets:
+            other = taken.setdefault(os.path.normcase(target), job)
+            if other is not job:
+                raise ArgumentError(
+                    "{0!r} and {1!r} would both be written to {2!r}; restore them to different folders",
+                    *(other.name, job.name, _printable(target)),
+                )
+            if target.resolve() in sources:
+                raise ArgumentError("{output} {0!r} would overwrite the input {1!r}", output, _printable(target))
+    return list(jobs.values())
+
+
+def names_folder(output: str) -> bool:
+    """Whether the output is a folder: one that exists, or a name that ends with a slash or has no suffix.
+
+    Raises:
+        ArgumentError: the suffix of a file names no format.
+    """
+    out = Path(output)
+    if out.is_dir() or not out.suffix or output.endswith(("/", os.sep)):
+        return True
+    if out.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise ArgumentError(
+            "{output} {0!r}: the suffix of a file must be one of {1}; for a folder, end with a slash",
+            *(output, ", ".join(WRITABLE_SUFFIXES)),
+        )
+    return False
+
+
+def make_folders(jobs: Iterable[Job]) -> None:
+    """Make the output folders, before any work is done.
+
+    Raises:
+        OSError: one can't be made, or written to; the message says so.
+    """
+    for folder in sorted({target.parent for job in jobs for target in job.targets}):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot make the folder {_printable(folder)!r}: {error.strerror}") from error
+        if not os.access(folder, os.W_OK):
+            raise OSError(f"cannot write in the folder {_printable(folder)!r}: no permission")
+
+
+def _expand(inputs: Sequence[str], out: Path) -> Iterator[tuple[Path, Path]]:
+    """Every input file, and its place in an output folder."""
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            try:
+                found = [(file, file.relative_to(path)) for file in _walk(path, out)]
+            except OSError as error:
+                raise ArgumentError("cannot read the folder {0!r}: {1}", text, error.strerror) from error
+        elif path.exists():
+            yield path, Path(path.name)
+            continue
+        elif glob.has_magic(text):
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+            found = [(match, Path(match.name)) for match in matches if _is_readable(match)]
+        else:
+            raise ArgumentError("there is no file or folder {0!r}", text)
+        if not found:
+            where = "in the folder" if path.is_dir() else "of the pattern"
+            raise ArgumentError("no pictures {0} {1!r}; they end in {2}", where, text, ", ".join(READABLE_SUFFIXES))
+        yield from found
+
+
+def _walk(folder: Path, out: Path) -> Iterator[Path]:
+    """The pictures in a folder and those below it, in order, without hidden ones, linked folders and the output."""
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if not entry.is_symlink() and entry.resolve() != out.resolve():
+                yield from _walk(entry, out)
+        elif _is_readable(entry):
+            yield entry
+
+
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in READABLE_SUFFIXES and path.is_file()
+
+
+def _printable(path: Path) -> str:
+    """A path whose bytes may be no text, as text."""
+    return os.fspath(path).encode(errors="surrogateescape").decode(errors="replace")

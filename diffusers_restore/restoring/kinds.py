@@ -1,0 +1,125 @@
+"""The kinds of model that restore, and the options that each has. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import DEFAULT_PRIOR, DEFAULT_RESTORER
+from .arguments import ArgumentError
+
+if TYPE_CHECKING:
+    from .restorer import Restorer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    Attributes:
+        noun: what it is called.
+        pipeline: the name of its class in this package, which is in the index of a saved one.
+        options: those of `load` that not every kind has.
+        home: "module:Class" of what restores with it, a `Restorer`.
+    """
+
+    noun: str
+    pipeline: str
+    options: tuple[str, ...]
+    home: str
+
+    def restorer(self, **options: Any) -> Restorer:
+        """What restores with it, by these options; it is imported now.
+
+        Raises:
+            ArgumentError: an option that can't be used.
+        """
+        module, _, name = self.home.partition(":")
+        made: Restorer = getattr(import_module(module, __package__), name)(**options)
+        return made
+
+
+PRIOR = Kind(
+    "an unconditional DDPM",
+    "DDRMPipeline",
+    (
+        *("task", "operator_args", "mask", "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
+        *("seed", "samples", "average"),
+    ),
+    ".zero_shot:ZeroShotRestorer",
+)
+COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct"), ".trained:ColdRestorer")
+RDDM = Kind("an RDDMPipeline", "RDDMPipeline", ("mask", "seed"), ".trained:RDDMRestorer")
+KINDS = (PRIOR, COLD, RDDM)
+
+
+def choose(model: str | None, given: Iterable[str]) -> tuple[str, Kind]:
+    """The model that restores, the bundled ones included, and its kind.
+
+    Args:
+        model: a repository or a folder; None is the bundled prior where there is a task, else the bundled restorer.
+        given: names of the options that were given, of those that not every kind has.
+
+    Raises:
+        ArgumentError: an option that this kind of model doesn't have.
+    """
+    given = list(given)
+    if model is not None:
+        kind, this = find_kind(model), "this {model} is {1}"
+    elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
+        model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
+    else:
+        model, kind, this = DEFAULT_PRIOR, PRIOR, "the bundled prior is {1}"
+    for name in given:
+        able = [other.noun for other in KINDS if name in other.options]
+        if able and kind.noun not in able:
+            raise ArgumentError(f"{{{name}}} is for {{0}}; {this}", " or ".join(able), kind.noun)
+    return model, kind
+
+
+def find_kind(model: str) -> Kind:
+    """The kind of a repository or folder: that of a trained pipeline of this package, else a prior."""
+    if is_absent_folder(model):
+        return PRIOR
+    from diffusers import DiffusionPipeline
+
+    from ..hub.weights import load_index
+
+    try:
+        index = load_index(DiffusionPipeline, model)
+    except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
+        return PRIOR
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    name = name[-1] if isinstance(name, list) else name
+    return next((kind for kind in KINDS if kind.pipeline == name), PRIOR)
+
+
+def is_absent_folder(model: str) -> bool:
+    """Whether this can only be a folder, and isn't there."""
+    return not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~")
+
+
+def load(
+    model: str | None = None, *, steps: int | None = None, device: str = "auto", dtype: str = "auto", **options: Any
+) -> Restorer:
+    """A model with the options of its calls, ready to restore.
+
+    Args:
+        model: an unconditional DDPM, a `ColdDiffusionPipeline` or an `RDDMPipeline`: a repository of the Hub or a
+            folder; None is the bundled prior where there is a task, else the bundled restorer.
+        steps: network evaluations; None is the model's own number.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps".
+        dtype: of the network: "auto", "float32", "bfloat16" or "float16".
+        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`.
+
+    Raises:
+        ArgumentError: an option that the kind of model doesn't have, or that can't be used.
+        ModelError: the model can't be loaded, or can't do this.
+    """
+    chosen, kind = choose(model, options)
+    restorer = kind.restorer(steps=steps, **options)
+    restorer.load(chosen, device, dtype)
+    return restorer

@@ -1,0 +1,162 @@
+"""Restoring with a diffusion prior, which was trained for no damage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import operators
+from ..errors import InvalidInputError, one_line
+from ..images import Picture
+from ..operators import LinearOperator
+from ..registries import METHODS
+from ..registry import PlugInError
+from ..schedulers.prediction import SCHEDULE
+from ..schedulers.zero_shot import ZeroShotScheduler
+from .arguments import ArgumentError
+from .kinds import PRIOR
+from .loading import load_pipeline
+from .measuring import is_picture, task_arguments
+from .restorer import Draw, Restorer
+from .trained import check_steps
+
+
+class ZeroShotRestorer(Restorer):
+    """A `DDRMPipeline`, of any unconditional DDPM.
+
+    Args:
+        task: what was done to the pictures.
+        operator_args: arguments of the task that are no files.
+        mask: file of a black and white picture, for a task that takes one: white is known.
+        kernel: file of a grey picture or of numbers, for a task that takes one.
+        sigma_y: sd of their noise in the unit of [-1, 1]; None is the rounding noise of each file.
+        steps: network evaluations; None is 20.
+        method: by name; None is that of the model.
+        method_args: options of the method.
+        eta, eta_b: as in a call of `DDRMPipeline`.
+        seed: of the first sample; the second has the next.
+        samples: restorations of each picture.
+        average: whether their mean is the result.
+        max_pixels: of a picture, of its restoration, of the mask and the kernel.
+
+    Raises:
+        ArgumentError: the task lacks an argument, or has no such one; an average of one sample.
+    """
+
+    def __init__(
+        self,
+        task: str | None = None,
+        operator_args: Mapping[str, Any] | None = None,
+        mask: Path | None = None,
+        kernel: Path | None = None,
+        sigma_y: float | None = None,
+        steps: int | None = None,
+        method: str | None = None,
+        method_args: Mapping[str, Any] | None = None,
+        eta: float | None = None,
+        eta_b: float | None = None,
+        seed: int = 0,
+        samples: int = 1,
+        average: bool = False,
+        max_pixels: int | None = None,
+    ) -> None:
+        if task is None:
+            raise ArgumentError(
+                "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
+            )
+        if average and samples == 1:
+            raise ArgumentError("{average} needs {samples} N with N >= 2")
+        super().__init__(max_pixels)
+        self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
+        self.task, self.sigma_y, self.steps = task, sigma_y, 20 if steps is None else steps
+        self.method, self.method_args = method, dict(method_args or {})
+        self.etas = {"eta": eta, "eta_b": eta_b}
+        self.seed, self.samples, self.average = seed, samples, average
+
+    def load(self, model: str, device: str, dtype: str) -> None:
+        """As `Restorer.load`."""
+        self.pipe = load_pipeline(PRIOR, model, device, dtype)
+        self._choose_method()
+        for name, value in self.etas.items():
+            if value is not None and name not in self.pipe.scheduler.step_options:
+                what = type(self.pipe.scheduler).__name__
+                raise ArgumentError(f"{{{name}}} is no option of the method {{0}}", what)
+        check_steps(self.pipe, self.steps)
+
+    def _choose_method(self) -> None:
+        """Set the pipeline's scheduler to that of a method, with options of its own."""
+        if self.method is None and not self.method_args:
+            return
+        try:
+            chosen: type[ZeroShotScheduler] = type(self.pipe.scheduler) if self.method is None else METHODS[self.method]
+        except PlugInError as error:
+            raise ArgumentError("{0}", error) from error
+        known = method_options(chosen)
+        for name in self.method_args:
+            if name not in known:
+                listed = ", ".join(known) or "none"
+                raise ArgumentError(
+                    "{method_args}: {0} has no option {1!r}; it has: {2}", chosen.__name__, name, listed
+                )
+        try:
+            self.pipe.scheduler = chosen.from_config(self.pipe.scheduler.config, **self.method_args)
+        except (InvalidInputError, TypeError) as error:
+            raise ArgumentError("{method_args}: {0}", one_line(error)) from error
+
+    def prepare(self, picture: Picture, of_picture: bool) -> Draw:
+        """As `Restorer.prepare`."""
+        y = _grey(picture.tensor) if self.task == "colorize" else picture.tensor
+        channels, height, width = y.shape[1:]
+        operator = operators.create(self.task, measurement_shape=(channels, height, width), **self.arguments)
+        self._check_measurement(operator, of_picture)
+        by_name = self.pipe.unet.config.in_channels == 1 < channels and not self.arguments  # colours one by one
+        sigma_y = rounding_noise(picture.bits) if self.sigma_y is None else self.sigma_y
+
+        def draw(i: int) -> Tensor:
+            restored: Tensor = self.pipe(
+                y,
+                operator=self.task if by_name else operator,
+                sigma_y=sigma_y,
+                num_inference_steps=self.steps,
+                generator=torch.Generator().manual_seed(self.seed + i),  # on the CPU: the same noise on every device
+                output_type="pt",
+                return_dict=False,
+                **self.etas,
+            )[0]
+            return restored
+
+        return draw
+
+    def _check_measurement(self, operator: LinearOperator, of_picture: bool) -> None:
+        _, height, width = operator.input_shape
+        if height * width > self.max_pixels:
+            raise ArgumentError(
+                "the restored picture would have {0} x {1} pixels, more than {max_pixels} {2}",
+                *(width, height, self.max_pixels),
+            )
+        if of_picture and not is_picture(operator):
+            raise InvalidInputError(f"a measurement for the task {self.task} is no picture; a .npy file is expected")
+
+
+def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
+    """The options of a method's own, with their defaults: all but the noise schedule, which no method changes."""
+    parameters = signature(method.__init__).parameters
+    return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
+
+
+def rounding_noise(bits: int) -> float:
+    """The standard deviation of a rounding error, step / sqrt(12), in [-1, 1] units; floats (32) are not rounded."""
+    return 0.0 if bits == 32 else 2 / (2**bits - 1) / math.sqrt(12)
+
+
+def _grey(y: Tensor) -> Tensor:
+    """The one channel of a grey picture, which may be stored as RGB."""
+    if bool((y != y[:, :1]).any()):
+        raise InvalidInputError("the picture has colours already; the task colorize expects a grey one")
+    return y[:, :1]

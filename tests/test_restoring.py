@@ -1,0 +1,115 @@
+"""The engine from Python: what the command line does, in three lines, with errors that name arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import make_unet
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+
+from diffusers_restore import RDDMPipeline, RDDMScheduler, restoring
+from diffusers_restore.cli import main
+from diffusers_restore.restoring import ArgumentError, ModelError, Outcome
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("prior")
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("masked")
+    RDDMPipeline(make_unet(channels=7, out_channels=3), RDDMScheduler()).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "more/b.jpg"):
+        Image.fromarray(rng.integers(0, 256, (12, 8, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "c.png").write_bytes(b"no picture")
+    return folder
+
+
+def test_three_lines_do_what_the_command_line_does(prior: str, photos: Path, tmp_path: Path) -> None:
+    restorer = restoring.load(prior, task="sr2", steps=2, samples=2, device="cpu", eta=0.5)
+    outcomes = restorer.restore_files([str(photos)], str(tmp_path / "restored"))
+
+    words = ["restore", str(photos), "-o", str(tmp_path / "again"), "--model", prior, "--task", "sr2", "--steps", "2"]
+    result = CliRunner().invoke(main, [*words, "--samples", "2", "--device", "cpu", "--eta", "0.5"])
+    assert result.exit_code == 1
+    written = sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*.*"))
+    assert [str(path) for path in written] == ["a-1.png", "a-2.png", "more/b-1.jpg", "more/b-2.jpg"]
+    for path in written:
+        assert (tmp_path / "restored" / path).read_bytes() == (tmp_path / "again" / path).read_bytes()
+    assert [(outcome.job.source.name, outcome.size) for outcome in outcomes] == [
+        ("a.png", (16, 24)),
+        ("c.png", None),
+        ("b.jpg", (16, 24)),
+    ]
+    assert "not a picture, or a damaged one" in str(outcomes[1].error)
+
+
+def test_outcomes_are_told_as_they_come_and_what_is_there_is_kept(prior: str, photos: Path, tmp_path: Path) -> None:
+    restorer = restoring.load(prior, task="denoise", sigma_y=0.1, steps=2, device="cpu")
+    seen: list[Outcome] = []
+    (photos / "c.png").unlink()
+    done = restorer.restore_files([str(photos)], str(tmp_path / "out"), report=seen.append)
+    assert seen == done
+    assert all(outcome.error is None and outcome.seconds > 0 for outcome in done)
+    (tmp_path / "out" / "a.png").unlink()
+    again = restorer.restore_files([str(photos)], str(tmp_path / "out"), skip_existing=True)
+    assert [outcome.job.source.name for outcome in again] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "python", "words"),
+    [
+        (
+            {"task": "sr2", "start": 3},
+            "start is for a ColdDiffusionPipeline; this model is an unconditional DDPM",
+            "--start is for a ColdDiffusionPipeline; this --model is an unconditional DDPM",
+        ),
+        ({"task": "sr4", "operator_args": {"a": 1}}, "operator_args: the task sr4 has no", "--operator-arg: the task"),
+        ({"task": "inpaint"}, "the task inpaint needs mask, a file", "the task inpaint needs --mask, a file"),
+        ({"task": "sr2", "average": True}, "average needs samples N", "--average needs --samples N"),
+        ({}, "task must say what was done", "--task must say what was done"),
+        ({"task": "sr2", "steps": 5000}, "steps must be a whole number >= 1 and <= 1000", "--steps must be a whole"),
+        ({"task": "sr2", "device": "tpu"}, "device: no device 'tpu' here", "--device: no device 'tpu' here"),
+    ],
+)
+def test_errors_name_arguments_and_options(options: dict[str, Any], python: str, words: str, prior: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        restoring.load(prior, **options)
+    assert python in str(caught.value)
+    named = {"operator_args": "--operator-arg"}
+    assert words in caught.value.message_for(lambda name: named.get(name, f"--{name}"))
+
+
+def test_braces_in_what_the_caller_said_are_left_alone(tmp_path: Path) -> None:
+    name = str(tmp_path / "{0} {task}")
+    with pytest.raises(ModelError) as caught:
+        restoring.load(name, task="sr2")
+    assert str(caught.value) == f"model: there is no folder {name!r}"
+    with pytest.raises(ArgumentError, match=r"output '\{x\}\.gif': the suffix of a file"):
+        restoring.pair(["a.png"], "{x}.gif")
+
+
+def test_what_a_trained_model_needs(masked: str) -> None:
+    with pytest.raises(ArgumentError, match="mask is needed: this model is shown where the picture is damaged"):
+        restoring.load(masked)
+    with pytest.raises(ArgumentError, match="task is for an unconditional DDPM; this model is an RDDMPipeline"):
+        restoring.load(masked, task="sr2")
+    with pytest.raises(ArgumentError, match="eta is for an unconditional DDPM; the bundled restorer, which task"):
+        restoring.load(eta=0.5)
