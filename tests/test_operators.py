@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,19 @@ from diffusers_restore.operators import (
     BlurDecimate,
     CircularBlur,
     CompressedSensing,
+    Constant,
     Crop,
     Grayscale,
     Identity,
     LinearOperator,
     Mask,
     Separable,
+    Shape,
     SVDOperator,
     SymmetricBlur,
     measure,
 )
+from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.checks import OperatorCheckError, check_operator, dense_matrix
 from diffusers_restore.operators.separable import BORDERS, blur_matrix
 from diffusers_restore.operators.tasks import gaussian_kernel, motion_kernel, random_mask
@@ -110,6 +114,58 @@ def test_a_product_without_an_svd_is_solved_by_conjugate_gradients() -> None:
     operator = Mask(SHAPE, MASKS) @ CircularBlur(SHAPE, KERNEL)
     assert not isinstance(operator, SVDOperator)
     check_operator(operator)
+
+
+class Flip(SVDOperator):
+    """A stranger to the package, as a plug-in's operator is: the picture mirrored, with its own exact products."""
+
+    kind = "flip"
+    complete = True
+
+    def __init__(self, input_shape: Shape) -> None:
+        self.input_shape = self.output_shape = input_shape
+
+    @property
+    def singular_values(self) -> Constant:
+        return Constant(torch.ones(1, 1, 1, dtype=torch.float64))
+
+    def vt(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def v(self, c: torch.Tensor) -> torch.Tensor:
+        return c
+
+    def ut(self, y: torch.Tensor) -> torch.Tensor:
+        return y.flip(3)
+
+    def u(self, c: torch.Tensor) -> torch.Tensor:
+        return c.flip(3)
+
+    def after(self, inner: LinearOperator) -> LinearOperator | None:
+        return Identity(self.input_shape) if isinstance(inner, Flip) else None
+
+    def before(self, outer: LinearOperator) -> LinearOperator | None:
+        return Flip(outer.output_shape) @ outer if isinstance(outer, BlockMean) else None  # they commute
+
+    def params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape)}
+
+
+def test_an_operator_of_ones_own_brings_its_exact_products() -> None:
+    flip, pool, mask = Flip(SHAPE), BlockMean(SHAPE, 4), Mask(SHAPE, random_mask(12, 20))
+    assert isinstance(flip @ flip, Identity)
+    small = pool @ flip  # BlockMean has no rule for it, Flip.before has
+    assert isinstance(small, SVDOperator)
+    assert (dense_matrix(small) - dense_matrix(pool) @ dense_matrix(flip)).abs().max() < 1e-15
+    values = torch.linalg.svdvals(dense_matrix(pool) @ dense_matrix(flip))
+    assert (values - small.singular_values.values.flatten()).abs().max() < 1e-14
+    assert isinstance(Flip((3, 3, 5)) @ pool, SVDOperator)  # any SVD after tight rows
+    assert type(flip @ mask) is type(mask @ flip) is Composition  # nobody has a rule
+    assert (Identity(SHAPE) @ flip, flip @ Identity(SHAPE)) == (flip, flip)
+    with pytest.raises(OperatorError, match="a product needs matching shapes"):
+        flip @ BlockMean(SHAPE, 2)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        flip @ 2
 
 
 def test_check_operator_finds_what_is_wrong() -> None:

@@ -32,6 +32,7 @@ from diffusers_restore.schedulers.scheduling_rddm import (
     rddm_add_noise,
     rddm_predict,
     rddm_update,
+    rddm_update_plain,
     rddm_variance,
 )
 
@@ -368,6 +369,24 @@ def test_forms_of_the_update(seed: int) -> None:
     for form in FORMS:
         assert relative(rddm_update(x, x0, r, e, z, a, b, a_u, b_u, sigma, form), wanted[form]) < 1e-14
     assert relative(rddm_update(x, x0, r, e, z, a, b, a_u, b_u, sigma), wanted["incremental"]) < 1e-14
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("noise_scale", [0.0, 0.01, 1.0])
+def test_the_update_is_the_plain_one(eta: float, noise_scale: float) -> None:
+    scheduler = RDDMScheduler(12, noise_scale=noise_scale, prediction_type="residual_epsilon", clip_sample=False)
+    x, x_in, r, e, z = (normal(2, 1, 3, 4, seed=i) for i in range(5))
+    for t, u in ((11, 10), (11, 3), (5, 0), (7, -1)):
+        scales = both(scheduler, t, u)
+        wanted = rddm_update_plain(x, r, e, z, *scales, eta)
+        sigma = math.sqrt(rddm_variance(*scales, eta))
+        for form in FORMS:  # the estimates add up to I_t
+            x0 = x - scales[0] * r - scales[1] * e
+            if form != "posterior" or noise_scale > 0:  # which divides by b_t
+                assert relative(rddm_update(x, x0, r, e, z, *scales, sigma, form), wanted) < 1e-12
+        scheduler.set_timesteps(timesteps=[t, u] if u >= 0 else [t])
+        step = scheduler.step(torch.cat([r, e], dim=1), t, x, x_in, eta=eta, variance_noise=z)
+        assert relative(step.prev_sample, wanted) < 1e-12
 
 
 @pytest.mark.parametrize("prediction_type", list(HEADS))

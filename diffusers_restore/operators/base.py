@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import OperatorError, check_int, check_real
+from ..errors import InvalidInputError, OperatorError, check_int, check_real
+from ..registries import OPERATORS
+from .solving import conjugate_gradients
 
 Shape = tuple[int, int, int]
 
@@ -36,7 +36,7 @@ class Constant:
         dtype = x.dtype.to_complex() if self.values.is_complex() else x.dtype.to_real()
         key = (x.device, dtype)
         if key not in self._cast:
-            with torch.inference_mode(False):  # what is kept must be of use outside, too
+            with torch.inference_mode(False):  # a later call may need gradients
                 self._cast[key] = self.values.to(device=x.device, dtype=dtype)
         return self._cast[key]
 
@@ -102,13 +102,37 @@ class LinearOperator(ABC):
         """The operator of one image of the batch."""
         return self
 
+    def after(self, inner: LinearOperator) -> LinearOperator | None:
+        """The exact product: first `inner`, then this one; None where this class has no rule for `inner`.
+
+        Override it for the products that have an SVD or a shorter form. Shapes fit: `inner` gives what this one takes.
+        """
+        return None
+
+    def before(self, outer: LinearOperator) -> LinearOperator | None:
+        """The exact product: first this one, then `outer`; None where this class has no rule for `outer`.
+
+        It is asked where `outer.after(self)` has no rule, so a class of yours can follow and precede those that don't
+        know it.
+        """
+        return None
+
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
-        """The product: first `inner`, then this one. It keeps an SVD where that is exact."""
+        """The product: first `inner`, then this one. It keeps an SVD where one of the two has an exact rule.
+
+        `self.after(inner)` is asked first, then `inner.before(self)`, as Python asks `__matmul__`, then `__rmatmul__`;
+        where neither has a rule, the product is a `Composition`.
+
+        Raises:
+            OperatorError: `inner` gives another shape than this one takes.
+        """
         if not isinstance(inner, LinearOperator):
             return NotImplemented
-        from .products import compose  # products know the concrete operators, which are built on this module
-
-        return compose(self, inner)
+        _check_chain(self, inner)
+        product = self.after(inner)
+        if product is None:
+            product = inner.before(self)
+        return Composition(self, inner) if product is None else product
 
     def to_config(self) -> dict[str, Any]:
         """The operator as JSON values; `operators.from_config` builds it again."""
@@ -118,12 +142,12 @@ class LinearOperator(ABC):
         return f"<{type(self).__name__} {self.input_shape} -> {self.output_shape}>"
 
     def check_input(self, x: Tensor) -> Tensor:
-        return self._checked("x", x, self.input_shape)
+        return self._check("x", x, self.input_shape)
 
     def check_output(self, y: Tensor) -> Tensor:
-        return self._checked("y", y, self.output_shape)
+        return self._check("y", y, self.output_shape)
 
-    def _checked(self, name: str, tensor: Tensor, shape: Shape) -> Tensor:
+    def _check(self, name: str, tensor: Tensor, shape: Shape) -> Tensor:
         if tuple(tensor.shape[1:]) != shape or tensor.ndim != 4:
             raise OperatorError(f"{name} must be (B, C, H, W) with (C, H, W) = {shape}, got {tuple(tensor.shape)}")
         if self.batch_size not in (None, 1, tensor.shape[0]):
@@ -214,32 +238,73 @@ def scale(c: Tensor, factor: Tensor) -> Tensor:
     return torch.view_as_complex(torch.view_as_real(c) * factor[..., None])
 
 
-def conjugate_gradients(
-    matrix: Callable[[Tensor], Tensor], right: Tensor, *, max_iterations: int = 500, tolerance: float | None = None
-) -> Tensor:
-    """Solve M x = b for a symmetric positive (semi)definite M, each image of the batch on its own.
+class Product(LinearOperator):
+    """What every product shares: shapes, batch, bound, configuration. First `inner`, then `outer`.
 
-    Starting from zero, the solution stays in the range of M, so for M = A^T A and b = A^T y it is the pseudo-inverse.
-    Each image stops moving once its residual is below `tolerance` |b| (default: ten units of rounding).
+    Raises:
+        OperatorError: `inner` gives another shape than `outer` takes.
     """
-    tolerance = 10 * torch.finfo(right.dtype).eps if tolerance is None else tolerance
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(dim=(1, 2, 3), keepdim=True)
+    kind: ClassVar[str] = "product"
 
-    x, residual = torch.zeros_like(right), right
-    direction, norm = residual, dot(residual, residual)
-    stop = norm * tolerance**2
-    for _ in range(min(max_iterations, 2 * prod(right.shape[1:]))):
-        active = norm > stop
-        if not bool(active.any()):
-            break
-        image = matrix(direction)
-        curvature = dot(direction, image)
-        step = torch.where(active & (curvature > 0), norm / curvature, 0.0)
-        x = x + step * direction
-        residual = residual - step * image
-        new_norm = dot(residual, residual)
-        direction = residual + torch.where(active, new_norm / norm, 0.0) * direction
-        norm = torch.where(active, new_norm, norm)
-    return x
+    def __init__(self, outer: LinearOperator, inner: LinearOperator) -> None:
+        _check_chain(outer, inner)
+        self.outer, self.inner = outer, inner
+        self.input_shape, self.output_shape = inner.input_shape, outer.output_shape
+        self.batch_size = outer.batch_size or inner.batch_size
+        self.gain = outer.gain * inner.gain
+        self.measures_picture = outer.measures_picture
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.outer.measured(y)
+
+    def repeat_interleave(self, count: int) -> LinearOperator:
+        return self.outer.repeat_interleave(count) @ self.inner.repeat_interleave(count)
+
+    def select(self, index: int) -> LinearOperator:
+        return self.outer.select(index) @ self.inner.select(index)
+
+    def params(self) -> dict[str, Any]:
+        return {"outer": self.outer.to_config(), "inner": self.inner.to_config()}
+
+    @classmethod
+    def from_params(cls, params: dict[str, Any]) -> LinearOperator:
+        """The product of the two factors, in the class that suits them."""
+        return from_config(params["outer"]) @ from_config(params["inner"])
+
+
+class Composition(Product):
+    """A product without a fast SVD (a mask after a blur); `pinv` and `prox` by conjugate gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner.forward(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+
+def _check_chain(outer: LinearOperator, inner: LinearOperator) -> None:
+    if outer.input_shape != inner.output_shape:
+        raise OperatorError(
+            f"a product needs matching shapes, got {outer!r} after {inner!r}: "
+            f"{inner.output_shape} is not {outer.input_shape}"
+        )
+
+
+def from_config(config: dict[str, Any]) -> LinearOperator:
+    """The operator that `operator.to_config()` describes, through JSON too.
+
+    Raises:
+        UnknownNameError: no operator is registered under `config["kind"]`.
+        InvalidInputError: an argument is missing or unknown.
+    """
+    params = dict(config)
+    kind = params.pop("kind", None)
+    cls = OPERATORS[kind]
+    try:
+        operator: LinearOperator = cls.from_params(params)
+    except (TypeError, KeyError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"the configuration of operator {kind!r} does not fit: {error}") from error
+    return operator

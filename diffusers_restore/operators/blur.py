@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import OperatorError
-from .base import Constant, Shape, SVDOperator, check_shape, scale
+from .base import Constant, LinearOperator, Shape, check_shape, scale
+from .families import PerChannel
 from .resize import check_factor
 from .separable import RELATIVE_THRESHOLD, check_kernel
 from .transforms import dct2, idct2
-
-
-class PerChannel(SVDOperator):
-    """An operator that does the same to each channel, so that it commutes with mixing channels."""
-
-    @abstractmethod
-    def with_channels(self, channels: int) -> PerChannel:
-        """The same operator on images of another number of channels."""
 
 
 def _spectrum(kernel: Tensor, height: int, width: int) -> Tensor:
@@ -83,17 +75,13 @@ class CircularBlur(PerChannel):
     def with_channels(self, channels: int) -> CircularBlur:
         return CircularBlur((channels, *self._size), self.kernel)
 
-    def _joint_size(self, inner: CircularBlur) -> list[int]:
-        return [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]
-
-    def can_follow(self, inner: CircularBlur) -> bool:
-        """Whether the kernel of the product fits the image."""
-        rows, columns = self._joint_size(inner)
-        return rows <= self._size[0] and columns <= self._size[1]
-
-    def after(self, inner: CircularBlur) -> CircularBlur:
-        """The product of two circular blurs: the blur by the convolution of their kernels."""
-        size = self._joint_size(inner)
+    def after(self, inner: LinearOperator) -> LinearOperator | None:
+        """Two circular blurs are one by the convolution of their kernels, where that is no larger than the image."""
+        if not isinstance(inner, CircularBlur):
+            return None
+        size = [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]
+        if any(taps > side for taps, side in zip(size, self._size, strict=True)):
+            return None
         product = torch.fft.rfft2(self.kernel, s=size) * torch.fft.rfft2(inner.kernel, s=size)
         return CircularBlur(self.input_shape, torch.fft.irfft2(product, s=size))
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..checking import Checks
 from ..errors import InvalidInputError, OperatorError
-from .base import LinearOperator, SVDOperator
+from ..registries import OPERATORS
+from .base import LinearOperator, SVDOperator, from_config
 
 
 class OperatorCheckError(AssertionError):
@@ -117,8 +118,6 @@ def _check_manners(checks: Checks, operator: LinearOperator, x: Tensor, y: Tenso
 
 def from_json(operator: LinearOperator) -> LinearOperator:
     """The operator after `json.dumps` and `json.loads` of its configuration, which may not be registered yet."""
-    from . import OPERATORS, from_config  # this module is part of the package
-
     config = json.loads(json.dumps(operator.to_config()))
     if operator.kind in OPERATORS:
         return from_config(config)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, check_real
-from .base import Constant, Shape, check_shape
-from .products import DisjointRows
+from .base import Constant, LinearOperator, Shape, check_shape
+from .families import DisjointRows, PerChannel
 
 EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
 
@@ -58,6 +58,12 @@ class Grayscale(DisjointRows):
 
     def forward_squared(self, x: Tensor) -> Tensor:
         return ((self._direction.like(x) * self.row_norm).square() * x).sum(dim=1, keepdim=True)
+
+    def after(self, inner: LinearOperator) -> LinearOperator | None:
+        """A filter of each channel and the mixing of channels commute: the grey picture is filtered."""
+        if isinstance(inner, PerChannel):
+            return inner.with_channels(1) @ Grayscale(inner.input_shape, self.weights)
+        return super().after(inner)
 
     def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape), "weights": list(self.weights)}

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, check_int
-from .base import Constant, Shape, SVDOperator, check_shape
+from .base import Constant, LinearOperator, Product, Shape, SVDOperator, check_shape
+from .families import DisjointRows, TightRows
 
 ONE = Constant(torch.ones(1, 1, 1, dtype=torch.float64))
 
@@ -39,6 +40,12 @@ class Identity(SVDOperator):
 
     def u(self, c: Tensor) -> Tensor:
         return c
+
+    def after(self, inner: LinearOperator) -> LinearOperator:
+        return inner
+
+    def before(self, outer: LinearOperator) -> LinearOperator:
+        return outer
 
     def params(self) -> dict[str, Any]:
         return {"input_shape": list(self.input_shape)}
@@ -78,7 +85,7 @@ class Mask(SVDOperator):
                 f"mask must hold 0 (missing) and 1 (measured) only, got values from {float(mask.min()):g} "
                 f"to {float(mask.max()):g}; divide a 0..255 mask by 255 and threshold a soft one"
             )
-        empty = [i for i, one in enumerate(mask) if not bool(one.any())]
+        empty = [i for i, kept in enumerate(mask) if not bool(kept.any())]
         if empty:
             raise OperatorError(f"mask keeps no pixel (image {empty[0]} of the batch): nothing would be measured")
         self.batch_size = mask.shape[0] if mask.shape[0] > 1 else None
@@ -102,6 +109,10 @@ class Mask(SVDOperator):
 
     def measured(self, y: Tensor) -> Tensor:
         return self.mask.like(y) * y
+
+    def before(self, outer: LinearOperator) -> LinearOperator | None:
+        """Disjoint rows stay orthogonal on what a mask leaves of a picture: `MaskedRows`."""
+        return MaskedRows(outer, self) if isinstance(outer, DisjointRows) else None
 
     def repeat_interleave(self, count: int) -> Mask:
         return self if self.batch_size is None else self._with(self.mask.values.repeat_interleave(count, dim=0))
@@ -131,3 +142,62 @@ class Mask(SVDOperator):
             raise OperatorError(f"mask: bits must hold {count} pixels for the shape {packed['shape']}")
         mask = np.unpackbits(bits, count=count).reshape(packed["shape"])
         return cls(params["input_shape"], torch.from_numpy(mask.astype(np.float64)))
+
+
+class Crop(TightRows):
+    """The top left (H, W) of a larger canvas: what lies outside is not measured. s = 1.
+
+    Args:
+        input_shape: (C, H', W') of the canvas.
+        size: (H, W), no larger than the canvas.
+    """
+
+    kind: ClassVar[str] = "crop"
+
+    def __init__(self, input_shape: Shape, size: tuple[int, int]) -> None:
+        self.input_shape = check_shape("input_shape", input_shape)
+        channels, height, width = self.input_shape
+        self.output_shape = check_shape("size", (channels, *size))
+        if self.output_shape[1] > height or self.output_shape[2] > width:
+            raise OperatorError(f"size must be at most {(height, width)}, got {tuple(size)}")
+        self.row_norm = 1.0
+
+    def rows(self, x: Tensor) -> Tensor:
+        return x[:, :, : self.output_shape[1], : self.output_shape[2]]
+
+    def rows_transposed(self, y: Tensor) -> Tensor:
+        x = y.new_zeros(y.shape[0], *self.input_shape)
+        x[:, :, : self.output_shape[1], : self.output_shape[2]] = y
+        return x
+
+    def params(self) -> dict[str, Any]:
+        return {"input_shape": list(self.input_shape), "size": list(self.output_shape[1:])}
+
+
+class MaskedRows(Product, SVDOperator):
+    """G after a mask, for an operator G with disjoint rows (pool what is left of a picture with holes).
+
+    A A^T is diagonal: s^2 = (G o G) m, U = I, V^T = S^+ G m; a row that has lost all its pixels has s = 0.
+    """
+
+    def __init__(self, outer: DisjointRows, inner: Mask) -> None:
+        super().__init__(outer, inner)
+        self._rows, self._mask = outer, inner
+        mask = inner.mask.values.expand(-1, self.input_shape[0], -1, -1)
+        self._values = Constant(outer.forward_squared(mask).sqrt())
+
+    @property
+    def singular_values(self) -> Constant:
+        return self._values
+
+    def vt(self, x: Tensor) -> Tensor:
+        return self._inverse_values.like(x) * self._rows.forward(self._mask.measured(x))
+
+    def v(self, c: Tensor) -> Tensor:
+        return self._mask.measured(self._rows.adjoint(self._inverse_values.like(c) * c))
+
+    def ut(self, y: Tensor) -> Tensor:
+        return y
+
+    def u(self, c: Tensor) -> Tensor:
+        return c

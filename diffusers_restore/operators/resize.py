@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 
 from ..errors import OperatorError, check_int
 from .base import Shape, check_shape
-from .products import DisjointRows
+from .families import DisjointRows
 
 
 def check_factor(factor: int, **sizes: int) -> int:

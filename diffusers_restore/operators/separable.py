@@ -154,10 +154,22 @@ class Separable(SVDOperator):
     def u(self, c: Tensor) -> Tensor:
         return _apply(self._u, c, transpose=False)
 
-    def after(self, inner: Separable) -> Separable:
-        """The product with `inner` first: the stages of each axis one after the other."""
+    def after(self, inner: LinearOperator) -> LinearOperator | None:
+        """Matrices after matrices: the stages of each axis one after the other."""
+        if not isinstance(inner, Separable):
+            return None
         stages = [first + then for first, then in zip(inner.stages, self.stages, strict=True)]
         return Separable(inner.input_shape, *stages)
+
+    def before(self, outer: LinearOperator) -> LinearOperator | None:
+        """Means of blocks and grey are matrices on the axes, too."""
+        if isinstance(outer, BlockMean):
+            mean = [{"stage": "mean", "factor": outer.factor}]
+            return Separable(outer.input_shape, height=mean, width=mean).after(self)
+        if isinstance(outer, Grayscale):
+            weights = [{"stage": "weights", "weights": list(outer.weights)}]
+            return Separable(outer.input_shape, channels=weights).after(self)
+        return None
 
     def params(self) -> dict[str, Any]:
         channels, height, width = self.stages
@@ -180,13 +192,3 @@ def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Te
         flat = x.flatten(2)
         x = torch.matmul(channels.expand(x.shape[0], *channels.shape), flat).unflatten(2, x.shape[2:])
     return x
-
-
-def as_separable(operator: LinearOperator) -> LinearOperator:
-    """The same map as matrices on separate axes where the operator is one; any other comes back as it is."""
-    if isinstance(operator, BlockMean):
-        mean = [{"stage": "mean", "factor": operator.factor}]
-        return Separable(operator.input_shape, height=mean, width=mean)
-    if isinstance(operator, Grayscale):
-        return Separable(operator.input_shape, channels=[{"stage": "weights", "weights": list(operator.weights)}])
-    return operator

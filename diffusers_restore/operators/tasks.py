@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..errors import OperatorError, check_int, check_real
-from .base import LinearOperator, Shape
+from ..errors import InvalidInputError, OperatorError, check_int, check_real
+from ..registries import TASKS
+from .base import LinearOperator, Shape, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
 from .color import EQUAL_WEIGHTS, Grayscale, check_weights
 from .masks import Identity, Mask
@@ -51,6 +52,40 @@ class Task:
     def image_shape_for(self, measurement_shape: Shape, arguments: dict[str, Any]) -> Shape:
         wanted = inspect.signature(self.image_shape).parameters
         return self.image_shape(measurement_shape, **{k: v for k, v in arguments.items() if k in wanted})
+
+
+def create(
+    task: str, *, image_shape: Shape | None = None, measurement_shape: Shape | None = None, **arguments: Any
+) -> LinearOperator:
+    """The operator of a named task, for images of `image_shape` or for measurements of `measurement_shape` (C, H, W).
+
+    `arguments` are those of the task: `create("deblur-gauss", image_shape=(3, 64, 64), sigma=2.0, taps=9)`.
+
+    Raises:
+        UnknownNameError: there is no such task.
+        InvalidInputError: an argument that the task doesn't have or lacks, or not exactly one of the two shapes.
+        OperatorError: a size that can't carry the operator.
+    """
+    chosen: Task = TASKS[task]
+    accepted = chosen.arguments
+    for name in arguments:
+        if name not in accepted:
+            listed = ", ".join(accepted) or "none"
+            raise InvalidInputError(f"task {task!r} has no argument {name!r}; it has: {listed}")
+    missing = [name for name, p in accepted.items() if p.default is p.empty and name not in arguments]
+    if missing:
+        raise InvalidInputError(f"task {task!r} needs the argument {missing[0]!r}")
+    if (image_shape is None) == (measurement_shape is None):
+        raise InvalidInputError("give either image_shape=(C, H, W) or measurement_shape=(C, H, W)")
+    if measurement_shape is not None:
+        image_shape = chosen.image_shape_for(check_shape("measurement_shape", measurement_shape), arguments)
+    operator = chosen.build(check_shape("image_shape", image_shape), **arguments)
+    if measurement_shape is not None and operator.output_shape != tuple(measurement_shape):
+        raise OperatorError(
+            f"task {task!r} gives measurements {operator.output_shape}, not {tuple(measurement_shape)}; "
+            "pass an operator built for your image shape"
+        )
+    return operator
 
 
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
@@ -204,7 +239,7 @@ def _coloured_shape(measurement_shape: Shape, weights: Sequence[float] = EQUAL_W
     return len(check_weights(weights)), *measurement_shape[1:]
 
 
-def _enlarged(factor: int) -> Callable[[Shape], Shape]:
+def _enlarge(factor: int) -> Callable[[Shape], Shape]:
     return lambda shape: (shape[0], shape[1] * factor, shape[2] * factor)
 
 
@@ -212,7 +247,7 @@ def _super_resolution(factor: int) -> Task:
     return Task(
         f"super-resolution x{factor} of block means",
         lambda image_shape: BlockMean(image_shape, factor),
-        _enlarged(factor),
+        _enlarge(factor),
     )
 
 
@@ -221,7 +256,7 @@ def _bicubic_super_resolution(factor: int) -> Task:
     return Task(
         f"super-resolution x{factor} of a bicubic reduction",
         lambda image_shape: Separable(image_shape, height=stages, width=stages),
-        _enlarged(factor),
+        _enlarge(factor),
     )
 
 
@@ -230,9 +265,7 @@ def _blurred_super_resolution(factor: int) -> Task:
         kernel = gaussian_kernel(sigma, taps)
         return BlurDecimate(image_shape, torch.outer(kernel, kernel), factor)
 
-    return Task(
-        f"super-resolution x{factor} of a Gaussian blur, every {factor}-th pixel kept", build, _enlarged(factor)
-    )
+    return Task(f"super-resolution x{factor} of a Gaussian blur, every {factor}-th pixel kept", build, _enlarge(factor))
 
 
 def _compressed_sensing(ratio: int) -> Task:

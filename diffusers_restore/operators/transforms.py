@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import pi, sqrt
 from typing import Any, ClassVar, Literal
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from ..errors import OperatorError, check_int
 from .base import Shape, check_shape
-from .products import TightRows
+from .families import TightRows
+
+
+def _table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Keep the last 8 tables, since a folder may hold pictures of many sizes.
+
+    They are made outside inference mode: a later call may need gradients.
+    """
+    return lru_cache(maxsize=8)(torch.inference_mode(False)(make))
 
 
 def dct(x: Tensor) -> Tensor:
@@ -79,8 +88,7 @@ def _interleave(reordered: Tensor) -> Tensor:
     return x
 
 
-@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
-@torch.inference_mode(False)  # a table that is kept must be of use outside, too
+@_table
 def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     k = torch.arange(length // 2 + 1, dtype=torch.float64)
     scale = torch.full_like(k, sqrt(2 / length))
@@ -88,8 +96,7 @@ def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.polar(scale, -pi * k / (2 * length)).to(device=device, dtype=dtype.to_complex())
 
 
-@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
-@torch.inference_mode(False)  # a table that is kept must be of use outside, too
+@_table
 def _dct2_phase(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows = torch.arange(height, dtype=torch.float64)[:, None] / (2 * height)
     columns = torch.arange(width // 2 + 1, dtype=torch.float64) / (2 * width)
@@ -118,8 +125,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-@lru_cache(maxsize=8)  # a folder may hold pictures of many sizes
-@torch.inference_mode(False)  # a table that is kept must be of use outside, too
+@_table
 def _hadamard(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < length:

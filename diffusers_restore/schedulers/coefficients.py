@@ -7,13 +7,15 @@ the picture is clean, both are 0. I_res = I_in - I_0 is the residual of the degr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from math import log, pi, sqrt
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
+from .ddpm import make_betas
 
 Schedule = Literal["increased", "decreased", "average", "normal"]
 Grid = Literal["v1", "v2"]
@@ -193,3 +195,83 @@ def in_stages(coefficients: Coefficients, removal_order: str) -> Coefficients:
     order = (early, late) if removal_order == "residual_first" else (late, early)
     a, b = (torch.cat([zero, scale])[at] for scale, at in zip((a, b), order, strict=True))
     return Coefficients(a, b)
+
+
+_VARIANCE_TYPES = {"resshift": "bridge", "indi": "bridge", "i2sb": "bridge", "ir_sde": "mean_reverting"}
+_RDDM_OPTIONS = ("residual_schedule", "residual_power", "noise_schedule", "noise_power", "noise_scale", "grid")
+
+
+class Process(NamedTuple):
+    """A process and what its steps are like.
+
+    Attributes:
+        coefficients: a_t and b_t.
+        variance_type: of `rddm_variance`, where the configuration doesn't say another.
+        of_ddpm: whether it is made from the betas of a DDPM.
+    """
+
+    coefficients: Coefficients
+    variance_type: str
+    of_ddpm: bool
+
+
+def is_of_ddpm(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of an `RDDMScheduler` describes a DDPM: it has betas."""
+    return config["beta_schedule"] is not None or config["trained_betas"] is not None
+
+
+def choose_process(config: Mapping[str, Any]) -> Process:
+    """The process that the configuration of an `RDDMScheduler` describes.
+
+    Raises:
+        InvalidInputError: an option of another process than the one that is chosen, or one out of range.
+        UnknownNameError: an argument that the process doesn't have.
+    """
+    process, of_ddpm, arguments = config["process"], is_of_ddpm(config), config["process_args"]
+    if arguments is not None and not isinstance(arguments, Mapping):
+        raise InvalidInputError(f"process_args must be arguments by name, or None, got {arguments!r}")
+    arguments = dict(arguments or {})
+    _check_exclusive(config, arguments)
+    steps = config["num_train_timesteps"]
+    if of_ddpm:
+        betas = make_betas(
+            steps,
+            config["beta_start"],
+            config["beta_end"],
+            "linear" if config["beta_schedule"] is None else config["beta_schedule"],
+            config["trained_betas"],
+        )
+        chosen = ddim(torch.cumprod(1 - betas, dim=0))
+    elif process == "rddm":
+        chosen = rddm(steps, **{name: config[name] for name in _RDDM_OPTIONS})
+    else:
+        names = list(signature(PROCESSES[process]).parameters)[1:]
+        for name in arguments:
+            if name not in names:
+                raise unknown_name(f"process_args of {process}", name, names)
+        chosen = PROCESSES[process](steps, **arguments)
+    variance_type = "mean_reverting" if of_ddpm else _VARIANCE_TYPES.get(process, "residual")
+    return Process(in_stages(chosen, config["removal_order"]), variance_type, of_ddpm)
+
+
+def _check_exclusive(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for options of two processes at once."""
+    process, of_ddpm = config["process"], is_of_ddpm(config)
+    if of_ddpm and process != "rddm":
+        raise InvalidInputError(
+            f"process {process!r} and the betas of a DDPM (beta_schedule={config['beta_schedule']!r}) exclude each "
+            "other"
+        )
+    if arguments and process == "rddm":
+        raise InvalidInputError(f"process_args are for another process than rddm, got {arguments}")
+    if of_ddpm or process != "rddm":
+        defaults = signature(rddm).parameters
+        for name in _RDDM_OPTIONS:
+            if config[name] != defaults[name].default:
+                other = "of a DDPM" if of_ddpm else process
+                raise InvalidInputError(f"{name}={config[name]!r} is for process 'rddm'; the process is {other}")
+    if not of_ddpm and (config["beta_start"], config["beta_end"]) != (0.0001, 0.02):
+        raise InvalidInputError(
+            f"beta_start={config['beta_start']!r} and beta_end={config['beta_end']!r} are for the coefficients of a "
+            "DDPM: give beta_schedule too"
+        )

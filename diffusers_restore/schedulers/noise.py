@@ -6,15 +6,14 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ..errors import InvalidInputError
+from .arguments import check_generators
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
     """Noise of the shape of `like`, (B, C, H, W), from one generator or from one for each picture.
 
     Raises:
-        InvalidInputError: a list of another length; diffusers would draw from its first ones alone.
+        InvalidInputError: a list of another length.
     """
-    if isinstance(generator, list) and len(generator) != len(like):
-        raise InvalidInputError(f"generator must be one, or a list of {len(like)} for this batch; got {len(generator)}")
+    check_generators(like, generator)
     return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)

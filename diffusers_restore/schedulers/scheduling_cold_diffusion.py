@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 from ..degradations import Degradation, Mix, State, from_config
 from ..degradations.base import Generators, check_choice, per_picture
 from ..errors import InvalidInputError, check_int
+from .arguments import check_shape
+from .timesteps import TimestepsMixin
 
 Algorithm = Literal["naive", "improved"]
 Endpoint = Literal["fixed", "estimated"]
@@ -63,7 +64,7 @@ class ColdDiffusionSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
+class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
     """Cold Diffusion (arXiv:2208.09392): Algorithms 1 and 2 with a degradation D(x, t) of severities t = 0..T.
 
     A network R is fed with timesteps k = T-1..0, as it is for other schedulers of diffusers; pictures at timestep k
@@ -180,13 +181,7 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         count = start if num_inference_steps is None else num_inference_steps
         count = check_int("num_inference_steps", count, 1, start)
         severities = [(start * (count - i) + count // 2) // count for i in range(count + 1)]
-        self.num_inference_steps: int | None = count
-        self.timesteps = torch.tensor(severities[:-1], device=device) - 1
-        self._following = {t - 1: s for t, s in pairwise(severities)}
-
-    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample as it is."""
-        return sample
+        self._use_timesteps([t - 1 for t in severities[:-1]], device)
 
     def step(
         self,
@@ -209,16 +204,11 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             InvalidInputError: a timestep that was not set, or a state or shapes that don't fit.
         """
-        k = timestep.item() if isinstance(timestep, Tensor) and timestep.numel() == 1 else timestep
-        k = check_int("timestep", k, 0, len(self) - 1)
-        if k not in self._following:
-            raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {k}")
-        if not isinstance(model_output, Tensor) or model_output.shape != sample.shape:
-            got = tuple(model_output.shape) if isinstance(model_output, Tensor) else repr(model_output)
-            raise InvalidInputError(f"model_output must have the shape of sample, {tuple(sample.shape)}, got {got}")
+        k, following = self.following(timestep)
+        check_shape("model_output", model_output, "sample", sample)
         x0_hat = model_output.to(sample.dtype)  # a network may work in less precision than differences of D need
         x0_hat = x0_hat.clamp(-1, 1) if self.config.clip_sample else x0_hat
-        t, s = (torch.full((len(sample),), one, device=sample.device) for one in (k + 1, self._following[k]))
+        t, s = (torch.full((len(sample),), at + 1, device=sample.device) for at in (k, following))
         if self.config.endpoint == "estimated" and isinstance(self.degradation, Mix):
             state = self.degradation.estimate_endpoint(sample, x0_hat, t)
         state = self.degradation.check(sample, state)
@@ -229,6 +219,3 @@ class ColdDiffusionScheduler(SchedulerMixin, ConfigMixin):
         if not return_dict:
             return prev_sample, x0_hat
         return ColdDiffusionSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
-
-    def __len__(self) -> int:
-        return self.degradation.num_timesteps

@@ -13,7 +13,8 @@ from ..operators import Measurement
 from ..operators.base import scale
 from .noise import standard_normal
 from .prediction import predict_x0_and_epsilon
-from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch, check_timestep
+from .timesteps import check_timestep
+from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch
 
 
 def ddrm_start(noise: Tensor, measurement: Measurement, sigma_start: float) -> Tensor:
@@ -95,6 +96,37 @@ def ddrm_update(
         coefficients.sub_(old if measured is None else scale(old, measured.like(noise)), alpha=c)
     x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
     return x.add_(operator.v(coefficients))
+
+
+def ddrm_update_plain(
+    x0_hat: Tensor,
+    epsilon_hat: Tensor,
+    noise: Tensor,
+    y_bar: Tensor,
+    s: Tensor,
+    sigma_y: float,
+    sigma_next: float,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+) -> Tensor:
+    """`ddrm_update` as the paper writes it, its three rules for each coefficient (arXiv:2201.11793, equations 7 and 8).
+
+    Slow and easy to read: it needs all coefficients of a complete basis V. Tests compare `ddrm_update` with it.
+
+    Args:
+        x0_hat, epsilon_hat, noise, y_bar: (..., n), coefficients in V of the images of that name, real.
+        s: (n,), the singular values, 0 where nothing is measured.
+        sigma_y: noise of the measurement.
+        sigma_next, eta, eta_b: as in `ddrm_update`.
+    """
+    c, r = sqrt(1 - eta**2) * sigma_next, sigma_y / s
+    missing = x0_hat + c * epsilon_hat + eta * sigma_next * noise
+    less_noisy = x0_hat + c * (y_bar - x0_hat) / r + eta * sigma_next * noise
+    spread = (sigma_next**2 - (eta_b * r) ** 2).clamp_min(0).sqrt()
+    noisier = (1 - eta_b) * x0_hat + eta_b * y_bar + spread * noise
+    result = torch.where(s == 0, missing, 0.0)
+    result = torch.where((s > 0) & (s * sigma_next < sigma_y), less_noisy, result)
+    return torch.where((s > 0) & (s * sigma_next >= sigma_y), noisier, result)
 
 
 def _single_rule(r: float, sigma_next: float, c: float, eta_noise: float, eta_b: float) -> tuple[float, float]:

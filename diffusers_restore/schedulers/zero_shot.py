@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import sqrt
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ..errors import InvalidInputError, check_int, check_real
+from ..errors import InvalidInputError, check_int
 from ..operators import Measurement
-from .prediction import check_prediction_type, check_variance_preserving, stated_schedule
+from .ddpm import check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
+from .prediction import check_prediction_type
+from .timesteps import TimestepsMixin, choose_timesteps
+from .timesteps import check_timestep as check_timestep  # it can be imported from here, as before
 
 
 @dataclass
@@ -34,7 +35,7 @@ class ZeroShotSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
+class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
     """A method that restores y = A x + sigma_y z with the network of a DDPM, which knows nothing of A.
 
     A method is its `start` and its `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
@@ -68,29 +69,13 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
     ) -> None:
         check_prediction_type(prediction_type)
         steps = check_int("num_train_timesteps", num_train_timesteps, 1)
-        if trained_betas is None and beta_schedule in ("linear", "scaled_linear"):
-            check_real("beta_start", beta_start, above=0)
-            check_real("beta_end", beta_end, beta_start, 1)
-        ddpm = DDPMScheduler(
-            num_train_timesteps=steps,
-            beta_start=beta_start,
-            beta_end=beta_end,
-            beta_schedule=beta_schedule,
-            trained_betas=trained_betas,
-        )
-        betas = ddpm.betas.double()
-        if len(betas) != steps:
-            raise InvalidInputError(f"trained_betas must hold num_train_timesteps={steps} numbers, got {len(betas)}")
-        if not bool(((betas > 0) & (betas < 1)).all()):
-            raise InvalidInputError(f"betas must lie in (0, 1), got {float(betas.min()):g} to {float(betas.max()):g}")
+        betas = make_betas(steps, beta_start, beta_end, beta_schedule, trained_betas)
         self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.init_noise_sigma = 1.0
-        self.num_inference_steps: int | None = None
-        self.timesteps = torch.arange(steps).flip(0)
         self._alpha_bars: list[float] = [*self.alphas_cumprod.tolist(), 1.0]  # the last is that of t = -1, no noise
-        self._following: dict[int, int] = {t: t - 1 for t in range(steps)}
+        self._use_all_timesteps()
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -99,8 +84,7 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
         Raises:
             InvalidInputError: no mapping, or of another process (flow matching, consistency models, EDM).
         """
-        if not isinstance(config, Mapping):
-            raise InvalidInputError(f"config must be the configuration of a scheduler, a mapping, got {config!r}")
+        config = check_config(config)
         if config.get("_class_name") == "ScoreSdeVeScheduler":
             config = {**variance_exploding(config), "_class_name": cls.__name__}
         check_variance_preserving(config)
@@ -122,32 +106,7 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
         Raises:
             InvalidInputError: not exactly one of the two, or one outside its range.
         """
-        last = self.config.num_train_timesteps
-        if (num_inference_steps is None) == (timesteps is None):
-            raise InvalidInputError("give either num_inference_steps or timesteps")
-        if timesteps is None:
-            count = check_int("num_inference_steps", num_inference_steps, 1, last)
-            chosen = [i * (last // count) for i in reversed(range(count))]
-        elif not isinstance(timesteps, Iterable):
-            raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {timesteps!r}")
-        else:
-            chosen = [check_timestep("timesteps", t, 0, last - 1) for t in timesteps]
-            if not chosen or any(a <= b for a, b in pairwise(chosen)):
-                raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {chosen}")
-        self.num_inference_steps = len(chosen)
-        self.timesteps = torch.tensor(chosen, device=device)
-        self._following = dict(zip(chosen, [*chosen[1:], -1], strict=True))
-
-    def following(self, timestep: int | Tensor) -> tuple[int, int]:
-        """The timestep as a number, and the one after it, which is -1 at the end of the chain.
-
-        Raises:
-            InvalidInputError: a timestep that was not set.
-        """
-        t = check_timestep("timestep", timestep, 0, len(self) - 1)
-        if t not in self._following:
-            raise InvalidInputError(f"timestep must be one of those set by set_timesteps, got {t}")
-        return t, self._following[t]
+        self._use_timesteps(choose_timesteps(num_inference_steps, timesteps, len(self), "leading"), device)
 
     def alpha_bar(self, timestep: int) -> float:
         """alpha_bar of a timestep of 0..T-1, or 1.0 for -1, where no noise is left."""
@@ -157,10 +116,6 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
         """The noise level sqrt((1 - alpha_bar) / alpha_bar) of a timestep, in units of the clean image."""
         alpha_bar = self.alpha_bar(timestep)
         return sqrt((1 - alpha_bar) / alpha_bar)
-
-    def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample as it is, as for DDPM."""
-        return sample
 
     @abstractmethod
     def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
@@ -203,34 +158,6 @@ class ZeroShotScheduler(SchedulerMixin, ConfigMixin, ABC):
         alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))
         noised = alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
         return noised.to(original_samples.dtype)
-
-    def __len__(self) -> int:
-        return int(self.config.num_train_timesteps)
-
-
-def variance_exploding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The noise schedule of a VE process (arXiv:2011.13456) as that of a DDPM, by its noise levels.
-
-    x0 + sigma z, scaled by sqrt(alpha_bar), is a state of a DDPM with alpha_bar = 1 / (1 + sigma^2). The levels are
-    sigma_min (sigma_max / sigma_min)^(t / (T - 1)) for pictures in [0, 1], and twice as large in [-1, 1].
-
-    Args:
-        config: of a `ScoreSdeVeScheduler`.
-    """
-    steps = check_int("num_train_timesteps", config.get("num_train_timesteps", 2000), 2)
-    low = check_real("sigma_min", config.get("sigma_min", 0.01), above=0)
-    high = check_real("sigma_max", config.get("sigma_max", 1348.0), above=low)
-    sigmas = 2 * low * (high / low) ** torch.linspace(0, 1, steps, dtype=torch.float64)
-    alpha_bars = 1 / (1 + sigmas.square())
-    betas = 1 - alpha_bars / torch.cat([torch.ones(1, dtype=torch.float64), alpha_bars[:-1]])
-    return {"num_train_timesteps": steps, "trained_betas": betas.tolist(), "prediction_type": "epsilon"}
-
-
-def check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int) -> int:
-    """A timestep, which may come as a tensor of one whole number."""
-    if isinstance(timestep, Tensor) and timestep.numel() == 1:
-        return check_int(name, timestep.item(), minimum, maximum)
-    return check_int(name, timestep, minimum, maximum)
 
 
 def check_batch(sample: Tensor, measurement: Measurement) -> None:

@@ -1,0 +1,28 @@
+"""Checks of the tensors and generators that a step is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidInputError
+
+
+def check_shape(name: str, value: object, of: str, like: Tensor) -> None:
+    """Raise InvalidInputError for anything but a tensor of the shape of `like`; another would be broadcast."""
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidInputError(f"{name} must have the shape of {of}, {tuple(like.shape)}, got {got}")
+
+
+def check_shapes(of: str, like: Tensor, **tensors: Tensor | None) -> None:
+    """`check_shape` of each that is given."""
+    for name, value in tensors.items():
+        if value is not None:
+            check_shape(name, value, of, like)
+
+
+def check_generators(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> None:
+    """Raise InvalidInputError for a list of another length than the batch; diffusers would draw from its first ones."""
+    if isinstance(generator, list) and len(generator) != len(like):
+        raise InvalidInputError(f"generator must be one, or a list of {len(like)} for this batch; got {len(generator)}")
