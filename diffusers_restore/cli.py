@@ -29,7 +29,10 @@ from . import DEFAULT_PRIOR, DEFAULT_RESTORER, __version__
 from .errors import InvalidInputError, OperatorError, check_real, one_line, unknown_name
 from .registries import METHODS
 from .registry import PlugInError, Registry
-from .training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
+from .training.cold.config import ColdConfig
+from .training.config_command import config_command
+from .training.prior.config import PriorConfig
+from .training.rddm.config import RDDMConfig
 
 if TYPE_CHECKING:
     import torch

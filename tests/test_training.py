@@ -31,13 +31,16 @@ from diffusers_restore import DDRMPipeline, ResidualUNet2DModel
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
 from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import open_data
-from diffusers_restore.training.loop import check_compiled, make_accelerator, make_optimizers, optimizer_step
 from diffusers_restore.training.loop import train as train_networks
 from diffusers_restore.training.objectives import Objective
+from diffusers_restore.training.processes import make_accelerator
+from diffusers_restore.training.step import check_compiled, make_optimizers, optimizer_step
 
 # Each run is a process of its own, forked from a server that has imported everything and computed nothing.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["diffusers_restore.training.prior", "torch.utils.tensorboard", "test_training"])
+FORKSERVER.set_forkserver_preload(
+    ["diffusers_restore.training.prior.training", "torch.utils.tensorboard", "test_training"]
+)
 
 TOY: dict[str, Any] = {
     "resolution": 16,

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import InvalidInputError
-from ..files import write_text
-from ..pipelines.common import Network
-from .checkpoints import checkpoints
-from .config import LoopConfig, OptimizerConfig
-from .data import TrainingData
-from .loop import Progress, train
-from .objectives import Objective
-from .rddm_objective import Noisy, RDDMObjective
+from ...errors import InvalidInputError
+from ...files import write_text
+from ...pipelines.common import Network
+from ..checkpoints import checkpoints
+from ..config import LoopConfig, OptimizerConfig
+from ..data import TrainingData
+from ..loop import train
+from ..objectives import Objective
+from ..progress import Progress
+from .objective import Noisy, RDDMObjective
 
 BAND = 0.01  # the weight decides once it has left 0.5 by so much
 
@@ -191,10 +192,10 @@ def select(
 
 def _check_begins(training: LoopConfig) -> None:
     """Raise InvalidInputError for a run without a decision whose training has begun."""
-    asked, there = training.resume_from_checkpoint, checkpoints(Path(training.output_dir))
-    if asked not in (None, "latest") or there:
+    asked, existing = training.resume_from_checkpoint, checkpoints(Path(training.output_dir))
+    if asked not in (None, "latest") or existing:
         raise InvalidInputError(
-            f"prediction_type auto can't go on from {asked if asked not in (None, 'latest') else str(there[-1])!r}, "
+            f"prediction_type auto can't go on from {asked if asked not in (None, 'latest') else str(existing[-1])!r}, "
             "whose network says one thing already: give prediction_type residual or epsilon"
         )
 
