@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -38,7 +40,7 @@ from diffusers_restore.training.checkpoints import (
     save_checkpoint,
     step_of,
 )
-from diffusers_restore.training.config import OptimizerConfig, PriorConfig, build, flatten, to_yaml
+from diffusers_restore.training.config import OptimizerConfig, PriorConfig, UNetConfig, build, flatten, to_yaml
 from diffusers_restore.training.export import command_line
 from diffusers_restore.training.prior import make_prior
 from diffusers_restore.training.step import learning_rate_factor
@@ -463,6 +465,22 @@ def test_values_that_do_not_go_together(values: dict[str, Any], message: str) ->
 def test_the_ends_of_ranges(values: dict[str, Any]) -> None:
     flat = flatten(config(**values))
     assert {name: flat[name] for name in values} == values
+
+
+def test_another_network_has_its_own_widths() -> None:
+    unet, residual = UNetConfig(), UNetConfig(network="residual")
+    assert dataclasses.replace(unet, network="residual") == residual
+    assert dataclasses.replace(residual, network="unet") == unet
+    assert dataclasses.replace(pickle.loads(pickle.dumps(unet)), network="residual") == residual
+    three = dataclasses.replace(residual, block_out_channels=(8, 8, 8))
+    assert three == UNetConfig(network="residual", block_out_channels=(8, 8, 8))
+    assert three.layers == (3, 2, 1)
+    given = dataclasses.replace(UNetConfig(block_out_channels=(32, 64, 128, 160)), network="residual")
+    assert given.widths == (32, 64, 128, 160)
+    assert json.loads(json.dumps(flatten(unet))) == flatten(unet) | {
+        "block_out_channels": [32, 64, 128, 160],
+        "layers_per_block": [1],
+    }
 
 
 def test_build_knows_its_names() -> None:

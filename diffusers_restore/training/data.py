@@ -171,7 +171,7 @@ class StreamedSamples:
             InvalidInputError: a picture that can't be read where `strict`, or an epoch of which no picture can be read.
         """
         wanted, item = next(numbers), 0
-        waiting: list[int] = []  # samples whose item couldn't be read, nor any after it
+        waiting: list[int] = []  # samples whose item couldn't be read; the next readable one serves them all
         for epoch in itertools.count():
             self._stream.set_epoch(epoch)
             first = item

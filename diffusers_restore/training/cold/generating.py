@@ -41,7 +41,7 @@ def check_prior(degradation: Degradation, data: TrainingData, config: ColdConfig
 def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: ColdConfig) -> GaussianMixturePrior:
     """The prior of what is left of 10,000 training pictures at T (or of all, if they are fewer).
 
-    Thumbnails are spread the way by which D(x, T) is met best.
+    Thumbnails are enlarged by the interpolation that comes closest to D(x, T).
 
     Raises:
         InvalidInputError: more components than the pictures allow.

@@ -88,7 +88,7 @@ def _options(config: ColdConfig) -> dict[str, object]:
 
 
 def _check_endpoints(degradation: Degradation, folder: str | None) -> None:
-    """Raise InvalidInputError if pictures to mix with are needed and not there, or there and not needed."""
+    """Raise InvalidInputError for a degradation that needs a folder without one, and for a folder that isn't needed."""
     needed = _needs_pictures(degradation)
     if needed and folder is None:
         raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")
@@ -109,7 +109,7 @@ def make_scheduler(config: DegradationConfig) -> ColdDiffusionScheduler:
     """The scheduler with the degradation that `config` names.
 
     Raises:
-        InvalidInputError: there is none such, or it doesn't take these arguments.
+        InvalidInputError: no degradation has that name, or it doesn't take these arguments.
     """
     if config.scheduler_name_or_path is not None:
         return load_scheduler(ColdDiffusionScheduler, config.scheduler_name_or_path)

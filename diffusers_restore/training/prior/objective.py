@@ -18,7 +18,7 @@ LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2  # arXiv:2206.00364, table 1
 
 
 class NoisyBatch(NamedTuple):
-    """Noisy pictures, their timesteps (B,), what the network should say, and the weight of each picture (B,)."""
+    """Noisy pictures, their timesteps (B,), what the network should predict, and the weight of each picture (B,)."""
 
     noisy: Tensor
     timesteps: Tensor

@@ -87,7 +87,7 @@ def make_prior(config: PriorConfig) -> tuple[Network, DDPMScheduler]:
     """The network and the noise schedule to train, new or those of `pretrained_model_name_or_path`.
 
     Raises:
-        InvalidInputError: that repository is no unconditional DDPM of so many channels.
+        InvalidInputError: that repository is no unconditional DDPM, or has another number of channels.
     """
     if config.pretrained_model_name_or_path is not None:
         name = config.pretrained_model_name_or_path

@@ -1,4 +1,4 @@
-"""Automatic objective selection of RDDM (arXiv:2308.13712): should a network say the residual or the noise?"""
+"""Automatic objective selection of RDDM (arXiv:2308.13712): does a network predict the residual or the noise?"""
 
 from __future__ import annotations
 
@@ -142,14 +142,14 @@ def select(
     settings: Mapping[str, Any] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> Literal["residual", "epsilon"]:
-    """What a network should say: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
+    """What a network is to predict: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
 
     The run's own network and batches decide, at its learning rate, in `output_dir`/selection; the decision is kept in
-    selection.json, so that a resumed run doesn't ask again. After `max_steps` the side of 0.5 decides. `settings` are
-    what else defines the run, as for `train`.
+    selection.json, and a resumed run reads it there. After `max_steps` the side of 0.5 decides. `settings` are
+    those of `train`.
 
     Raises:
-        InvalidInputError: as `train`; a run that goes on without a decision, or one of other settings.
+        InvalidInputError: as `train`; a resumed run without a decision, or a decision made with other settings.
     """
     if dry_run:
         return "residual"  # which costs what the other does
@@ -201,7 +201,7 @@ def _check_begins(training: LoopConfig) -> None:
 
 
 def _check_settings(decided_with: Mapping[str, Any], settings: Mapping[str, Any], training: LoopConfig) -> None:
-    """Raise InvalidInputError for a decision of a run that this one can't be the rest of."""
+    """Raise InvalidInputError for a decision of a run that this one can't resume."""
     if training.resume_from_checkpoint is None:
         raise InvalidInputError(
             f"output_dir {training.output_dir!r} holds the selection of another run; go on with it by "

@@ -18,7 +18,7 @@ GENERATION_STEPS = 10  # of the pictures that are drawn to look at
 
 
 class Noisy(NamedTuple):
-    """I_t (B, C, H, W), what the networks are shown beside it, their timesteps (B,), what they should say, and I_in."""
+    """I_t (B, C, H, W), what the networks are shown beside it, timesteps (B,), what they should predict, and I_in."""
 
     noisy: Tensor
     condition: tuple[Tensor, ...]
@@ -29,14 +29,14 @@ class Noisy(NamedTuple):
 
 @final
 class RDDMObjective(Objective):
-    """Predicting what `scheduler.heads` says of I_t = I_0 + a_t I_res + b_t epsilon: the sum of a loss for each head.
+    """Predicting `scheduler.heads` from I_t = I_0 + a_t I_res + b_t epsilon: the sum of a loss for each head.
 
     t is uniform in 0..T-1. A batch is `(clean,)`, `(degraded, clean)` or `(degraded, clean, mask)`.
 
     Args:
         scheduler: the process.
         inputs: what the networks are shown.
-        two_networks: "unet" says the first head and "unet_noise" the second, each with an optimiser of its own.
+        two_networks: "unet" predicts the first head and "unet_noise" the second, each with an optimiser of its own.
         damage: makes pairs of clean pictures. Without it and without pairs, I_in = 0.
         loss: "l1" or "l2".
         validation_steps: of the restorations that are measured and shown, T at most.
