@@ -242,7 +242,7 @@ class RDDMScheduler(SchedulerMixin, ConfigMixin):
     """
 
     order = 1
-    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]  # noqa: RUF012  # diffusers' protocol
+    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]
 
     @register_to_config
     def __init__(
