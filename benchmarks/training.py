@@ -40,9 +40,9 @@ from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, 
 from diffusers_restore.training.bfloat16_copy import BFloat16Copy
 from diffusers_restore.training.config import PriorConfig, build
 from diffusers_restore.training.data import TrainingData, open_data
-from diffusers_restore.training.loop import make_optimizers, train
-from diffusers_restore.training.objectives import DDPMObjective
-from diffusers_restore.training.prior import make_prior
+from diffusers_restore.training.loop import train
+from diffusers_restore.training.prior import DDPMObjective, make_prior
+from diffusers_restore.training.step import make_optimizers
 
 RESULTS = Path(__file__).parent / "results"
 PHOTOS = 128  # of 480 x 320 pixels, JPEG

@@ -19,7 +19,7 @@ from diffusers_restore import ColdDiffusionPipeline
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.evaluation.report import Cell, contact_sheet, save_sheet
 from diffusers_restore.evaluation.strips import severity_strips
-from diffusers_restore.training.config import Crop
+from diffusers_restore.training.config import CropConfig
 from diffusers_restore.training.data import cut, to_unit
 from diffusers_restore.training.sources import open_source
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = open_source(args.data)
     except InvalidInputError as error:
         parser.error(str(error).replace("train_data_dir", "data"))
-    crop = Crop(pipe.unet.config.sample_size, pipe.unet.config.in_channels, center_crop=True)
+    crop = CropConfig(pipe.unet.config.sample_size, pipe.unet.config.in_channels, center_crop=True)
     generator = torch.Generator().manual_seed(args.seed)
     rows = []
     for i in range(min(args.number, len(source))):

@@ -31,13 +31,16 @@ from diffusers_restore import DDRMPipeline, ResidualUNet2DModel
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
 from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import open_data
-from diffusers_restore.training.loop import check_compiled, make_accelerator, make_optimizers, optimizer_step
 from diffusers_restore.training.loop import train as train_networks
 from diffusers_restore.training.objectives import Objective
+from diffusers_restore.training.processes import make_accelerator
+from diffusers_restore.training.step import check_compiled, make_optimizers, optimizer_step
 
 # Each run is a process of its own, forked from a server that has imported everything and computed nothing.
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["diffusers_restore.training.prior", "torch.utils.tensorboard", "test_training"])
+FORKSERVER.set_forkserver_preload(
+    ["diffusers_restore.training.prior.training", "torch.utils.tensorboard", "test_training"]
+)
 
 TOY: dict[str, Any] = {
     "resolution": 16,
@@ -389,7 +392,7 @@ def test_a_stream_and_bad_files_resume_alike(photos: Path, tmp_path: Path) -> No
         ({"resume_from_checkpoint": "latest", "seed": 1}, "the checkpoint was trained with seed: 0, got 1"),
         ({"resume_from_checkpoint": "latest", "use_ema": False}, "the checkpoint was trained with use_ema: True"),
         ({"resume_from_checkpoint": "latest", "gradient_accumulation_steps": 3}, "micro-batches of a step: 2, got 3"),
-        ({"resume_from_checkpoint": "latest", "validation_images": 3}, "with pictures: 7, got 6"),
+        ({"resume_from_checkpoint": "latest", "validation_images": 3}, "with validation_images: 2, got 3"),
         ({"resume_from_checkpoint": "latest", "max_train_steps": 5}, "max_train_steps must be above 6"),
         ({"resume_from_checkpoint": "checkpoint-4"}, "no checkpoint 'checkpoint-4'; in"),
         ({"mixed_precision": "fp16", "resume_from_checkpoint": "latest"}, "mixed_precision=fp16 needs a GPU"),
@@ -425,6 +428,22 @@ def refused(photos: Path, output: Path, **more: Any) -> str:
     process.join(120 * PATIENCE)
     assert process.exitcode == 1
     return log.read_text()
+
+
+def test_a_run_with_other_held_out_pictures_is_refused(trained: Path, photos: Path, tmp_path: Path) -> None:
+    fewer, measured, others = tmp_path / "fewer", tmp_path / "measured", tmp_path / "others"
+    shutil.copytree(photos, fewer)
+    (fewer / "8.png").unlink()
+    message = refused(fewer, trained, max_train_steps=7, resume_from_checkpoint="latest")
+    assert "the checkpoint was trained with pictures: 7, got 6" in message
+    shutil.copytree(fewer, measured)
+    shutil.copytree(fewer, others)
+    output = tmp_path / "run"
+    train(photos, output, max_train_steps=1, validation_data_dir=str(measured))
+    values = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
+    message = refused(photos, output, validation_data_dir=str(others), **values)
+    assert f"the checkpoint was trained with validation_data_dir: {str(measured)!r}, got {str(others)!r}" in message
+    train(photos, output, validation_data_dir=str(measured), **values)
 
 
 def test_what_is_not_of_this_run_is_left_alone(photos: Path, tmp_path: Path) -> None:

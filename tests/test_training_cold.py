@@ -690,7 +690,7 @@ def test_bad_input(
 def test_a_prior_without_scikit_learn_is_refused_before_the_training(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("diffusers_restore.training.cold.find_spec", lambda name: None)
+    monkeypatch.setattr("diffusers_restore.training.cold.generating.find_spec", lambda name: None)
     words = [*BLUR, "--train_data_dir", photos, "--output_dir", tmp_path / "out", "--prior_components", 1]
     fails(run(*TOY, *words), "prior_components needs scikit-learn: pip install")
     assert not (tmp_path / "out").exists()

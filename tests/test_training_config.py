@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -31,18 +33,18 @@ from diffusers_restore.cli import train_prior
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
 from diffusers_restore.training.checkpoints import (
     checkpoints,
-    damage,
     discard_later,
+    find_damage,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     save_checkpoint,
     step_of,
 )
-from diffusers_restore.training.config import OptimizerConfig, PriorConfig, build, flatten, to_yaml
+from diffusers_restore.training.config import OptimizerConfig, PriorConfig, UNetConfig, build, flatten, to_yaml
 from diffusers_restore.training.export import command_line
-from diffusers_restore.training.loop import learning_rate_factor
 from diffusers_restore.training.prior import make_prior
+from diffusers_restore.training.step import learning_rate_factor
 
 RECIPES = sorted((Path(__file__).parents[1] / "examples" / "recipes").glob("*_prior.yaml"))
 
@@ -466,6 +468,22 @@ def test_the_ends_of_ranges(values: dict[str, Any]) -> None:
     assert {name: flat[name] for name in values} == values
 
 
+def test_another_network_has_its_own_widths() -> None:
+    unet, residual = UNetConfig(), UNetConfig(network="residual")
+    assert dataclasses.replace(unet, network="residual") == residual
+    assert dataclasses.replace(residual, network="unet") == unet
+    assert dataclasses.replace(pickle.loads(pickle.dumps(unet)), network="residual") == residual
+    three = dataclasses.replace(residual, block_out_channels=(8, 8, 8))
+    assert three == UNetConfig(network="residual", block_out_channels=(8, 8, 8))
+    assert three.layers == (3, 2, 1)
+    given = dataclasses.replace(UNetConfig(block_out_channels=(32, 64, 128, 160)), network="residual")
+    assert given.widths == (32, 64, 128, 160)
+    assert json.loads(json.dumps(flatten(unet))) == flatten(unet) | {
+        "block_out_channels": [32, 64, 128, 160],
+        "layers_per_block": [1],
+    }
+
+
 def test_build_knows_its_names() -> None:
     with pytest.raises(UnknownNameError, match="no option named 'learning_rat'; did you mean 'learning_rate'"):
         config(learning_rat=1)
@@ -686,7 +704,7 @@ def write(folder: Path, step: int, limit: int = 10) -> Path:
 
 def test_a_checkpoint_is_read_back(tmp_path: Path) -> None:
     path = write(tmp_path / "deep" / "er", 500)
-    assert damage(path) is None
+    assert find_damage(path) is None
     tensors, state = load_checkpoint(path)
     assert state == {"step": 500, "best": -math.inf}
     assert tensors.keys() == TENSORS.keys()
@@ -742,7 +760,7 @@ def zeros(path: Path) -> None:
 def test_damage_is_found(harm: Callable[[Path], Any], name: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, 1)
     harm(path / name)
-    assert re.search(message, str(damage(path)))
+    assert re.search(message, str(find_damage(path)))
     with pytest.raises(InvalidInputError, match=rf"checkpoint '.*checkpoint-1' is damaged: {message}"):
         load_checkpoint(path)
 
@@ -788,7 +806,7 @@ def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:
     path = write(tmp_path, 2, limit=1)  # what is left of a killed run isn't in it
     assert names(tmp_path) == ["checkpoint-2"]
     assert not leftover.exists()
-    assert damage(path) is None
+    assert find_damage(path) is None
     assert not (path / "half.safetensors").exists()
     assert (tmp_path / "checkpoint-best").is_dir()
     assert checkpoints(tmp_path / "absent") == []
@@ -804,7 +822,7 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint(tmp_path: Path, monkey
     with pytest.raises(OSError, match="no space"):
         write(tmp_path, 2, limit=1)
     assert names(tmp_path) == ["checkpoint-1"]
-    assert damage(tmp_path / "checkpoint-1") is None
+    assert find_damage(tmp_path / "checkpoint-1") is None
 
 
 # --- optimisers -----------------------------------------------------------------------------------------------------

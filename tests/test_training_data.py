@@ -22,10 +22,10 @@ from PIL import Image
 from diffusers_restore.errors import ImageError, InvalidInputError
 from diffusers_restore.training import data, sources
 from diffusers_restore.training.config import DataConfig
-from diffusers_restore.training.data import Crop, Samples, StreamedSamples, batches, cut
+from diffusers_restore.training.data import CropConfig, Samples, StreamedSamples, batches, cut
 
-CROP = Crop(8, min_scale=0.5, max_scale=1.5, random_flip=True, random_rotate=True)
-FLAT = Crop(4, channels=1)  # what remains of a picture of one colour is its colour
+CROP = CropConfig(8, min_scale=0.5, max_scale=1.5, random_flip=True, random_rotate=True)
+FLAT = CropConfig(4, channels=1)  # what remains of a picture of one colour is its colour
 ONE = {"batch_size": 1, "accumulation": 1, "rank": 0, "world_size": 1}
 MORE_WORKERS_THAN_CORES = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")
 
@@ -88,12 +88,12 @@ def parquet(folder: Path, files: list[bytes], shards: int = 1) -> str:
     return str(folder)
 
 
-def stream(folder: str, crop: Crop = FLAT, **options: Any) -> StreamedSamples:
+def stream(folder: str, crop: CropConfig = FLAT, **options: Any) -> StreamedSamples:
     return StreamedSamples(sources.open_stream(folder), "image", crop, **({"seed": 3} | options))
 
 
 def streamed(
-    folder: str, crop: Crop = FLAT, *, rank: int = 0, world_size: int = 1, first: int = 0, **options: Any
+    folder: str, crop: CropConfig = FLAT, *, rank: int = 0, world_size: int = 1, first: int = 0, **options: Any
 ) -> Iterator[torch.Tensor]:
     return stream(folder, crop, **options).take(count(rank + first * world_size, world_size))
 
@@ -191,12 +191,12 @@ def test_pixels_become_floats_in_the_range_of_networks() -> None:
 # --- crops -----------------------------------------------------------------------------------------------------------
 
 
-def crops_of(array: NDArray[np.uint8], crop: Crop, count: int) -> list[NDArray[np.uint8]]:
+def crops_of(array: NDArray[np.uint8], crop: CropConfig, count: int) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     return [cut((Image.fromarray(array),), crop, rng)[0] for _ in range(count)]
 
 
-def crop_of(array: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
+def crop_of(array: NDArray[np.uint8], crop: CropConfig) -> NDArray[np.uint8]:
     return crops_of(array, crop, 1)[0]
 
 
@@ -204,10 +204,10 @@ def crop_of(array: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
 def test_the_centre_at_scale_1_is_copied(height: int, width: int) -> None:
     picture = noise(height, width, 3)
     expected = picture[(height - 8) // 2 :][:8, (width - 8) // 2 :][:, :8].transpose(2, 0, 1)
-    crop = crop_of(picture, Crop(8, min_scale=1, max_scale=1, center_crop=True))
+    crop = crop_of(picture, CropConfig(8, min_scale=1, max_scale=1, center_crop=True))
     np.testing.assert_array_equal(crop, expected)
     tight = noise(8, width, 3)
-    crop = crop_of(tight, Crop(8, center_crop=True))  # the shorter side has the resolution already
+    crop = crop_of(tight, CropConfig(8, center_crop=True))  # the shorter side has the resolution already
     np.testing.assert_array_equal(crop, tight[:, (width - 8) // 2 :][:, :8].transpose(2, 0, 1))
 
 
@@ -217,13 +217,13 @@ def test_random_places_turns_and_mirrorings_all_come() -> None:
     both = windows + [window[:, ::-1] for window in windows]
     turned = [np.rot90(window, turns) for window in both for turns in range(4)]
     for flip, rotate, expected in ((False, False, windows), (True, False, both), (True, True, turned)):
-        crops = crops_of(picture, Crop(4, 1, 1, 1, random_flip=flip, random_rotate=rotate), 500)
+        crops = crops_of(picture, CropConfig(4, 1, 1, 1, random_flip=flip, random_rotate=rotate), 500)
         assert {crop.tobytes() for crop in crops} == {window.tobytes() for window in expected}
 
 
 def test_scales_are_log_uniform() -> None:
     slope = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
-    crops = crops_of(slope, Crop(16, 1, 0.25, 1), 300)
+    crops = crops_of(slope, CropConfig(16, 1, 0.25, 1), 300)
     # a crop at half the scale rises twice as fast
     scales = -np.log2([(int(crop[0, 8, 12]) - int(crop[0, 8, 4])) / 8 for crop in crops])
     assert -2.05 < scales.min() < -1.9
@@ -235,14 +235,16 @@ def test_scales_are_log_uniform() -> None:
 def test_a_small_picture_is_enlarged(scales: dict[str, float]) -> None:
     picture = noise(5, 7, 3)
     expected = Image.fromarray(picture).resize((16, 16), Image.Resampling.BICUBIC, box=(1, 0, 6, 5))
-    crop = crop_of(picture, Crop(16, center_crop=True, **scales))
+    crop = crop_of(picture, CropConfig(16, center_crop=True, **scales))
     np.testing.assert_array_equal(crop, np.asarray(expected).transpose(2, 0, 1))
 
 
 def test_channels_are_what_was_asked_for() -> None:
     colour, grey = noise(8, 8, 3), noise(8, 8)
-    np.testing.assert_array_equal(crop_of(colour, Crop(8, 1))[0], np.asarray(Image.fromarray(colour).convert("L")))
-    np.testing.assert_array_equal(crop_of(grey, Crop(8, 3)), np.stack([grey] * 3))
+    np.testing.assert_array_equal(
+        crop_of(colour, CropConfig(8, 1))[0], np.asarray(Image.fromarray(colour).convert("L"))
+    )
+    np.testing.assert_array_equal(crop_of(grey, CropConfig(8, 3)), np.stack([grey] * 3))
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
@@ -540,11 +542,11 @@ def test_an_unreadable_item_is_replaced_by_the_next(tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Crop(0), "resolution must be a whole number >= 1, got 0"),
-        (lambda: Crop(8, channels=2), "channels must be 1 or 3, got 2"),
-        (lambda: Crop(8, min_scale=1), "given together or not at all, got 1 and None"),
-        (lambda: Crop(8, min_scale=1, max_scale=0.5), "max_scale must be a number >= 1, got 0.5"),
-        (lambda: Crop(8, min_scale=0, max_scale=1), "min_scale must be a number > 0, got 0"),
+        (lambda: CropConfig(0), "resolution must be a whole number >= 1, got 0"),
+        (lambda: CropConfig(8, channels=2), "channels must be 1 or 3, got 2"),
+        (lambda: CropConfig(8, min_scale=1), "given together or not at all, got 1 and None"),
+        (lambda: CropConfig(8, min_scale=1, max_scale=0.5), "max_scale must be a number >= 1, got 0.5"),
+        (lambda: CropConfig(8, min_scale=0, max_scale=1), "min_scale must be a number > 0, got 0"),
         (lambda: sources.open_source(), "exactly one of train_data_dir and dataset_name .* None and None"),
         (lambda: sources.open_source("a", "b"), "exactly one of train_data_dir and dataset_name .* 'a' and 'b'"),
         (lambda: sources.open_source("nowhere"), "train_data_dir must be a folder or an idx file, got 'nowhere'"),

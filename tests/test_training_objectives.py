@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import diffusers_restore
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.config import PriorConfig, build
-from diffusers_restore.training.objectives import DDPMObjective, NoisyBatch, x0_errors
+from diffusers_restore.training.objectives import x0_errors
 from diffusers_restore.training.prior import make_prior
+from diffusers_restore.training.prior.objective import DDPMObjective, NoisyBatch
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 COSINE = "squaredcos_cap_v2"

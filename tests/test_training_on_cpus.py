@@ -23,17 +23,12 @@ from diffusers_restore.training.checkpoints import load_optimizer_tensors, optim
 from diffusers_restore.training.config import LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import TrainingData, open_data, to_unit
 from diffusers_restore.training.group_norm import ChannelsLastGroupNorm, replace_group_norms
-from diffusers_restore.training.loop import (
-    check_compiled,
-    make_accelerator,
-    make_copies,
-    make_optimizers,
-    optimizer_step,
-    train,
-)
+from diffusers_restore.training.loop import train
 from diffusers_restore.training.muon import Muon, hidden_convolutions, orthogonalize
-from diffusers_restore.training.objectives import DDPMObjective, Objective, x0_errors
-from diffusers_restore.training.prior import make_prior, train_prior
+from diffusers_restore.training.objectives import Objective, x0_errors
+from diffusers_restore.training.prior import DDPMObjective, make_prior, train_prior
+from diffusers_restore.training.processes import make_accelerator
+from diffusers_restore.training.step import check_compiled, make_copies, make_optimizers, optimizer_step
 
 
 def residual() -> ResidualUNet2DModel:

@@ -33,7 +33,6 @@ from diffusers_restore.degradations.recipes import OldPhotos, seeds_from
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.pipelines.pipeline_rddm import Inputs
 from diffusers_restore.schedulers.scheduling_rddm import HEADS
-from diffusers_restore.training.aosa import AOSAObjective, Selector, aosa_losses, select
 from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
 from diffusers_restore.training.config import (
     DataConfig,
@@ -44,13 +43,19 @@ from diffusers_restore.training.config import (
     build,
     flatten,
 )
-from diffusers_restore.training.pairs import Pair, keeps_grey, make_damage, open_pairs
 from diffusers_restore.training.rddm import train_rddm
-from diffusers_restore.training.rddm_objective import RDDMObjective
+from diffusers_restore.training.rddm.aosa import AOSAObjective, Selector, aosa_losses, select
+from diffusers_restore.training.rddm.objective import RDDMObjective
+from diffusers_restore.training.rddm.pairs import Pair, keeps_grey, make_damage, open_pairs
 
 # Runs of several processes, and those that are killed, are forked from a server that has imported everything.
 FORKSERVER.set_forkserver_preload(
-    ["diffusers_restore.training.prior", "diffusers_restore.training.rddm", "torch.utils.tensorboard", __name__]
+    [
+        "diffusers_restore.training.prior.training",
+        "diffusers_restore.training.rddm.training",
+        "torch.utils.tensorboard",
+        __name__,
+    ]
 )
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_rddm.py"
 DDPM = {"beta_schedule": "linear", "beta_start": 1e-3, "beta_end": 0.3}

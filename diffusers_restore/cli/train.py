@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ..training.config import ColdConfig, PriorConfig, RDDMConfig, config_command
+from ..training.cold.config import ColdConfig
+from ..training.prior.config import PriorConfig
+from ..training.rddm.config import RDDMConfig
+from .config_command import config_command
 
 train_prior = config_command(
     "prior",

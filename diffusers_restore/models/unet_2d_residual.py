@@ -119,7 +119,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["ResidualBlock"]  # noqa: RUF012  # diffusers' protocol
+    _no_split_modules = ["ResidualBlock"]
 
     @register_to_config
     def __init__(

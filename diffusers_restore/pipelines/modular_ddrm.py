@@ -254,8 +254,8 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
     """The chain: its sub-blocks, one after the other, for each timestep of the method."""
 
     description = "Runs the chain: at each timestep the network is evaluated, and the data corrects it."
-    block_classes = [DDRMPredictStep, DDRMUpdateStep]  # noqa: RUF012  # diffusers' protocol
-    block_names = ["predict", "update"]  # noqa: RUF012  # diffusers' protocol
+    block_classes = [DDRMPredictStep, DDRMUpdateStep]
+    block_names = ["predict", "update"]
 
     @property
     def loop_inputs(self) -> list[InputParam]:
@@ -309,14 +309,14 @@ class DDRMBlocks(SequentialPipelineBlocks):
     """
 
     description = "Zero-shot restoration of linearly degraded pictures by DDRM (arXiv:2201.11793)."
-    block_classes = [  # noqa: RUF012  # diffusers' protocol
+    block_classes = [
         DDRMSetTimestepsStep,
         DDRMPrepareMeasurementStep,
         DDRMStartStep,
         DDRMDenoiseStep,
         DDRMDecodeStep,
     ]
-    block_names = ["set_timesteps", "prepare_measurement", "start", "denoise", "decode"]  # noqa: RUF012  # the same
+    block_names = ["set_timesteps", "prepare_measurement", "start", "denoise", "decode"]
 
     @property
     def outputs(self) -> list[OutputParam]:

@@ -64,9 +64,9 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
 
     scheduler_name = "ColdDiffusionScheduler"
     model_cpu_offload_seq = "unet"
-    _exclude_from_cpu_offload = ["prior"]  # noqa: RUF012  # it has no weights that accelerate's hooks could follow
-    _optional_components = ["prior"]  # noqa: RUF012  # diffusers' protocol
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
+    _exclude_from_cpu_offload = ["prior"]  # it has no weights that accelerate's hooks could follow
+    _optional_components = ["prior"]
+    _callback_tensor_inputs = ["sample", "pred_original_sample"]
 
     def __init__(
         self, unet: Network, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None

@@ -64,7 +64,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
     scheduler_name = "DDRMScheduler"
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]  # noqa: RUF012  # diffusers' protocol
+    _callback_tensor_inputs = ["sample", "pred_original_sample"]
 
     def __init__(self, unet: Network, scheduler: SchedulerMixin) -> None:
         super().__init__()

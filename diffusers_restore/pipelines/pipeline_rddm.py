@@ -150,8 +150,8 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
 
     scheduler_name = "RDDMScheduler"
     model_cpu_offload_seq = "unet->unet_noise"
-    _optional_components = ["unet_noise"]  # noqa: RUF012  # diffusers' protocol
-    _callback_tensor_inputs = [  # noqa: RUF012  # diffusers' protocol
+    _optional_components = ["unet_noise"]
+    _callback_tensor_inputs = [
         "sample",
         "pred_original_sample",
         "pred_residual",

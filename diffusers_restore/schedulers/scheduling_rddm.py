@@ -108,7 +108,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
     """
 
     order = 1
-    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]  # noqa: RUF012  # diffusers' protocol
+    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]
 
     @register_to_config
     def __init__(

@@ -52,7 +52,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
     """
 
     order = 1
-    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]  # noqa: RUF012  # diffusers' protocol
+    _compatibles = ["DDPMScheduler", "DDIMScheduler", "PNDMScheduler"]
 
     step_options: tuple[str, ...] = ()
     """The options of `step` that a call of the pipeline may give: some of "eta" and "eta_b"."""

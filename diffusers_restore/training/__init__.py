@@ -5,30 +5,34 @@ Names are imported when they are first used, so that the options of the command 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .config import DataConfig, DDPMConfig, LoopConfig, OptimizerConfig, PriorConfig, UNetConfig
+    from .config import DataConfig, LoopConfig, OptimizerConfig, UNetConfig
     from .data import TrainingData, open_data
-    from .loop import Progress, train
-    from .objectives import DDPMObjective, Objective
-    from .prior import train_prior
+    from .loop import train
+    from .objectives import Objective
+    from .prior.config import DDPMConfig, PriorConfig
+    from .prior.objective import DDPMObjective
+    from .prior.training import train_prior
+    from .progress import Progress
 
 _HOMES = {
-    "DDPMConfig": ".config",
-    "DDPMObjective": ".objectives",
+    "DDPMConfig": ".prior.config",
+    "DDPMObjective": ".prior.objective",
     "DataConfig": ".config",
     "LoopConfig": ".config",
     "Objective": ".objectives",
     "OptimizerConfig": ".config",
-    "PriorConfig": ".config",
-    "Progress": ".loop",
+    "PriorConfig": ".prior.config",
+    "Progress": ".progress",
     "TrainingData": ".data",
     "UNetConfig": ".config",
     "open_data": ".data",
     "train": ".loop",
-    "train_prior": ".prior",
+    "train_prior": ".prior.training",
 }
 
 __all__ = [
@@ -47,11 +51,7 @@ __all__ = [
     "train_prior",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -80,14 +80,14 @@ def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     Raises:
         InvalidInputError: a file is absent, cut short or changed, as after a crash of the machine.
     """
-    problem = damage(checkpoint)
+    problem = find_damage(checkpoint)
     if problem:
         raise InvalidInputError(f"checkpoint {str(checkpoint)!r} is damaged: {problem}")
     tensors = {path.name.removesuffix(".safetensors"): load_file(path) for path in checkpoint.glob("*.safetensors")}
     return tensors, json.loads((checkpoint / "state.json").read_text())
 
 
-def damage(checkpoint: Path) -> str | None:
+def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if they are what was written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())

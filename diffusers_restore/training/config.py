@@ -1,25 +1,36 @@
-"""What a training run is made of, as frozen dataclasses, and the command line and files that fill them.
+"""The configurations that all methods share, as frozen dataclasses, and what fills and flattens any configuration.
 
 Nothing here imports torch, so that `--help` is answered at once. The names of the options are those of diffusers'
-training scripts where these have one.
+training scripts where these have one. The configuration of a method lies in the method's folder.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import click
 import yaml
 
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
+from .lazy import lazy_names
+
+# The configurations of the methods, which lie in their folders.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ColdConfig": ".cold.config",
+        "DDPMConfig": ".prior.config",
+        "DegradationConfig": ".cold.config",
+        "PairConfig": ".rddm.config",
+        "PriorConfig": ".prior.config",
+        "RDDMConfig": ".rddm.config",
+        "ResidualConfig": ".rddm.config",
+    },
+)
 
 
 def option(default: Any, help: str) -> Any:
@@ -31,14 +42,15 @@ def _is_part(hint: Any) -> bool:
     return dataclasses.is_dataclass(hint)
 
 
-def _options(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+def options_of(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
+    """The options of a part of a configuration, without those of parts of it: name, type, field."""
     hints = get_type_hints(part)
     return [(one.name, hints[one.name], one) for one in dataclasses.fields(part) if not _is_part(hints[one.name])]
 
 
-def _check_words(part: Any) -> None:
+def check_words(part: Any) -> None:
     """Raise InvalidInputError for an option that is no word, no flag or not one of the choices, if it has to be."""
-    for name, hint, _ in _options(type(part)):
+    for name, hint, _ in options_of(type(part)):
         value, kinds = getattr(part, name), [hint]
         if get_origin(hint) in (Union, types.UnionType):
             kinds = list(get_args(hint))
@@ -57,7 +69,7 @@ def _check_words(part: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropConfig:
     """How a training crop is cut out of a picture.
 
     Args:
@@ -132,7 +144,7 @@ class DataConfig:
     strict: bool = option(False, "Stop at a picture that can't be read instead of skipping it with a report.")
 
     def __post_init__(self) -> None:
-        _check_words(self)
+        check_words(self)
         if (self.train_data_dir is None) == (self.dataset_name is None):
             raise InvalidInputError(
                 "exactly one of train_data_dir and dataset_name must say where the pictures are, got "
@@ -152,9 +164,9 @@ class DataConfig:
             )
 
     @property
-    def crop(self) -> Crop:
+    def crop(self) -> CropConfig:
         """How training pictures are cut."""
-        return Crop(**{one.name: getattr(self, one.name) for one in dataclasses.fields(Crop)})
+        return CropConfig(**{one.name: getattr(self, one.name) for one in dataclasses.fields(CropConfig)})
 
 
 @dataclass(frozen=True)
@@ -184,7 +196,7 @@ class OptimizerConfig:
     adam_epsilon: float = option(1e-8, "Of AdamW.")
 
     def __post_init__(self) -> None:
-        _check_words(self)
+        check_words(self)
         check_real("learning_rate", self.learning_rate, above=0)
         check_int("lr_warmup_steps", self.lr_warmup_steps, 0)
         check_int("lr_decay_steps", self.lr_decay_steps, 0)
@@ -235,7 +247,7 @@ class LoopConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_words(self)
+        check_words(self)
         for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps"):
             check_int(name, getattr(self, name), 1)
         for name in ("checkpointing_steps", "checkpoints_total_limit"):
@@ -245,6 +257,10 @@ class LoopConfig:
         check_real("ema_inv_gamma", self.ema_inv_gamma, above=0)
         check_real("ema_power", self.ema_power, 0)
         check_int("seed", self.seed, 0, 2**32 - 1)
+
+
+class _ByDefault(tuple[int, ...]):
+    """Numbers that nobody gave: `dataclasses.replace` passes them on, and another network has others."""
 
 
 @dataclass(frozen=True)
@@ -269,16 +285,18 @@ class UNetConfig:
     dropout: float = option(0.0, "Share of activations that are dropped in training.")
 
     def __post_init__(self) -> None:
-        _check_words(self)
+        check_words(self)
         for name in ("block_out_channels", "layers_per_block"):  # the widths first
-            value = self._default(name) if getattr(self, name) is None else getattr(self, name)
+            value = getattr(self, name)
+            if value is None or isinstance(value, _ByDefault):
+                value = self._default(name)
             if name == "layers_per_block" and isinstance(value, int):
                 value = (value,)
             if not isinstance(value, (tuple, list)) or not value:
                 raise InvalidInputError(f"{name} must be one or more whole numbers, got {value!r}")
-            for one in value:
-                check_int(name, one, 1)
-            object.__setattr__(self, name, tuple(value))
+            for number in value:
+                check_int(name, number, 1)
+            object.__setattr__(self, name, value if isinstance(value, _ByDefault) else tuple(value))
         if len(self.layers) not in ({1} if self.network == "unet" else {1, len(self.widths)}):
             each = "" if self.network == "unet" else f", or one for each of {len(self.widths)} levels"
             raise InvalidInputError(
@@ -286,10 +304,10 @@ class UNetConfig:
             )
         check_real("dropout", self.dropout, 0, 1)
 
-    def _default(self, name: str) -> tuple[int, ...]:
+    def _default(self, name: str) -> _ByDefault:
         if name == "block_out_channels":
-            return {"unet": (32, 64, 128, 160), "residual": (64, 128, 160, 192)}[self.network]
-        return (1,) if self.network == "unet" else tuple(range(len(self.widths), 0, -1))
+            return _ByDefault({"unet": (32, 64, 128, 160), "residual": (64, 128, 160, 192)}[self.network])
+        return _ByDefault((1,) if self.network == "unet" else range(len(self.widths), 0, -1))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -307,322 +325,7 @@ class UNetConfig:
         return int(2 ** (len(self.widths) - (self.network == "unet")))
 
 
-@dataclass(frozen=True)
-class DDPMConfig:
-    """Objective: what the network predicts, and how the noise levels are drawn and weighted.
-
-    Raises:
-        InvalidInputError: a value is out of range.
-    """
-
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = option(
-        "v_prediction",
-        "The noise, the picture, or v (arXiv:2202.00512), whose errors the samplers never multiply by more than one.",
-    )
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = option(
-        "squaredcos_cap_v2", "Noise schedule of DDPMScheduler; squaredcos_cap_v2 is the cosine (arXiv:2102.09672)."
-    )
-    num_train_timesteps: int = option(1000, "Noise levels.")
-    timestep_sampling: Literal["uniform", "lognormal", "mixed"] = option(
-        "uniform",
-        "How noise levels are drawn: all alike; with ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
-        "arXiv:2206.00364), which spends the training where pictures are half seen; or one half of each kind, for a "
-        "prior that restores: it needs fine textures as well as colours, which are decided where nearly all is noise.",
-    )
-    snr_gamma: float | None = option(None, "Min-SNR weighting of the loss (arXiv:2303.09556); 5 is usual.")
-    noise_offset: float = option(0.0, "Share of noise that is constant over a channel of a picture; 0.1 is usual.")
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        check_int("num_train_timesteps", self.num_train_timesteps, 2)
-        if self.snr_gamma is not None:
-            check_real("snr_gamma", self.snr_gamma, above=0)
-        check_real("noise_offset", self.noise_offset, 0)
-
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """A DDPM prior, trained from the beginning or from the weights of another.
-
-    Raises:
-        InvalidInputError: the network can't take pictures of this size.
-    """
-
-    data: DataConfig
-    network: UNetConfig = UNetConfig()
-    objective: DDPMConfig = DDPMConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: LoopConfig = LoopConfig()
-    pretrained_model_name_or_path: str | None = option(
-        None, "Begin with the network and the noise schedule of this repository or folder; the options on them are off."
-    )
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        _check_folders(self.data, self.training)
-        if self.pretrained_model_name_or_path is None:
-            check_sizes(self.data, self.network.size_multiple)
-
-
-@dataclass(frozen=True)
-class DegradationConfig:
-    """Degradation: what the network learns to undo.
-
-    Raises:
-        InvalidInputError: a value is out of range, or values contradict each other.
-    """
-
-    degradation: str | None = option(
-        None, "blur, fade, color_fade, pixelate, snow, decolor, mix, synthetic, or the name of a plug-in's."
-    )
-    degradation_args: Mapping[str, Any] | None = option(
-        None, 'Its arguments but for num_timesteps: "{taps: 11, std: 7, border: circular}".'
-    )
-    num_train_timesteps: int = option(20, "Its severities, T.")
-    eight_bit: bool = option(False, "Floor degraded pictures to 8 bits.")
-    scheduler_name_or_path: str | None = option(
-        None,
-        "A repository or folder with the scheduler_config.json of a ColdDiffusionScheduler, such as "
-        "schedulers/cold-mnist-deblur, instead of the options on the degradation.",
-    )
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        if (self.degradation is None) == (self.scheduler_name_or_path is None):
-            raise InvalidInputError(
-                "exactly one of degradation and scheduler_name_or_path must say what the network is to undo, got "
-                f"degradation={self.degradation!r} and scheduler_name_or_path={self.scheduler_name_or_path!r}"
-            )
-        if self.degradation_args is not None and not isinstance(self.degradation_args, Mapping):
-            raise InvalidInputError(f"degradation_args must be arguments by name, got {self.degradation_args!r}")
-        check_int("num_train_timesteps", self.num_train_timesteps, 1)
-        if self.scheduler_name_or_path is not None and (self.degradation_args is not None or self.eight_bit):
-            raise InvalidInputError(
-                "degradation_args and eight_bit are those of scheduler_name_or_path where that is given; leave them out"
-            )
-
-
-@dataclass(frozen=True)
-class ColdConfig:
-    """A Cold Diffusion restorer, trained from the beginning or from the weights of another network.
-
-    Raises:
-        InvalidInputError: the network can't take pictures of this size.
-    """
-
-    data: DataConfig
-    objective: DegradationConfig
-    network: UNetConfig = UNetConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: LoopConfig = LoopConfig()
-    pretrained_model_name_or_path: str | None = option(
-        None, "Begin with the network of this repository or folder; the options on the network are off."
-    )
-    endpoint_data_dir: str | None = option(
-        None,
-        "Folder of the other pictures, for degradation mix with endpoint: picture; pairs change with every step.",
-    )
-    prior_components: int = option(
-        0, "Fit so many Gaussians to what is left of the training pictures at T, so that the pipeline can generate."
-    )
-    prior_size: int = option(1, "Side of the thumbnails that they are fitted to; 1 is the mean of each channel.")
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        _check_folders(self.data, self.training, endpoint_data_dir=self.endpoint_data_dir)
-        if self.endpoint_data_dir is not None and self.data.validation_data_dir is not None:
-            raise InvalidInputError("validation_data_dir has no other pictures for endpoint_data_dir; leave it out")
-        check_int("prior_components", self.prior_components, 0)
-        check_int("prior_size", self.prior_size, 1, self.data.resolution)
-        if self.pretrained_model_name_or_path is None:
-            check_sizes(self.data, self.network.size_multiple)
-
-
-@dataclass(frozen=True)
-class PairConfig:
-    """Pairs: where the degraded pictures come from; without any of these, the network learns to generate.
-
-    Raises:
-        InvalidInputError: several sources of pairs, or options of one that isn't there.
-    """
-
-    degraded_data_dir: str | None = option(
-        None, "Folder of the degraded pictures, which have the names of the clean ones in train_data_dir."
-    )
-    clean_side: Literal["left", "right"] | None = option(
-        None, "Each picture of train_data_dir is two side by side, of which the clean one is here."
-    )
-    unpaired_data_dir: str | None = option(
-        None, "Folder of pictures that are to become like those of train_data_dir; pairs are dealt anew in every step."
-    )
-    recipe: str | None = option(
-        None, "Damage the pictures by a recipe: blind, real_esrgan, bsrgan, old_photos, ..., or that of a plug-in."
-    )
-    recipe_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{scale: 2}".')
-    task: str | None = option(None, "Damage the pictures by a task of DDRM: sr4, inpaint-box, deblur-gauss, ...")
-    task_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{sigma: 3, taps: 15}".')
-    sigma_y: float = option(0.0, "Deviation of the noise that is added after a task, in the unit of [-1, 1].")
-    degradation: str | None = option(
-        None, "Damage the pictures by a degradation of Cold Diffusion, by a severity that is drawn from 1..T."
-    )
-    degradation_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{num_timesteps: 20, taps: 11, std: 7}".')
-    mask_data_dir: str | None = option(
-        None, "Folder of masks, white where pictures of degraded_data_dir are damaged, which the network is shown."
-    )
-    recipe_mask: bool = option(False, "Show the network the mask of what a recipe scratched.")
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        sources = ("degraded_data_dir", "clean_side", "unpaired_data_dir", "recipe", "task", "degradation")
-        given = [name for name in sources if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InvalidInputError(f"pairs come from one source, got {' and '.join(given)}")
-        needs = {
-            "recipe_args": "recipe",
-            "task_args": "task",
-            "degradation_args": "degradation",
-            "mask_data_dir": "degraded_data_dir",
-        }
-        for name, source in needs.items():
-            value = getattr(self, name)
-            if value is not None and getattr(self, source) is None:
-                raise InvalidInputError(f"{name} is for {source}, which isn't given; got {value!r}")
-            if name.endswith("_args") and value is not None and not isinstance(value, Mapping):
-                raise InvalidInputError(f"{name} must be arguments by name, got {value!r}")
-        check_real("sigma_y", self.sigma_y, 0)
-        if self.sigma_y > 0 and self.task is None:
-            raise InvalidInputError(f"sigma_y is for task, which isn't given; got {self.sigma_y!r}")
-        if self.recipe_mask and self.recipe is None:
-            raise InvalidInputError("recipe_mask is for recipe, which isn't given")
-
-    @property
-    def paired(self) -> bool:
-        """Whether there are degraded pictures."""
-        sources = (self.degraded_data_dir, self.clean_side, self.unpaired_data_dir, self.recipe, self.task)
-        return any(one is not None for one in (*sources, self.degradation))
-
-    @property
-    def masked(self) -> bool:
-        """Whether there are masks."""
-        return self.mask_data_dir is not None or self.recipe_mask
-
-
-@dataclass(frozen=True)
-class ResidualConfig:
-    """Objective: the process, and what the networks predict.
-
-    Raises:
-        InvalidInputError: a value is out of range, or values contradict each other.
-    """
-
-    prediction_type: Literal[
-        "residual",
-        "epsilon",
-        "sample",
-        "v_prediction",
-        "residual_epsilon",
-        "residual_sum",
-        "sample_epsilon",
-        "sample_sum",
-        "auto",
-    ] = option(
-        "residual",
-        "What the network says; of two, each has its loss. auto learns whether residual or epsilon suits the data "
-        "(AOSA, arXiv:2308.13712), then trains that from the beginning.",
-    )
-    num_train_timesteps: int = option(1000, "T.")
-    noise_scale: float = option(1.0, "Variance of the noise at T: 0.01 restores what is nearly right, 1 generates.")
-    scheduler_args: Mapping[str, Any] | None = option(
-        None, 'More of RDDMScheduler: "{noise_schedule: average, time_embedding: cumulative}".'
-    )
-    scheduler_name_or_path: str | None = option(
-        None,
-        "A repository or folder with the scheduler_config.json of an RDDMScheduler, such as schedulers/rddm-lol, "
-        "instead of the options above.",
-    )
-    conditioned: bool = option(True, "Show the network the degraded picture beside I_t; without it, I_t alone.")
-    two_networks: bool = option(False, "A network for each of two predictions, each with its own optimiser.")
-    noise_learning_rate: float | None = option(None, "Learning rate of the second network.  [default: --learning_rate]")
-    loss: Literal["l1", "l2"] = option("l1", "Mean absolute or mean squared error.")
-    aosa_max_steps: int = option(2000, "With prediction_type auto: decide after so many steps at the latest.")
-    validation_steps: int = option(5, "Steps of the restorations that are measured and shown.")
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        check_int("num_train_timesteps", self.num_train_timesteps, 1)
-        check_real("noise_scale", self.noise_scale, 0)
-        if self.noise_learning_rate is not None:
-            check_real("noise_learning_rate", self.noise_learning_rate, above=0)
-            if not self.two_networks:
-                raise InvalidInputError("noise_learning_rate is for two_networks, which isn't set")
-        check_int("aosa_max_steps", self.aosa_max_steps, 1)
-        check_int("validation_steps", self.validation_steps, 1)
-        if self.scheduler_args is not None and not isinstance(self.scheduler_args, Mapping):
-            raise InvalidInputError(f"scheduler_args must be arguments by name, got {self.scheduler_args!r}")
-        if self.scheduler_name_or_path is not None and self.scheduler_args is not None:
-            raise InvalidInputError(
-                "scheduler_args are those of scheduler_name_or_path where that is given; leave one of them out"
-            )
-        if self.prediction_type == "auto" and (self.two_networks or self.scheduler_name_or_path is not None):
-            raise InvalidInputError(
-                "prediction_type auto chooses what one network of a new scheduler predicts; leave out two_networks "
-                "and scheduler_name_or_path"
-            )
-        if self.prediction_type == "auto" and (self.scheduler_args or {}).get("time_embedding") == "cumulative":
-            raise InvalidInputError(
-                "prediction_type auto needs time_embedding 'timestep': one time code can't be that of the residual and "
-                "that of the noise"
-            )
-        for name in ("prediction_type", "num_train_timesteps", "noise_scale"):
-            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
-            if self.scheduler_name_or_path is not None and value != default:
-                raise InvalidInputError(
-                    f"{name} is that of scheduler_name_or_path where that is given; leave it out, got {value!r}"
-                )
-
-
-@dataclass(frozen=True)
-class RDDMConfig:
-    """An RDDM restorer, translator or generator, trained from the beginning or from the weights of another network.
-
-    Raises:
-        InvalidInputError: the network can't take pictures of this size, or values contradict each other.
-    """
-
-    data: DataConfig
-    pairs: PairConfig = PairConfig()
-    objective: ResidualConfig = ResidualConfig()
-    network: UNetConfig = UNetConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: LoopConfig = LoopConfig()
-    init_from: str | None = option(
-        None,
-        "Begin with the network of this repository or folder, such as google/ddpm-ema-bedroom-256, given more "
-        "channels by zeros where needed; the options on the network are off.",
-    )
-
-    def __post_init__(self) -> None:
-        _check_words(self)
-        folders = ("degraded_data_dir", "unpaired_data_dir", "mask_data_dir")
-        _check_folders(self.data, self.training, **{name: getattr(self.pairs, name) for name in folders})
-        for name in ("degraded_data_dir", "clean_side", "unpaired_data_dir"):
-            if getattr(self.pairs, name) is not None and self.data.train_data_dir is None:
-                raise InvalidInputError(f"{name} needs the clean pictures as train_data_dir")
-            if getattr(self.pairs, name) is not None and self.data.validation_data_dir is not None:
-                raise InvalidInputError(
-                    f"validation_data_dir holds clean pictures, which {name} has no pairs for; leave it out, and some "
-                    "pairs are held out"
-                )
-        if self.pairs.masked and not self.objective.conditioned:
-            raise InvalidInputError(
-                "mask_data_dir and recipe_mask are for networks that are shown the degraded picture too; leave out "
-                "no_conditioned"
-            )
-        if self.init_from is None:
-            check_sizes(self.data, self.network.size_multiple)
-
-
-def _check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
+def check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
     """Raise InvalidInputError if the output would be read as data, or pictures to train on were measured on."""
     folders = {"train_data_dir": data.train_data_dir, "dataset_name": data.dataset_name, **others}
     folders["validation_data_dir"] = data.validation_data_dir
@@ -680,7 +383,7 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
         UnknownNameError: there is no option of that name.
         InvalidInputError: a value is out of range.
     """
-    known = [name for _, part in _parts(config_class) for name, _, _ in _options(part)]
+    known = [name for _, part in parts_of(config_class) for name, _, _ in options_of(part)]
     for name in values:
         if name not in known:
             raise unknown_name("option", name, known)
@@ -689,7 +392,7 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
     for one in dataclasses.fields(config_class):
         part = hints[one.name]
         if _is_part(part):
-            own = {name for name, _, _ in _options(part)}
+            own = {name for name, _, _ in options_of(part)}
             arguments[one.name] = build(part, {name: value for name, value in values.items() if name in own})
         elif one.name in values:
             arguments[one.name] = values[one.name]
@@ -702,139 +405,9 @@ def to_yaml(options: Mapping[str, Any]) -> str:
     return yaml.safe_dump(plain, sort_keys=False)
 
 
-def config_command(name: str, config_class: type, target: str, help: str) -> click.Command:
-    """A click command with an option for each field of `config_class`, which calls `target`, "module:function".
-
-    `target` is imported when the command runs; it is called with the configuration and `dry_run`.
-    """
-
-    def run(dry_run: bool, config: None, **values: Any) -> None:
-        module, _, function = target.partition(":")
-        try:
-            built = build(config_class, values)
-            getattr(import_module(module), function)(built, dry_run=dry_run)
-        except (InvalidInputError, FloatingPointError, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
-    sections: list[tuple[str, list[click.Parameter]]] = []
-    for title, part in _parts(config_class):
-        sections.append((title, [_click_option(*one) for one in _options(part)]))
-    params = [param for _, section in sections for param in section]
-    common: list[click.Parameter] = [
-        click.Option(
-            ["--config"],
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            is_eager=True,
-            callback=_read_config,
-            metavar="FILE",
-            help="Options in a YAML or JSON file, by their names here; the command line has the last word.",
-        ),
-        click.Option(["--dry_run"], is_flag=True, help="Print all options and what a step costs, and stop."),
-    ]
-    return _SectionedCommand(name, callback=run, params=common + params, help=help, sections=sections)
-
-
-class _SectionedCommand(click.Command):
-    """A command whose --help shows the options of each part of the configuration by themselves."""
-
-    def __init__(self, *args: Any, sections: list[tuple[str, list[click.Parameter]]], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sections = sections
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        shown = {id(param) for _, section in self._sections for param in section}
-        common = [param for param in self.get_params(ctx) if id(param) not in shown]
-        for title, section in [*self._sections, ("Options", common)]:
-            records = [record for param in section if (record := param.get_help_record(ctx)) is not None]
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
-    try:
-        text = path.read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)  # not all of JSON is YAML: tabs, and characters written as two escapes
-        except json.JSONDecodeError:
-            values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} is neither YAML nor JSON: {error}", ctx, param) from error
-    if not isinstance(values, dict):
-        raise click.BadParameter(f"{path} must hold options as `name: value` lines", ctx, param)
-    known = {one.name: one.type for one in ctx.command.params if one.name not in (None, "config", "dry_run", "help")}
-    for name, value in values.items():
-        if name not in known:
-            raise click.BadParameter(f"{path}: {unknown_name('option', name, known)}", ctx, param)
-        fits = not isinstance(value, dict) or isinstance(known[name], _Arguments)
-        fits &= not isinstance(value, list) or isinstance(known[name], _WholeNumbers)
-        if not fits:
-            raise click.BadParameter(f"{path}: {name} must be one value, got {value!r}", ctx, param)
-    ctx.default_map = {name: _word(value) for name, value in values.items() if value is not None}
-
-
-def _word(value: Any) -> Any:
-    """A value of a file as one would type it, so that the types of the options read it; lists and mappings stay."""
-    if isinstance(value, list):
-        return [_word(one) for one in value]
-    if isinstance(value, bool):
-        return {True: "yes", False: "no"}[value]  # YAML reads an unquoted no as false
-    return str(value) if isinstance(value, (int, float, datetime.date)) else value
-
-
-class _WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # which older clicks don't take
-    name = "integers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        try:
-            return tuple(int(str(one)) for one in (value.split(",") if isinstance(value, str) else value))
-        except (TypeError, ValueError):
-            self.fail(f"expected whole numbers between commas, such as 32,64,128, got {value!r}", param, ctx)
-
-
-class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clicks don't take
-    name = "arguments"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        try:
-            arguments = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
-        return {name: _number(one) for name, one in arguments.items()}
-
-
-def _number(value: Any) -> Any:
-    """What YAML doesn't take for a number though one writes it so, such as 1e-2, as one."""
-    try:
-        return float(value) if isinstance(value, str) and any(one.isdigit() for one in value) else value
-    except ValueError:
-        return value
-
-
-def _parts(config_class: type) -> list[tuple[str, type]]:
+def parts_of(config_class: type) -> list[tuple[str, type]]:
     """The parts of a configuration with their titles, then the configuration itself for the options of its own."""
     hints = get_type_hints(config_class)
     parts = [hints[one.name] for one in dataclasses.fields(config_class) if _is_part(hints[one.name])]
-    own = [config_class] if _options(config_class) else []
+    own = [config_class] if options_of(config_class) else []
     return [(str(part.__doc__).partition("\n")[0].rstrip("."), part) for part in [*own, *parts]]
-
-
-def _click_option(name: str, hint: Any, one: dataclasses.Field[Any]) -> click.Option:
-    kind = hint
-    if get_origin(hint) in (Union, types.UnionType):
-        (kind,) = (argument for argument in get_args(hint) if argument is not type(None))
-    settings: dict[str, Any] = {"default": one.default, "help": one.metadata["help"]}
-    settings["show_default"] = one.default is not None and one.default is not False
-    if kind is bool:
-        return click.Option([f"--{name}/--no_{name}"], **settings)
-    if get_origin(kind) is Literal:
-        return click.Option([f"--{name}"], type=click.Choice(get_args(kind)), **settings)
-    if get_origin(kind) is tuple:
-        return click.Option([f"--{name}"], type=_WholeNumbers(), metavar="N,N,...", **settings)
-    if get_origin(kind) is Mapping:
-        return click.Option([f"--{name}"], type=_Arguments(), metavar='"{NAME: VALUE, ...}"', **settings)
-    metavar = {int: "N", float: "X"}.get(kind, "TEXT")
-    return click.Option([f"--{name}"], type=kind, metavar=metavar, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .config import LoopConfig, OptimizerConfig
 from .data import TrainingData
-from .loop import corrupted_batches, make_accelerator, make_copies, make_optimizers, optimizer_step
 from .objectives import Objective
+from .processes import make_accelerator
+from .state import make_state
+from .step import corrupted_batches, optimizer_step
 
 MEASURED_STEPS = 3
 
@@ -32,15 +35,9 @@ def step_cost(
     The steps are taken on copies of the networks.
     """
     accelerator = make_accelerator(config)
-    copies = {name: copy.deepcopy(network).to(accelerator.device) for name, network in networks.items()}
-    for network in copies.values():
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trained = {name for names in objective.phases.values() for name in names}
-    half = make_copies(accelerator, {name: copies[name] for name in trained})
-    optimizers = make_optimizers(objective, copies, optimizer_configs)
-    at_work = {**copies, **{name: one.network for name, one in half.items()}}
-    wrapped = {name: accelerator.prepare(network.train()) for name, network in at_work.items()}
-    stepped = {phase: accelerator.prepare(optimizer) for phase, optimizer in optimizers.items()}
+    copies = {name: copy.deepcopy(network) for name, network in networks.items()}
+    without_average = dataclasses.replace(config, use_ema=False)
+    state = make_state(accelerator, objective, copies, optimizer_configs, without_average)
     batches = data.batches(
         batch_size=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
@@ -51,7 +48,9 @@ def step_cost(
 
     def step(number: int) -> None:
         corrupted = corrupted_batches(objective, batches, accelerator, config, number)
-        losses, _ = optimizer_step(accelerator, objective, wrapped, stepped, corrupted, config, number, half)
+        losses, _ = optimizer_step(
+            accelerator, objective, state.wrapped, state.stepped, corrupted, config, number, state.copies
+        )
         for value in losses.values():
             value.item()  # waits for the device
 

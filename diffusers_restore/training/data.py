@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 from tqdm import tqdm
 
 from ..errors import InvalidInputError, check_int
-from .config import Crop, DataConfig
+from .config import CropConfig, DataConfig
 from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_stream, read_item
 
 CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
@@ -42,7 +42,7 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
 # --- crops ----------------------------------------------------------------------------------------------------------
 
 
-def cut(pictures: Pictures, crop: Crop, rng: np.random.Generator) -> NDArray[np.uint8]:
+def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One random crop of all pictures alike, uint8 (len(pictures), channels, resolution, resolution)."""
     # Always the same draws, so that an option changes nothing but what it says.
     scale_draw, left_draw, top_draw = rng.random(3)
@@ -88,10 +88,10 @@ class Samples(Dataset[Tensor]):
 
     Raises:
         InvalidInputError: an empty source or a seed below 0; from `samples[n]`, a picture that can't be read where
-            `strict`, or not one that can.
+            `strict`, or if no picture can be read.
     """
 
-    def __init__(self, source: Source, crop: Crop, *, seed: int, strict: bool = False) -> None:
+    def __init__(self, source: Source, crop: CropConfig, *, seed: int, strict: bool = False) -> None:
         check_int("len(source)", len(source), 1)
         self._source, self._crop, self._strict = source, crop, strict
         self._seed = check_int("seed", seed, 0)
@@ -159,7 +159,7 @@ class StreamedSamples:
         InvalidInputError: a seed below 0.
     """
 
-    def __init__(self, stream: Any, image_column: str, crop: Crop, *, seed: int, strict: bool = False) -> None:
+    def __init__(self, stream: Any, image_column: str, crop: CropConfig, *, seed: int, strict: bool = False) -> None:
         self._column, self._crop, self._strict = image_column, crop, strict
         self._seed = check_int("seed", seed, 0)
         self._stream = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
@@ -168,10 +168,10 @@ class StreamedSamples:
         """The samples of ascending numbers, uint8 (1, C, H, W). Items between them are read, but not decoded.
 
         Raises:
-            InvalidInputError: a picture that can't be read where `strict`, or an epoch without one that can.
+            InvalidInputError: a picture that can't be read where `strict`, or an epoch of which no picture can be read.
         """
         wanted, item = next(numbers), 0
-        waiting: list[int] = []  # samples whose item couldn't be read, nor any after it
+        waiting: list[int] = []  # samples whose item couldn't be read; the next readable one serves them all
         for epoch in itertools.count():
             self._stream.set_epoch(epoch)
             first = item
@@ -349,10 +349,10 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
         InvalidInputError: a held-out picture can't be read where `config.strict`, or none of the folder.
     """
     if config.validation_data_dir is not None:
-        held_out, where = _others(config.validation_data_dir, config)
+        held_out, where = _open_others(config.validation_data_dir, config)
         rest = list(range(len(source)))
     else:
-        held_out = _held_out(source, config, min(config.validation_images, len(source) // 2))
+        held_out = _hold_out(source, config, min(config.validation_images, len(source) // 2))
         rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
         where = f"; {len(held_out)} more are held out" if held_out else ""
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
@@ -360,23 +360,23 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
 
 
-def _others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tensor, ...]], str]:
+def _open_others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tensor, ...]], str]:
     """The pictures of a folder to measure on, and how a description calls them."""
     if not Path(folder).exists():
         raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
-    pictures = _held_out(open_source(folder), config, config.validation_images)
+    pictures = _hold_out(open_source(folder), config, config.validation_images)
     if config.validation_images and not pictures:
         raise InvalidInputError(f"validation_data_dir: none of the pictures of {folder!r} can be read")
     return pictures, f"; measured on {len(pictures)} of {Path(folder).resolve().name}"
 
 
-def _held_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
+def _hold_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
     """So many pictures at equal distances, by their number; where one can't be read, the next one that can."""
     held_out: dict[int, tuple[Tensor, ...]] = {}
     for first in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist():
         for i in itertools.chain(range(first, len(source)), range(first)):
             if i not in held_out and (pictures := _readable(source, i, config.strict)) is not None:
-                held_out[i] = _measured(pictures, config)
+                held_out[i] = _cut_to_measure(pictures, config)
                 break
     return held_out
 
@@ -385,7 +385,7 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
     name = str(config.dataset_name)
     stream = open_stream(name, config.dataset_config_name, config.dataset_split, config.image_column)
     if config.validation_data_dir is not None:
-        pictures, where = _others(config.validation_data_dir, config)
+        pictures, where = _open_others(config.validation_data_dir, config)
         samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
         loader = partial(batches, samples, **_loading(config))
         return TrainingData(loader, tuple(pictures.values()), f"the stream of {name}{where}", None)
@@ -394,7 +394,7 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
     for item in stream if config.validation_images else ():
         taken += 1
         try:
-            held_out.append(_measured((read_item(item[config.image_column]),), config))
+            held_out.append(_cut_to_measure((read_item(item[config.image_column]),), config))
         except (OSError, InvalidInputError) as error:
             _refuse(f"stream[{taken - 1}]", error, config.strict)
         if len(held_out) == config.validation_images:
@@ -421,11 +421,11 @@ def _readable(source: Source, index: int, strict: bool) -> Pictures | None:
         return None
 
 
-def _measured(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:
+def _cut_to_measure(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:
     """The centre of held-out pictures, rescaled no more than every crop that is trained on."""
     scale = None
     if config.min_scale is not None and config.max_scale is not None:
         scale = min(max(1.0, config.min_scale), config.max_scale)
     resolution = config.validation_resolution or config.resolution
-    crop = Crop(resolution, config.channels, scale, scale, center_crop=True)
+    crop = CropConfig(resolution, config.channels, scale, scale, center_crop=True)
     return tuple(torch.from_numpy(one) for one in cut(pictures, crop, np.random.default_rng(0)))

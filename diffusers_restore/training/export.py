@@ -8,7 +8,6 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard
@@ -21,9 +20,7 @@ from ..hub.saving import make_repository
 from ..registration import PLUG_IN
 from .config import LoopConfig
 from .data import TrainingData
-
-if TYPE_CHECKING:
-    from .loop import Progress
+from .progress import Progress
 
 GRID = "samples.png"
 

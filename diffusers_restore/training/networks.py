@@ -83,7 +83,7 @@ def load_pipeline(option: str, name: str) -> DiffusionPipeline:
         ) from error
 
 
-def check_unet(unet: Network, name: str, data: DataConfig) -> Network:
+def check_trainable(unet: Network, name: str, data: DataConfig) -> Network:
     """The network of repository `name` in float32, if it can be trained on the pictures of `data`.
 
     Raises:

@@ -125,7 +125,7 @@ class DatasetImages(Source):
     """
 
     def __init__(self, dataset: Any, column: str) -> None:
-        self._dataset, self._column = _undecoded(dataset, column), column
+        self._dataset, self._column = _leave_undecoded(dataset, column), column
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -155,15 +155,15 @@ class PairedFolders(Source):
         if masks is not None:
             folders["masks"] = masks
         files = [_by_stem(name, folder) for name, folder in folders.items()]
-        for (name, folder), there in list(zip(folders.items(), files, strict=True))[1:]:
-            alone = sorted(str(stem) for stem in files[0].keys() ^ there.keys())
+        for (name, folder), by_stem in list(zip(folders.items(), files, strict=True))[1:]:
+            alone = sorted(str(stem) for stem in files[0].keys() ^ by_stem.keys())
             if alone:
                 listed = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
                 raise InvalidInputError(
                     f"degraded {str(degraded)!r} and {name} {str(folder)!r} must hold pictures of the same names, got "
                     f"{len(alone)} without a partner: {listed}"
                 )
-        self._files = tuple(tuple(there[stem] for there in files) for stem in files[0])
+        self._files = tuple(tuple(by_stem[stem] for by_stem in files) for stem in files[0])
 
     def __len__(self) -> int:
         return len(self._files)
@@ -310,7 +310,7 @@ def open_stream(
     Raises:
         InvalidInputError: nothing that can be loaded, or no such column of pictures.
     """
-    return _undecoded(_load_dataset(dataset_name, dataset_config_name, split, streaming=True), image_column)
+    return _leave_undecoded(_load_dataset(dataset_name, dataset_config_name, split, streaming=True), image_column)
 
 
 def _load_dataset(name: str | None, config_name: str | None, split: str, *, streaming: bool) -> Any:
@@ -322,7 +322,7 @@ def _load_dataset(name: str | None, config_name: str | None, split: str, *, stre
         ) from error
 
 
-def _undecoded(dataset: Any, column: str) -> Any:
+def _leave_undecoded(dataset: Any, column: str) -> Any:
     """The Image column of a dataset of either kind, cast so that whoever reads an item decodes it."""
     features = dataset.features or {}
     if column not in features:

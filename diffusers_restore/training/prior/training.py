@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import torch
-from diffusers import DDPMPipeline, DDPMScheduler
-from torch import nn
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 
-from ..errors import InvalidInputError
-from ..hub.cards import CardText
-from ..models.unet_2d_residual import ResidualUNet2DModel
-from ..pipelines.common import Network, check_network
-from ..schedulers.prediction import check_variance_preserving
-from .config import Crop, DDPMConfig, PriorConfig, UNetConfig, flatten, to_yaml
-from .cost import step_cost
-from .data import open_data, to_unit
-from .export import export_pipeline, model_card
-from .loop import Progress, train
-from .networks import check_unet, new_unet
-from .objectives import DDPMObjective, x0_errors
+from ...errors import InvalidInputError
+from ...hub.cards import CardText
+from ...models.unet_2d_residual import ResidualUNet2DModel
+from ...pipelines.common import Network, check_network
+from ...schedulers.prediction import check_variance_preserving
+from ..config import CropConfig, UNetConfig, flatten
+from ..data import open_data, to_unit
+from ..networks import check_trainable, new_unet
+from ..objectives import x0_errors
+from ..running import Run, choose, defining, start, used_options
+from .config import DDPMConfig, PriorConfig
+from .objective import DDPMObjective
 
 CARD = CardText(
     "An unconditional DDPM. `DDPMPipeline` draws pictures from it, and `DDRMPipeline` restores with it what was made "
@@ -41,14 +35,7 @@ restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images
 FIGURES = """\
 psnr_15, psnr_25 and psnr_50 are PSNRs in dB of a one-step denoising at noise of 15, 25 and 50 grey levels (of 255)."""
 
-
-# Options that a run can't go on with otherwise, beside those that the loop knows of.
-DEFINING = (
-    *(one.name for part in (UNetConfig, DDPMConfig, Crop) for one in dataclasses.fields(part)),
-    "validation_resolution",
-    "optimizer",
-    "pretrained_model_name_or_path",
-)
+DEFINING = defining(UNetConfig, DDPMConfig, CropConfig, more=["pretrained_model_name_or_path"])
 # Options that are off where a run begins with a repository, which decides them.
 LOADED = (*flatten(UNetConfig()), "prediction_type", "beta_schedule", "num_train_timesteps")
 
@@ -69,46 +56,38 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         snr_gamma=config.objective.snr_gamma,
         noise_offset=config.objective.noise_offset,
     )
-    networks, optimizers = {"unet": unet}, {"unet": config.optimizer}
-    unused = () if config.pretrained_model_name_or_path is None else LOADED
-    options = {name: value for name, value in flatten(config).items() if name not in unused}
-    if dry_run:
-        print(to_yaml(options))
-        print(step_cost(objective, networks, data, optimizers, config.training))
-        return
+    base = config.pretrained_model_name_or_path
+    options = used_options(config, () if base is None else LOADED)
 
-    output_dir = Path(config.training.output_dir)
-
-    def export(averaged: Mapping[str, nn.Module], progress: Progress) -> None:
-        exported = copy.deepcopy(averaged["unet"]).eval()  # weights that aren't averaged are in training mode
+    def make_pipeline(networks: dict[str, Any]) -> tuple[DiffusionPipeline, CardText]:
+        exported = networks["unet"]
         if isinstance(exported, ResidualUNet2DModel) and data.validation:
             device = next(exported.parameters()).device
-            pictures = [to_unit(one[None].to(device)) for (one,) in data.validation]
+            pictures = [to_unit(clean[None].to(device)) for (clean,) in data.validation]
             exported.register_to_config(x0_errors=x0_errors(exported, scheduler, pictures))
-        nn.Module.to(exported, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
-        card = model_card(
-            f"{output_dir.resolve().name}: a DDPM prior",
-            CARD,
-            "Pictures that the network drew",
-            FIGURES,
-            data,
-            to_yaml(options),
-            progress,
-            training=config.training,
-            dataset=config.data.dataset_name,
-            base=config.pretrained_model_name_or_path,
-        )
-        export_pipeline(DDPMPipeline(unet=exported, scheduler=scheduler), card, progress, output_dir)
+        return DDPMPipeline(unet=exported, scheduler=scheduler), CARD
 
-    settings = {name: options[name] for name in DEFINING if name in options}
-    train(objective, networks, data, optimizers, config.training, export=export, settings=settings)
+    run = Run(
+        objective,
+        {"unet": unet},
+        data,
+        {"unet": config.optimizer},
+        options,
+        choose(options, DEFINING),
+        make_pipeline,
+        title="a DDPM prior",
+        shown="Pictures that the network drew",
+        figures=FIGURES,
+        base=base,
+    )
+    start(run, config, dry_run=dry_run)
 
 
 def make_prior(config: PriorConfig) -> tuple[Network, DDPMScheduler]:
     """The network and the noise schedule to train, new or those of `pretrained_model_name_or_path`.
 
     Raises:
-        InvalidInputError: that repository is no unconditional DDPM of so many channels.
+        InvalidInputError: that repository is no unconditional DDPM, or has another number of channels.
     """
     if config.pretrained_model_name_or_path is not None:
         name = config.pretrained_model_name_or_path
@@ -118,7 +97,7 @@ def make_prior(config: PriorConfig) -> tuple[Network, DDPMScheduler]:
             raise InvalidInputError(f"{name!r} can't be loaded as a DDPM, from a folder or the Hub: {error}") from error
         check_variance_preserving(pipeline.scheduler.config)
         check_network(f"the network of {name!r}", pipeline.unet)
-        unet = check_unet(pipeline.unet, name, config.data)
+        unet = check_trainable(pipeline.unet, name, config.data)
         return unet, cast(DDPMScheduler, DDPMScheduler.from_config(pipeline.scheduler.config))
     unet = new_unet(config.network, config.data, config.training.seed)
     scheduler = DDPMScheduler(

@@ -8,17 +8,17 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidInputError
-from ..pipelines.pipeline_rddm import Inputs, network_codes, network_condition, network_outputs
-from ..schedulers.scheduling_rddm import RDDMScheduler
-from .objectives import Objective, psnr
-from .pairs import Damage, Pair
+from ...errors import InvalidInputError
+from ...pipelines.pipeline_rddm import Inputs, network_codes, network_condition, network_outputs
+from ...schedulers.scheduling_rddm import RDDMScheduler
+from ..objectives import Objective, psnr
+from .pairs import Pair, PairMaker
 
 GENERATION_STEPS = 10  # of the pictures that are drawn to look at
 
 
 class Noisy(NamedTuple):
-    """I_t (B, C, H, W), what the networks are shown beside it, their timesteps (B,), what they should say, and I_in."""
+    """I_t (B, C, H, W), what the networks are shown beside it, timesteps (B,), what they should predict, and I_in."""
 
     noisy: Tensor
     condition: tuple[Tensor, ...]
@@ -29,14 +29,14 @@ class Noisy(NamedTuple):
 
 @final
 class RDDMObjective(Objective):
-    """Predicting what `scheduler.heads` says of I_t = I_0 + a_t I_res + b_t epsilon: the sum of a loss for each head.
+    """Predicting `scheduler.heads` from I_t = I_0 + a_t I_res + b_t epsilon: the sum of a loss for each head.
 
     t is uniform in 0..T-1. A batch is `(clean,)`, `(degraded, clean)` or `(degraded, clean, mask)`.
 
     Args:
         scheduler: the process.
         inputs: what the networks are shown.
-        two_networks: "unet" says the first head and "unet_noise" the second, each with an optimiser of its own.
+        two_networks: "unet" predicts the first head and "unet_noise" the second, each with an optimiser of its own.
         damage: makes pairs of clean pictures. Without it and without pairs, I_in = 0.
         loss: "l1" or "l2".
         validation_steps: of the restorations that are measured and shown, T at most.
@@ -49,7 +49,7 @@ class RDDMObjective(Objective):
         inputs: Inputs,
         *,
         two_networks: bool = False,
-        damage: Damage | None = None,
+        damage: PairMaker | None = None,
         loss: str = "l1",
         validation_steps: int = 5,
         unpaired: bool = False,
@@ -93,13 +93,13 @@ class RDDMObjective(Objective):
         heads = self.scheduler.heads
         targets = dict(zip(heads, corrupted.target.chunk(len(heads), dim=1), strict=True))
         codes = network_codes(self.scheduler, corrupted.timesteps)
-        first, mine = phase == "unet", heads
+        first, own_heads = phase == "unet", heads
         if len(self._networks) == 2:
-            mine = heads[:1] if first else heads[1:]
+            own_heads = heads[:1] if first else heads[1:]
         code = codes[0] if first else codes[1]
-        outputs = networks[phase](x, code, return_dict=False)[0].float().chunk(len(mine), dim=1)
+        outputs = networks[phase](x, code, return_dict=False)[0].float().chunk(len(own_heads), dim=1)
         losses = {}
-        for name, output in zip(mine, outputs, strict=True):
+        for name, output in zip(own_heads, outputs, strict=True):
             error = output - targets[name]
             losses[f"loss_{name}"] = error.abs().mean() if self._loss == "l1" else error.square().mean()
         return losses
@@ -121,8 +121,8 @@ class RDDMObjective(Objective):
             self.scheduler.set_timesteps(timesteps=[half])
             return {"psnr": psnr(self.scheduler.step(output, half, noisy, degraded)[1], clean)}
         return {
-            "psnr": psnr(self._restored(networks, degraded, mask, noise, self._steps), clean),
-            "psnr_1_step": psnr(self._restored(networks, degraded, mask, noise, 1), clean),
+            "psnr": psnr(self._restore(networks, degraded, mask, noise, self._steps), clean),
+            "psnr_1_step": psnr(self._restore(networks, degraded, mask, noise, 1), clean),
             "psnr_degraded": psnr(degraded, clean),
         }
 
@@ -137,7 +137,7 @@ class RDDMObjective(Objective):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             generated = self.damage is None and len(pictures[i]) == 1
             steps = min(GENERATION_STEPS, len(self.scheduler)) if generated else self._steps
-            restored = self._restored(networks, degraded, mask, noise, steps)
+            restored = self._restore(networks, degraded, mask, noise, steps)
             rows.append(restored if generated else torch.cat([degraded, restored, clean], dim=3))
         return torch.cat(rows).clamp(-1, 1)
 
@@ -159,7 +159,7 @@ class RDDMObjective(Objective):
         unet_noise = networks["unet_noise"] if len(self._networks) == 2 else None
         return network_outputs(networks["unet"], unet_noise, self.scheduler, sample, condition, t)
 
-    def _restored(
+    def _restore(
         self, networks: Mapping[str, nn.Module], degraded: Tensor, mask: Tensor | None, noise: Tensor, steps: int
     ) -> Tensor:
         self.scheduler.set_timesteps(steps)

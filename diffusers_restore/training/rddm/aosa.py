@@ -1,4 +1,4 @@
-"""Automatic objective selection of RDDM (arXiv:2308.13712): should a network say the residual or the noise?"""
+"""Automatic objective selection of RDDM (arXiv:2308.13712): does a network predict the residual or the noise?"""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import InvalidInputError
-from ..files import write_text
-from ..pipelines.common import Network
-from .checkpoints import checkpoints
-from .config import LoopConfig, OptimizerConfig
-from .data import TrainingData
-from .loop import Progress, train
-from .objectives import Objective
-from .rddm_objective import Noisy, RDDMObjective
+from ...errors import InvalidInputError
+from ...files import write_text
+from ...pipelines.common import Network
+from ..checkpoints import checkpoints
+from ..config import LoopConfig, OptimizerConfig
+from ..data import TrainingData
+from ..loop import train
+from ..objectives import Objective
+from ..progress import Progress
+from .objective import Noisy, RDDMObjective
 
 BAND = 0.01  # the weight decides once it has left 0.5 by so much
 
@@ -141,14 +142,14 @@ def select(
     settings: Mapping[str, Any] = MappingProxyType({}),
     dry_run: bool = False,
 ) -> Literal["residual", "epsilon"]:
-    """What a network should say: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
+    """What a network is to predict: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
 
     The run's own network and batches decide, at its learning rate, in `output_dir`/selection; the decision is kept in
-    selection.json, so that a resumed run doesn't ask again. After `max_steps` the side of 0.5 decides. `settings` are
-    what else defines the run, as for `train`.
+    selection.json, and a resumed run reads it there. After `max_steps` the side of 0.5 decides. `settings` are
+    those of `train`.
 
     Raises:
-        InvalidInputError: as `train`; a run that goes on without a decision, or one of other settings.
+        InvalidInputError: as `train`; a resumed run without a decision, or a decision made with other settings.
     """
     if dry_run:
         return "residual"  # which costs what the other does
@@ -191,16 +192,16 @@ def select(
 
 def _check_begins(training: LoopConfig) -> None:
     """Raise InvalidInputError for a run without a decision whose training has begun."""
-    asked, there = training.resume_from_checkpoint, checkpoints(Path(training.output_dir))
-    if asked not in (None, "latest") or there:
+    asked, existing = training.resume_from_checkpoint, checkpoints(Path(training.output_dir))
+    if asked not in (None, "latest") or existing:
         raise InvalidInputError(
-            f"prediction_type auto can't go on from {asked if asked not in (None, 'latest') else str(there[-1])!r}, "
+            f"prediction_type auto can't go on from {asked if asked not in (None, 'latest') else str(existing[-1])!r}, "
             "whose network says one thing already: give prediction_type residual or epsilon"
         )
 
 
 def _check_settings(decided_with: Mapping[str, Any], settings: Mapping[str, Any], training: LoopConfig) -> None:
-    """Raise InvalidInputError for a decision of a run that this one can't be the rest of."""
+    """Raise InvalidInputError for a decision of a run that this one can't resume."""
     if training.resume_from_checkpoint is None:
         raise InvalidInputError(
             f"output_dir {training.output_dir!r} holds the selection of another run; go on with it by "

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import operators
-from ..degradations import DEGRADATIONS, from_config
-from ..degradations.recipes import RECIPES, create, seeds_from
-from ..errors import InvalidInputError, unknown_name
-from .config import DataConfig, PairConfig
-from .data import TrainingData, from_source, open_data
-from .sources import SUFFIXES, ConcatenatedPairs, PairedFolders, Source
+from ... import operators
+from ...degradations import DEGRADATIONS, from_config
+from ...degradations.recipes import RECIPES, create, seeds_from
+from ...errors import InvalidInputError, unknown_name
+from ..config import DataConfig
+from ..data import TrainingData, from_source, open_data
+from ..sources import SUFFIXES, ConcatenatedPairs, PairedFolders, Source
+from .config import PairConfig
 
 
 class Pair(NamedTuple):
@@ -28,7 +29,7 @@ class Pair(NamedTuple):
     mask: Tensor | None
 
 
-Damage = Callable[[Tensor, torch.Generator], Pair]
+PairMaker = Callable[[Tensor, torch.Generator], Pair]
 """Makes pairs of clean pictures; all that is random comes from the generator."""
 
 
@@ -50,8 +51,8 @@ def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
     source: Source
     if pairs.degraded_data_dir is not None:
         source = PairedFolders(pairs.degraded_data_dir, str(data.train_data_dir), pairs.mask_data_dir)
-        there = "with masks " if pairs.mask_data_dir else ""
-        name += f" {there}and {Path(pairs.degraded_data_dir).resolve().name}"
+        masks = "with masks " if pairs.mask_data_dir else ""
+        name += f" {masks}and {Path(pairs.degraded_data_dir).resolve().name}"
     elif pairs.clean_side is not None:
         source = ConcatenatedPairs(str(data.train_data_dir), pairs.clean_side)
     else:
@@ -68,7 +69,7 @@ def keeps_grey(pairs: PairConfig) -> bool:
     return pairs.task != "colorize"
 
 
-def make_damage(pairs: PairConfig) -> Damage | None:
+def make_damage(pairs: PairConfig) -> PairMaker | None:
     """What makes pairs of clean pictures; None where pictures come in pairs, or there is nothing to undo.
 
     Raises:
@@ -83,7 +84,7 @@ def make_damage(pairs: PairConfig) -> Damage | None:
     return None
 
 
-def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> Damage:
+def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> PairMaker:
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     known = [one.name for one in dataclasses.fields(RECIPES[name])]
@@ -105,7 +106,7 @@ def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> Damage:
     return damage
 
 
-def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> Damage:
+def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> PairMaker:
     if name not in operators.TASKS:
         raise unknown_name("task", name, operators.TASKS)
     known = operators.TASKS[name].arguments
@@ -126,7 +127,7 @@ def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> Damage:
     return damage
 
 
-def _by_degradation(name: str, arguments: dict[str, Any]) -> Damage:
+def _by_degradation(name: str, arguments: dict[str, Any]) -> PairMaker:
     if name not in DEGRADATIONS:
         raise unknown_name("degradation", name, DEGRADATIONS)
     known = [one.name for one in dataclasses.fields(DEGRADATIONS[name])]

@@ -1,0 +1,203 @@
+"""The configuration of an RDDM training. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ...errors import InvalidInputError, check_int, check_real
+from ..config import (
+    DataConfig,
+    LoopConfig,
+    OptimizerConfig,
+    UNetConfig,
+    check_folders,
+    check_sizes,
+    check_words,
+    option,
+)
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """Pairs: where the degraded pictures come from; without any of these, the network learns to generate.
+
+    Raises:
+        InvalidInputError: several sources of pairs, or options of one that isn't there.
+    """
+
+    degraded_data_dir: str | None = option(
+        None, "Folder of the degraded pictures, which have the names of the clean ones in train_data_dir."
+    )
+    clean_side: Literal["left", "right"] | None = option(
+        None, "Each picture of train_data_dir is two side by side, of which the clean one is here."
+    )
+    unpaired_data_dir: str | None = option(
+        None, "Folder of pictures that are to become like those of train_data_dir; pairs are dealt anew in every step."
+    )
+    recipe: str | None = option(
+        None, "Damage the pictures by a recipe: blind, real_esrgan, bsrgan, old_photos, ..., or that of a plug-in."
+    )
+    recipe_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{scale: 2}".')
+    task: str | None = option(None, "Damage the pictures by a task of DDRM: sr4, inpaint-box, deblur-gauss, ...")
+    task_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{sigma: 3, taps: 15}".')
+    sigma_y: float = option(0.0, "Deviation of the noise that is added after a task, in the unit of [-1, 1].")
+    degradation: str | None = option(
+        None, "Damage the pictures by a degradation of Cold Diffusion, by a severity that is drawn from 1..T."
+    )
+    degradation_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{num_timesteps: 20, taps: 11, std: 7}".')
+    mask_data_dir: str | None = option(
+        None, "Folder of masks, white where pictures of degraded_data_dir are damaged, which the network is shown."
+    )
+    recipe_mask: bool = option(False, "Show the network the mask of what a recipe scratched.")
+
+    def __post_init__(self) -> None:
+        check_words(self)
+        sources = ("degraded_data_dir", "clean_side", "unpaired_data_dir", "recipe", "task", "degradation")
+        given = [name for name in sources if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidInputError(f"pairs come from one source, got {' and '.join(given)}")
+        needs = {
+            "recipe_args": "recipe",
+            "task_args": "task",
+            "degradation_args": "degradation",
+            "mask_data_dir": "degraded_data_dir",
+        }
+        for name, source in needs.items():
+            value = getattr(self, name)
+            if value is not None and getattr(self, source) is None:
+                raise InvalidInputError(f"{name} is for {source}, which isn't given; got {value!r}")
+            if name.endswith("_args") and value is not None and not isinstance(value, Mapping):
+                raise InvalidInputError(f"{name} must be arguments by name, got {value!r}")
+        check_real("sigma_y", self.sigma_y, 0)
+        if self.sigma_y > 0 and self.task is None:
+            raise InvalidInputError(f"sigma_y is for task, which isn't given; got {self.sigma_y!r}")
+        if self.recipe_mask and self.recipe is None:
+            raise InvalidInputError("recipe_mask is for recipe, which isn't given")
+
+    @property
+    def paired(self) -> bool:
+        """Whether there are degraded pictures."""
+        sources = (self.degraded_data_dir, self.clean_side, self.unpaired_data_dir, self.recipe, self.task)
+        return any(one is not None for one in (*sources, self.degradation))
+
+    @property
+    def masked(self) -> bool:
+        """Whether there are masks."""
+        return self.mask_data_dir is not None or self.recipe_mask
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """Objective: the process, and what the networks predict.
+
+    Raises:
+        InvalidInputError: a value is out of range, or values contradict each other.
+    """
+
+    prediction_type: Literal[
+        "residual",
+        "epsilon",
+        "sample",
+        "v_prediction",
+        "residual_epsilon",
+        "residual_sum",
+        "sample_epsilon",
+        "sample_sum",
+        "auto",
+    ] = option(
+        "residual",
+        "What the network says; of two, each has its loss. auto learns whether residual or epsilon suits the data "
+        "(AOSA, arXiv:2308.13712), then trains that from the beginning.",
+    )
+    num_train_timesteps: int = option(1000, "T.")
+    noise_scale: float = option(1.0, "Variance of the noise at T: 0.01 restores what is nearly right, 1 generates.")
+    scheduler_args: Mapping[str, Any] | None = option(
+        None, 'More of RDDMScheduler: "{noise_schedule: average, time_embedding: cumulative}".'
+    )
+    scheduler_name_or_path: str | None = option(
+        None,
+        "A repository or folder with the scheduler_config.json of an RDDMScheduler, such as schedulers/rddm-lol, "
+        "instead of the options above.",
+    )
+    conditioned: bool = option(True, "Show the network the degraded picture beside I_t; without it, I_t alone.")
+    two_networks: bool = option(False, "A network for each of two predictions, each with its own optimiser.")
+    noise_learning_rate: float | None = option(None, "Learning rate of the second network.  [default: --learning_rate]")
+    loss: Literal["l1", "l2"] = option("l1", "Mean absolute or mean squared error.")
+    aosa_max_steps: int = option(2000, "With prediction_type auto: decide after so many steps at the latest.")
+    validation_steps: int = option(5, "Steps of the restorations that are measured and shown.")
+
+    def __post_init__(self) -> None:
+        check_words(self)
+        check_int("num_train_timesteps", self.num_train_timesteps, 1)
+        check_real("noise_scale", self.noise_scale, 0)
+        if self.noise_learning_rate is not None:
+            check_real("noise_learning_rate", self.noise_learning_rate, above=0)
+            if not self.two_networks:
+                raise InvalidInputError("noise_learning_rate is for two_networks, which isn't set")
+        check_int("aosa_max_steps", self.aosa_max_steps, 1)
+        check_int("validation_steps", self.validation_steps, 1)
+        if self.scheduler_args is not None and not isinstance(self.scheduler_args, Mapping):
+            raise InvalidInputError(f"scheduler_args must be arguments by name, got {self.scheduler_args!r}")
+        if self.scheduler_name_or_path is not None and self.scheduler_args is not None:
+            raise InvalidInputError(
+                "scheduler_args are those of scheduler_name_or_path where that is given; leave one of them out"
+            )
+        if self.prediction_type == "auto" and (self.two_networks or self.scheduler_name_or_path is not None):
+            raise InvalidInputError(
+                "prediction_type auto chooses what one network of a new scheduler predicts; leave out two_networks "
+                "and scheduler_name_or_path"
+            )
+        if self.prediction_type == "auto" and (self.scheduler_args or {}).get("time_embedding") == "cumulative":
+            raise InvalidInputError(
+                "prediction_type auto needs time_embedding 'timestep': one time code can't be that of the residual and "
+                "that of the noise"
+            )
+        for name in ("prediction_type", "num_train_timesteps", "noise_scale"):
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if self.scheduler_name_or_path is not None and value != default:
+                raise InvalidInputError(
+                    f"{name} is that of scheduler_name_or_path where that is given; leave it out, got {value!r}"
+                )
+
+
+@dataclass(frozen=True)
+class RDDMConfig:
+    """An RDDM restorer, translator or generator, trained from the beginning or from the weights of another network.
+
+    Raises:
+        InvalidInputError: the network can't take pictures of this size, or values contradict each other.
+    """
+
+    data: DataConfig
+    pairs: PairConfig = field(default_factory=PairConfig)
+    objective: ResidualConfig = field(default_factory=ResidualConfig)
+    network: UNetConfig = field(default_factory=UNetConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: LoopConfig = field(default_factory=LoopConfig)
+    init_from: str | None = option(
+        None,
+        "Begin with the network of this repository or folder, such as google/ddpm-ema-bedroom-256, given more "
+        "channels by zeros where needed; the options on the network are off.",
+    )
+
+    def __post_init__(self) -> None:
+        check_words(self)
+        folders = ("degraded_data_dir", "unpaired_data_dir", "mask_data_dir")
+        check_folders(self.data, self.training, **{name: getattr(self.pairs, name) for name in folders})
+        for name in ("degraded_data_dir", "clean_side", "unpaired_data_dir"):
+            if getattr(self.pairs, name) is not None and self.data.train_data_dir is None:
+                raise InvalidInputError(f"{name} needs the clean pictures as train_data_dir")
+            if getattr(self.pairs, name) is not None and self.data.validation_data_dir is not None:
+                raise InvalidInputError(
+                    f"validation_data_dir holds clean pictures, which {name} has no pairs for; leave it out, and some "
+                    "pairs are held out"
+                )
+        if self.pairs.masked and not self.objective.conditioned:
+            raise InvalidInputError(
+                "mask_data_dir and recipe_mask are for networks that are shown the degraded picture too; leave out "
+                "no_conditioned"
+            )
+        if self.init_from is None:
+            check_sizes(self.data, self.network.size_multiple)

@@ -1,0 +1,130 @@
+"""A run of any method: what all `train_*` do once they have their networks, their pictures and their objective."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from ..hub.cards import CardText
+from ..pipelines.common import Network
+from .config import DataConfig, LoopConfig, OptimizerConfig, flatten, to_yaml
+from .cost import step_cost
+from .data import TrainingData
+from .export import export_pipeline, model_card
+from .loop import train
+from .objectives import Objective
+from .progress import Progress
+
+
+class MethodConfig(Protocol):
+    """What the configurations of all methods have."""
+
+    @property
+    def data(self) -> DataConfig:
+        """The pictures."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The optimiser."""
+
+    @property
+    def training(self) -> LoopConfig:
+        """How the run runs."""
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """What a method brings to a run.
+
+    Attributes:
+        objective: of the training.
+        networks: to train, by the names that the pipeline has for them.
+        data: the pictures.
+        optimizers: of each phase of the objective.
+        options: all options that mean something in this run, by name.
+        settings: what a run that is resumed must share with it, as JSON can hold it.
+        make_pipeline: makes the pipeline, and what its card says of it, of float32 copies of the measured networks.
+        title: of the model card, after the name of the folder.
+        shown: what the pictures of the card are.
+        figures: what the names of the figures of the card mean.
+        base: the repository or folder whose network the run began with.
+    """
+
+    objective: Objective
+    networks: Mapping[str, Network]
+    data: TrainingData
+    optimizers: Mapping[str, OptimizerConfig]
+    options: Mapping[str, object]
+    settings: Mapping[str, object]
+    make_pipeline: Callable[[dict[str, Any]], tuple[DiffusionPipeline, CardText]]
+    title: str
+    shown: str
+    figures: str
+    base: str | None
+
+
+def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
+    """Train; `config.training.output_dir` is then a repository of the pipeline.
+
+    With `dry_run`, all options and the cost of a step are printed, and nothing is written.
+
+    Raises:
+        InvalidInputError: as `train`.
+        FloatingPointError: as `train`.
+    """
+    if dry_run:
+        print(to_yaml(run.options))
+        print(step_cost(run.objective, run.networks, run.data, run.optimizers, config.training))
+        return
+    output_dir = Path(config.training.output_dir)
+
+    def export(measured: Mapping[str, nn.Module], progress: Progress) -> None:
+        networks = {name: copy.deepcopy(network).eval() for name, network in measured.items()}
+        pipeline, text = run.make_pipeline(networks)
+        for network in networks.values():
+            nn.Module.to(network, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
+        card = model_card(
+            f"{output_dir.resolve().name}: {run.title}",
+            text,
+            run.shown,
+            run.figures,
+            run.data,
+            to_yaml(run.options),
+            progress,
+            training=config.training,
+            dataset=config.data.dataset_name,
+            base=run.base,
+        )
+        export_pipeline(pipeline, card, progress, output_dir)
+
+    train(run.objective, run.networks, run.data, run.optimizers, config.training, export=export, settings=run.settings)
+
+
+def used_options(config: Any, unused: Collection[str] = ()) -> dict[str, object]:
+    """The options of a configuration by name, without those that mean nothing in this run."""
+    return {name: value for name, value in flatten(config).items() if name not in unused}
+
+
+def choose(options: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
+    """Those of `options` that have one of the names, in the order of the names."""
+    return {name: options[name] for name in names if name in options}
+
+
+def defining(*parts: type, more: Collection[str] = ()) -> tuple[str, ...]:
+    """The options that a resumed run must share with the run that it resumes, beside those that the loop knows of.
+
+    Args:
+        parts: of the configuration, all of whose options are among them.
+        more: others.
+    """
+    names = [option.name for part in parts for option in dataclasses.fields(part)]
+    return (*names, "validation_resolution", "validation_data_dir", "validation_images", "optimizer", *more)
