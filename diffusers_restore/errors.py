@@ -70,3 +70,14 @@ def check_int(name: str, value: object, minimum: int, maximum: float = math.inf)
         upper = f" and <= {maximum:g}" if maximum < math.inf else ""
         raise InvalidInputError(f"{name} must be a whole number >= {minimum}{upper}, got {value!r}")
     return int(value)
+
+
+def check_bool(name: str, value: object) -> bool:
+    """`value`, which must be True or False: a number or a word could mean anything.
+
+    Raises:
+        InvalidInputError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+    return value

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, one_line
 
-SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _KNOWN = "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672) are known"
 
@@ -73,11 +73,13 @@ def _read(file: Path) -> Any:
     """What the file holds, before it is looked at."""
     name = file.name
     if file.is_dir():
-        raise InvalidInputError(f"{str(file)!r} is a folder; a checkpoint file ({', '.join(SUFFIXES)}) is expected")
+        raise InvalidInputError(
+            f"{str(file)!r} is a folder; a checkpoint file ({', '.join(CHECKPOINT_SUFFIXES)}) is expected"
+        )
     if not file.is_file():
         raise InvalidInputError(f"there is no file {str(file)!r}")
-    if file.suffix.lower() not in SUFFIXES:
-        raise InvalidInputError(f"{name}: the suffix of a checkpoint is one of {', '.join(SUFFIXES)}")
+    if file.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        raise InvalidInputError(f"{name}: the suffix of a checkpoint is one of {', '.join(CHECKPOINT_SUFFIXES)}")
     if not file.stat().st_size:
         raise InvalidInputError(f"{name} is empty")
     try:

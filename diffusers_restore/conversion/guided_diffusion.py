@@ -146,7 +146,7 @@ def convert_guided_diffusion(
         made = {"time_proj.weight": table, "time_embedding.linear_1.weight": weight}
     else:
         made = {}
-    weights = {**_renamed(state, config, _names(structure), set(made), attention_order), **made}
+    weights = {**_rename(state, config, _names(structure), set(made), attention_order), **made}
     dtype = reduce(torch.promote_types, {value.dtype for value in weights.values()})
     return config, {name: value.to(dtype) for name, value in weights.items()}
 
@@ -361,7 +361,7 @@ def _names(structure: _Structure) -> dict[str, str]:
     return names
 
 
-def _renamed(
+def _rename(
     state: Mapping[str, Tensor],
     config: Mapping[str, Any],
     names: Mapping[str, str],

@@ -173,7 +173,7 @@ def per_picture(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
 
 
-def drawn(
+def draw_each(
     draw: Callable[[int, torch.Generator | None, torch.device], Tensor],
     count: int,
     device: torch.device,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError, check_int, check_real
+from ..caching import keep_tables
+from ..errors import InvalidInputError, check_bool, check_int, check_real
 from .base import Degradation, State, check_choice, per_picture
 
 
@@ -54,8 +54,7 @@ class Blur(Degradation):
         if self.schedule == "constant" and self.growth != 0:
             raise InvalidInputError(f"growth must be 0 for a constant schedule, got {self.growth}")
         check_choice("border", self.border, ("circular", "reflect"))
-        if not isinstance(self.mean_at_end, bool):
-            raise InvalidInputError(f"mean_at_end must be True or False, got {self.mean_at_end!r}")
+        check_bool("mean_at_end", self.mean_at_end)
 
     def kernels(self) -> Tensor:
         """g_0..g_{T-1} along one axis, float64 (T, taps)."""
@@ -82,8 +81,7 @@ class Blur(Degradation):
         return blurred
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _transfer(blur: Blur, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The factors of the n basis functions along an axis at severities 0..T, (T + 1, n)."""
     period = n if blur.border == "circular" else max(1, 2 * (n - 1))
@@ -94,8 +92,7 @@ def _transfer(blur: Blur, n: int, device: torch.device, dtype: torch.dtype) -> T
     return table.to(device, dtype)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _cosines(n: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """DCT-I of n values as a matrix, and its inverse: the eigenvectors of what mirrors at the border's centres."""
     if n == 1:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError, check_real
+from ..errors import InvalidInputError, check_bool, check_real
 from .base import Degradation, State, check_choice, per_picture
 
 
@@ -38,8 +38,7 @@ class Decolor(Degradation):
         check_choice("schedule", self.schedule, ("linear", "exponential"))
         if check_real("decay", self.decay, above=0) >= 1:
             raise InvalidInputError(f"decay must be below 1, got {self.decay}")
-        if not isinstance(self.total, bool):
-            raise InvalidInputError(f"total must be True or False, got {self.total!r}")
+        check_bool("total", self.total)
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         severity = t.to(x0.dtype)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..caching import keep_tables
 from ..errors import InvalidInputError, check_int, check_real
-from .base import Degradation, Generators, State, check_choice, check_floats, drawn
+from .base import Degradation, Generators, State, check_choice, check_floats, draw_each
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Fade(Degradation):
                 [torch.randint(n + 1, (count,), generator=generator, device=device) for n in sizes], dim=1
             )
 
-        return {"offset": drawn(draw, len(x0), x0.device, generator)}
+        return {"offset": draw_each(draw, len(x0), x0.device, generator)}
 
     def check_values(self, x0: Tensor, state: State) -> None:
         if "offset" not in state:
@@ -109,7 +109,7 @@ class ColorFade(Degradation):
         def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.rand((count, x0.shape[1], 1, 1), generator=generator, device=device) - 0.5
 
-        return {"color": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
+        return {"color": draw_each(draw, len(x0), x0.device, generator).to(x0.dtype)}
 
     def check_values(self, x0: Tensor, state: State) -> None:
         check_floats("color", state["color"], 1)
@@ -119,8 +119,7 @@ class ColorFade(Degradation):
         return torch.lerp(x0, state["color"].to(x0.dtype), masks[self.num_timesteps - t][:, None])
 
 
-@lru_cache(maxsize=2)  # they are as many pictures as there are severities
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables(2)  # they are as many pictures as there are severities
 def _masks(
     steps: int, std: float, init: int, height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from ..caching import keep_tables
 from ..errors import InvalidInputError
-from .base import Degradation, Generators, State, check_choice, check_floats, drawn, per_picture
+from .base import Degradation, Generators, State, check_choice, check_floats, draw_each, per_picture
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Mix(Degradation):
         def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.randn((count, *x0.shape[1:]), generator=generator, device=device)
 
-        return {"endpoint": drawn(draw, len(x0), x0.device, generator).to(x0.dtype)}
+        return {"endpoint": draw_each(draw, len(x0), x0.device, generator).to(x0.dtype)}
 
     def check_values(self, x0: Tensor, state: State) -> None:
         check_floats("endpoint", state["endpoint"], 10)
@@ -78,8 +78,7 @@ class Mix(Degradation):
         return per_picture(table[0, t]), per_picture(table[1, t])
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _mixing_weights(steps: int, schedule: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(a_t, b_t) for t = 0..T, (2, T + 1)."""
     share = torch.arange(steps + 1, dtype=torch.float64) / steps

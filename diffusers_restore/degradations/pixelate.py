@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..caching import keep_tables
 from ..errors import InvalidInputError
 from .base import Degradation, State, check_choice
 
@@ -53,8 +53,7 @@ class Pixelate(Degradation):
         return rows @ x0 @ columns.mT
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _products(pixelate: Pixelate, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A_t ... A_1 for t = 0..T, (T + 1, n, n)."""
     products = [torch.eye(n, dtype=torch.float64)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import InvalidInputError, check_int
-from .base import Degradation, Generators, State, check_floats, drawn, per_picture
+from ..caching import keep_tables
+from ..errors import InvalidInputError, check_bool, check_int
+from .base import Degradation, Generators, State, check_floats, draw_each, per_picture
 
 
 class _Level(NamedTuple):
@@ -64,8 +64,7 @@ class Snow(Degradation):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("level", self.level, 1, len(_LEVELS))
-        if not isinstance(self.fix_brightness, bool):
-            raise InvalidInputError(f"fix_brightness must be True or False, got {self.fix_brightness!r}")
+        check_bool("fix_brightness", self.fix_brightness)
 
     def state_shapes(self, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
         """`flakes`: before the threshold. `vertical`: True where they fall along the columns."""
@@ -87,8 +86,8 @@ class Snow(Degradation):
             return torch.randint(2, (count,), generator=generator, device=device).bool()
 
         return {
-            "flakes": drawn(flakes, len(x0), x0.device, generator).to(x0.dtype),
-            "vertical": drawn(vertical, len(x0), x0.device, generator),
+            "flakes": draw_each(flakes, len(x0), x0.device, generator).to(x0.dtype),
+            "vertical": draw_each(vertical, len(x0), x0.device, generator),
         }
 
     def check_values(self, x0: Tensor, state: State) -> None:
@@ -122,8 +121,7 @@ def _blurred(layer: Tensor, kernels: Tensor) -> Tensor:
     return functional.conv1d(rows, kernels[:, None], groups=batch).transpose(0, 1)[:, None]
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _severities(snow: Snow, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Thresholds (T + 1,), brightness (T + 1,) and kernels (T + 1, taps) at t = 0..T; those at 0 are never seen."""
     level = _LEVELS[snow.level]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .base import Degradation, Generators, State, drawn
+from .base import Degradation, Generators, State, draw_each
 from .recipes import Plan, Recipe, create
 from .recipes.base import carry_out, check_pictures
 
@@ -61,7 +61,7 @@ class Synthetic(Degradation):
         def seeds(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
             return torch.randint(2**62, (count,), generator=generator, device=device)
 
-        return {"seed": drawn(seeds, len(x0), x0.device, generator)}
+        return {"seed": draw_each(seeds, len(x0), x0.device, generator)}
 
     def check_values(self, x0: Tensor, state: State) -> None:
         check_pictures(x0)

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional
 
-from ..degradations.base import Generators, check_choice, drawn
+from ..degradations.base import Generators, check_choice, draw_each
 from ..errors import InvalidInputError, check_int, check_real
 
 
@@ -130,7 +130,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
             noise = torch.randn(x.shape, generator=generator, device=device)
             return x + self.config.noise_std * noise
 
-        return drawn(draw, batch_size, self.weights.device, generator)
+        return draw_each(draw, batch_size, self.weights.device, generator)
 
 
 def thumbnails(pictures: Tensor, size: tuple[int, int]) -> Tensor:

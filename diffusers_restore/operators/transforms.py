@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from math import pi, sqrt
 from typing import Any, ClassVar, Literal
 
@@ -11,17 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..caching import keep_tables
 from ..errors import OperatorError, check_int
 from .base import Shape, check_shape
 from .families import TightRows
-
-
-def _table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Keep the last 8 tables, since a folder may hold pictures of many sizes.
-
-    They are made outside inference mode: a later call may need gradients.
-    """
-    return lru_cache(maxsize=8)(torch.inference_mode(False)(make))
 
 
 def dct(x: Tensor) -> Tensor:
@@ -88,7 +79,7 @@ def _interleave(reordered: Tensor) -> Tensor:
     return x
 
 
-@_table
+@keep_tables()
 def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     k = torch.arange(length // 2 + 1, dtype=torch.float64)
     scale = torch.full_like(k, sqrt(2 / length))
@@ -96,7 +87,7 @@ def _dct_phase(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.polar(scale, -pi * k / (2 * length)).to(device=device, dtype=dtype.to_complex())
 
 
-@_table
+@keep_tables()
 def _dct2_phase(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     rows = torch.arange(height, dtype=torch.float64)[:, None] / (2 * height)
     columns = torch.arange(width // 2 + 1, dtype=torch.float64) / (2 * width)
@@ -125,7 +116,7 @@ def hadamard_transform(x: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-@_table
+@keep_tables()
 def _hadamard(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < length:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import images
 from ..degradations import Mix, State
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, check_bool
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..models.gaussian_mixture import GaussianMixturePrior
@@ -180,8 +180,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         check_evaluates("unet", self.unet)
         asked = check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         scheduler = own_scheduler(self.scheduler, ColdDiffusionScheduler)
-        if not isinstance(direct, bool):
-            raise InvalidInputError(f"direct must be True or False, got {direct!r}")
+        check_bool("direct", direct)
         if direct and num_inference_steps is not None:
             raise InvalidInputError(
                 f"num_inference_steps={num_inference_steps!r} has no meaning with direct=True, which looks once"

@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 
 from .. import images
-from ..errors import InvalidInputError, check_real
+from ..errors import InvalidInputError, check_bool, check_real
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..schedulers.scheduling_rddm import RDDMScheduler
@@ -188,8 +188,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         kinds = [network_inputs(one, heads // len(networks)) for one in networks]
         if kinds[0] != kinds[-1]:
             raise InvalidInputError(f"unet and unet_noise must have the same inputs, got {kinds[0]} and {kinds[-1]}")
-        if not isinstance(keeps_grey, bool):
-            raise InvalidInputError(f"keeps_grey must be True or False, got {keeps_grey!r}")
+        check_bool("keeps_grey", keeps_grey)
         if generates not in (None, True, False):
             raise InvalidInputError(f"generates must be True, False or None, got {generates!r}")
         self.register_modules(unet=unet, scheduler=scheduler, unet_noise=unet_noise)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..degradations import Degradation, Mix, State, from_config
 from ..degradations.base import Generators, check_choice, per_picture
-from ..errors import InvalidInputError, check_int
+from ..errors import InvalidInputError, check_bool, check_int
 from .arguments import check_shape
 from .timesteps import TimestepsMixin
 
@@ -108,8 +108,7 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         if endpoint == "estimated" and not isinstance(chosen, Mix):
             raise InvalidInputError(f"endpoint='estimated' is for degradation 'mix'; {chosen.kind!r} has no endpoint")
         for name, value in (("clip_sample", clip_sample), ("eight_bit", eight_bit)):
-            if not isinstance(value, bool):
-                raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+            check_bool(name, value)
         self.register_to_config(
             degradation=chosen.to_config(),
             num_train_timesteps=chosen.num_timesteps,

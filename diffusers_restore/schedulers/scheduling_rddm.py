@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from ..errors import InvalidInputError, check_int, check_real, unknown_name
+from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from .arguments import check_generators, check_shapes
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
 from .ddpm import check_config, check_variance_preserving, stated_schedule
@@ -388,8 +388,7 @@ def _check_options(config: Mapping[str, Any]) -> None:
     ):
         if value not in known:
             raise unknown_name(name, value, known)
-    if not isinstance(config["clip_sample"], bool):
-        raise InvalidInputError(f"clip_sample must be True or False, got {config['clip_sample']!r}")
+    check_bool("clip_sample", config["clip_sample"])
     check_real("clip_sample_range", config["clip_sample_range"], above=0)
     check_real("clip_residual_range", config["clip_residual_range"], above=0)
     check_int("steps_offset", config["steps_offset"], 0, config["num_train_timesteps"] - 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from ...caching import keep_tables
 
 # Tables K.1 and K.2 of ITU-T T.81.
 _LUMA = [
@@ -107,8 +108,7 @@ def _doubled(chroma: Tensor) -> Tensor:
     return torch.floor((sixteenths + turn) / 16)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is kept must be of use outside, too
+@keep_tables()
 def _tables(device: torch.device, dtype: torch.dtype) -> Tensor:
     """(1, 2, 8, 8): of luma and of chroma."""
     chroma = torch.full((8, 8), 99.0)
@@ -116,8 +116,7 @@ def _tables(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.stack([torch.tensor(_LUMA), chroma])[None].to(device, dtype)
 
 
-@lru_cache(maxsize=8)
-@torch.inference_mode(False)
+@keep_tables()
 def _dct(device: torch.device, dtype: torch.dtype) -> Tensor:
     """`_DCT` as (8, 8)."""
     left = torch.tensor(_DCT, dtype=torch.float64)

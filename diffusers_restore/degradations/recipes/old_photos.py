@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...errors import InvalidInputError
+from ...errors import check_bool
 from .base import Recipe, Streams
 from .steps import Step, draw_seed, resized
 
@@ -35,8 +35,7 @@ class OldPhotos(Recipe):
     kind: ClassVar[str] = "old_photos"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scratches, bool):
-            raise InvalidInputError(f"scratches must be True or False, got {self.scratches!r}")
+        check_bool("scratches", self.scratches)
 
     def steps(self, streams: Streams, height: int, width: int) -> list[Step]:
         makers: list[Callable[[np.random.Generator], list[Step]]] = [

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import InvalidInputError, check_int, check_real, unknown_name
+from ...errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ..base import per_picture
 from .jpeg import jpeg
 from .kernels import kernel, stack
@@ -39,9 +39,7 @@ class Turn(NamedTuple):
         return check_real(name, self.step[name], minimum, maximum)
 
     def flag(self, name: str) -> bool:
-        if not isinstance(self.step[name], bool):
-            raise InvalidInputError(f"{name} must be True or False, got {self.step[name]!r}")
-        return bool(self.step[name])
+        return check_bool(name, self.step[name])
 
     def rows(self, name: str, width: int) -> Tensor:
         """Lists of so many numbers as (n, width), float64."""
