@@ -170,7 +170,7 @@ def test_toml_blocks_parse(code: str) -> None:
 
 def test_no_block_is_left_out() -> None:
     languages = {name for page in PAGES for name, _ in BLOCK.findall(page.read_text())}
-    assert languages <= {"python", "bash", "toml"}
+    assert languages <= {"python", "bash", "toml", "text"}
 
 
 def test_the_table_of_tasks_is_complete() -> None:
