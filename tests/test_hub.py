@@ -14,6 +14,7 @@ import hub_matrix
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from warm import PYTEST, Python
 
 import diffusers_restore
@@ -119,6 +120,31 @@ def test_a_pickle_beside_the_weights_that_nobody_can_read_hurts_nobody(tmp_path:
     shutil.copytree(RELEASES[0] / "rddm", tmp_path / "mine")
     (tmp_path / "mine" / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle")
     assert type(diffusers_restore.RDDMPipeline.from_pretrained(tmp_path / "mine")) is diffusers_restore.RDDMPipeline
+
+
+def test_a_card_of_a_stranger_plants_nothing(tmp_path: Path) -> None:
+    """What it shows is copied only if it is a picture in its folder, and never over what we write."""
+    source, secret = tmp_path / "theirs", tmp_path / "secret.png"
+    shutil.copytree(RELEASES[0] / "rddm", source)
+    Image.new("RGB", (4, 4), "red").save(secret)
+    (source / "evil").mkdir()
+    Image.new("RGB", (4, 4), "blue").save(source / "evil" / "fine.png")
+    Image.new("RGB", (4, 4), "green").save(source / ".hidden.png")
+    for name in ("run.sh", "pipeline.py", "script.png"):
+        (source / name).write_text("print('planted')")
+    index = json.loads((source / "model_index.json").read_text())
+    (source / "link.png").symlink_to(secret)
+    shown = ["evil/fine.png", "run.sh", "pipeline.py", "script.png", "link.png", "model_index.json", "unet/config.json"]
+    shown += ["../secret.png", str(secret), "file:secret.png", ".hidden.png", "README.md"]
+    (source / "README.md").write_text("# Theirs\n" + "\n".join(f"![a]({name})" for name in shown))
+    pipe = diffusers_restore.RDDMPipeline.from_pretrained(source)
+    pipe.save_pretrained(tmp_path / "mine")
+    saved = {str(path.relative_to(tmp_path / "mine")) for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert saved & set(shown) == {"evil/fine.png", "pipeline.py", "model_index.json", "unet/config.json", "README.md"}
+    assert not saved & {"run.sh", "script.png", "link.png", ".hidden.png", "secret.png"}
+    assert (tmp_path / "mine" / "pipeline.py").read_text() == plug_in_file("diffusers_restore", "RDDMPipeline")
+    assert json.loads((tmp_path / "mine" / "model_index.json").read_text())["unet"] == index["unet"]
+    assert "planted" not in "".join(path.read_text() for path in (tmp_path / "mine").rglob("*.py"))
 
 
 def test_a_subclass_from_a_script_is_saved_as_diffusers_saves_it(tmp_path: Path, python: Python) -> None:

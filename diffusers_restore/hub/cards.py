@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,15 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..files import write_text
+from .. import images
+from ..errors import InvalidInputError
+from ..files import write_bytes, write_text
 
 INSTALL = "pip install diffusers-restore"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(([^)\s]+)|<img\s[^>]*src=["']([^"']+)""")
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _TERMS = ("license", "license_name", "license_link", "datasets")
 
 
@@ -45,12 +47,12 @@ class Card:
     pictures: dict[str, Path] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write README.md and the pictures; those that are there stay."""
+        """Write README.md and the pictures; files that are there stay."""
         write_text(folder / "README.md", self.text)
         for name, file in self.pictures.items():
-            if file.resolve() != (folder / name).resolve():
+            if not (folder / name).exists():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, folder / name)
+                write_bytes(folder / name, file.read_bytes())
 
 
 def base_model(name: object) -> str | None:
@@ -149,11 +151,28 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
     pictures = {}
     for match in _PICTURE.finditer(card or ""):
         shown = match[1] or match[2]
-        inside = not re.match(r"[a-z]+:|/", shown) and ".." not in Path(shown).parts
-        file = find(shown) if inside else None
-        if file is not None:
+        file = find(shown) if _can_be_picture(shown) else None
+        if file is not None and _is_picture(file, Path(name)):
             pictures[shown] = file
     return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
+
+
+def _can_be_picture(shown: str) -> bool:
+    """Whether what a card shows is the name of a picture below its own folder."""
+    path = Path(shown)
+    below = not re.match(r"[a-zA-Z]+:|[/\\]", shown) and ".." not in path.parts
+    return below and path.suffix.lower() in _PICTURE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def _is_picture(file: Path, source: Path) -> bool:
+    """Whether a file of a source, which may be anybody's, is a picture, and no link that leads out of its folder."""
+    if source.is_dir() and not file.resolve().is_relative_to(source.resolve()):
+        return False
+    try:
+        images.load(file)
+    except (InvalidInputError, OSError):
+        return False
+    return True
 
 
 def rename(card: str, old: str, new: str) -> str:
