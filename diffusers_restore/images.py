@@ -22,10 +22,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
 
 from .errors import ImageError, check_int, check_real
 from .files import write_bytes
+from .metadata import NO_METADATA, Metadata, encoder_options, fitting_profile, png_chunks, read_metadata
 
 DEFAULT_MAX_PIXELS = 64_000_000
 DEFAULT_LIMIT = 8.0
@@ -57,6 +58,8 @@ _PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> grey, grey + alpha, R
 _CUT_RAW_MODE = re.compile(r"(RGB|RGBA|RGBX|R|G|B|A|LA);16[BLN]")
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
+_MAX_TEXT = 2**24  # bytes of a PNG's text or profile: workflows and printers' profiles are larger than Pillow's 2^20
+
 _pillow_limit_lock = threading.Lock()
 
 
@@ -66,18 +69,23 @@ class Picture:
 
     `tensor` is (1, C, H, W) float32 in [-1, 1] with C = 1 (grey) or 3 (RGB); a `.npy` measurement may have any C and
     exceed the range. `alpha` is (1, 1, H, W) float32 in [0, 1], None if the file has none. `bits` per channel of the
-    source are 8, 16 or 32 (floats).
+    source are 8, 16 or 32 (floats). `metadata` is the colour profile, EXIF and resolution. `pages` counts the pictures
+    of the file, of which this is the first.
     """
 
     tensor: torch.Tensor
     alpha: torch.Tensor | None
     bits: int
+    metadata: Metadata = NO_METADATA
+    pages: int = 1
 
 
 class _Pixels(NamedTuple):
     color: NDArray[np.float32]  # (H, W, C) in [0, 1], C is 1 or 3
     alpha: NDArray[np.float32] | None  # (H, W) in [0, 1]
     bits: int
+    metadata: Metadata = NO_METADATA
+    pages: int = 1
 
 
 def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -85,7 +93,7 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
 
     The EXIF orientation is applied. Palettes and CMYK become RGB; 16-bit grey, RGB and RGBA keep all 16 bits (CMYK and
     premultiplied alpha keep 8); transparency is kept aside in `alpha`. Float TIFFs are in [0, 1]. Colour profiles are
-    not applied. The size is read from the header and compared with `max_pixels` before anything is decoded.
+    kept and not applied. The size is read from the header and compared with `max_pixels` before anything is decoded.
 
     Raises:
         ImageError: absent, empty, truncated, not a picture, larger than `max_pixels`, or with NaN or Inf in it.
@@ -101,7 +109,8 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     with _reading(source):
         pixels = _read_pixels(source, max_pixels)
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
-    return Picture(_checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT), alpha, pixels.bits)
+    tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT)
+    return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
 
 
 def read_picture(file: PathInput | bytes) -> Image.Image:
@@ -119,8 +128,7 @@ def read_picture(file: PathInput | bytes) -> Image.Image:
             with Image.open(content, formats=_READABLE) as image:
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
                     _check_tiff(Path(name), image)
-                ImageOps.exif_transpose(image, in_place=True)
-                return _to_8_bits(image)
+                return _to_8_bits(_upright(image))
         except UnidentifiedImageError as error:
             expected = ", ".join(_READABLE)
             raise ImageError(f"cannot read {name!r}: not a picture, or a damaged one; expected {expected}") from error
@@ -145,7 +153,7 @@ def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch
     source = _as_path(path)
     max_pixels = check_int("max_pixels", max_pixels, 1)
     with _reading(source):
-        color, alpha, _ = _read_pixels(source, max_pixels)
+        color, alpha, *_ = _read_pixels(source, max_pixels)
     mask = color[..., 0]
     if alpha is not None and (alpha != 1).any():
         raise ImageError(f"mask {str(source)!r} has transparent pixels; save it as opaque black and white")
@@ -160,13 +168,22 @@ def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch
     return torch.from_numpy(mask.copy())
 
 
-def save(tensor: torch.Tensor, path: PathInput, *, alpha: torch.Tensor | None = None, bits: int = 8) -> None:
+def save(
+    tensor: torch.Tensor,
+    path: PathInput,
+    *,
+    alpha: torch.Tensor | None = None,
+    bits: int = 8,
+    metadata: Metadata | None = None,
+) -> None:
     """Write one picture, (C, H, W) or (1, C, H, W) in [-1, 1], in the format that the suffix of `path` names.
 
     C = 1 gives a grey file (WebP has no grey: RGB), C = 3 an RGB one; values are clipped and rounded. JPEG is written
     at quality 95 without chroma subsampling, WebP without loss. `bits` above 8 gives 16 bits in PNG and TIFF and 8
     elsewhere. `alpha` (1, 1, h, w) in [0, 1] is resized bicubically to (H, W), clipped, and stored in PNG, WebP and
-    TIFF (grey with alpha in a 16-bit TIFF becomes RGBA). `.npy` stores float32 (C, H, W), any C, unclipped. The file is
+    TIFF (grey with alpha in a 16-bit TIFF becomes RGBA). `metadata` is put back as far as the format can hold it (a
+    16-bit TIFF no EXIF, a BMP the resolution alone, .npy nothing); a colour profile stays where grey stays grey and
+    colours stay colours. `.npy` stores float32 (C, H, W), any C, unclipped. The file is
     written aside in the same folder and renamed, so that `path` is either whole or as it was.
 
     Raises:
@@ -193,7 +210,8 @@ def save(tensor: torch.Tensor, path: PathInput, *, alpha: torch.Tensor | None = 
         if alpha is not None:
             unit = np.concatenate([unit, _fit_alpha(alpha, unit.shape[0], unit.shape[1])], axis=2)
         with failing_as(f"cannot write {str(target)!r}"):
-            data = _encode(unit, file_format, 16 if bits > 8 and file_format in _CARRY_16_BITS else 8)
+            depth = 16 if bits > 8 and file_format in _CARRY_16_BITS else 8
+            data = _encode(unit, file_format, depth, metadata or NO_METADATA)
     _write(target, data)
 
 
@@ -320,10 +338,16 @@ def _from_pil(image: Image.Image, name: str) -> torch.Tensor:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} is empty: {image.width} x {image.height} pixels")
     with failing_as(f"cannot read {name}"):
-        return _from_unit(_pixels(ImageOps.exif_transpose(image)).color[None])
+        return _from_unit(_pixels(_upright(image)).color[None])
 
 
 def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise ImageError(
+            f"{name} is a masked array with {int(np.ma.getmaskarray(array).sum())} masked values, and a picture has "
+            "none; pass array.filled(value), and restore what is missing by the task inpaint"
+        )
+    array = np.asarray(array)  # of subclasses, which may divide otherwise
     layout = "(H, W), (H, W, C) or (B, H, W, C) with C = 1, 3 or 4"
     batch = array[None, :, :, None] if array.ndim == 2 else array[None] if array.ndim == 3 else array
     if batch.ndim != 4 or batch.shape[3] not in (1, 3, 4):
@@ -412,12 +436,12 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
     """Put `max_pixels` in place of Pillow's own limit, a global, and make its warning an error, for one picture."""
     with _pillow_limit_lock, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = max_pixels
+        before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = max_pixels, _MAX_TEXT
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
 
 
 def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
@@ -445,10 +469,13 @@ def _read_pixels(path: Path, max_pixels: int) -> _Pixels:
                     _check_tiff(path, image)
                 tiles = image.tile
                 transparent = image.info.get("transparency")
-                upright = ImageOps.exif_transpose(image)
+                pages = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # phones add a preview
+                upright = _upright(image)
                 if not tiles or not all(_CUT_RAW_MODE.fullmatch(_raw_mode(tile)) for tile in tiles):
-                    return _pixels(upright)
-                return _deep_pixels(_read_samples16(path, tiles, np.asarray(upright)), transparent)
+                    pixels = _pixels(upright)
+                else:
+                    pixels = _deep_pixels(_read_samples16(path, tiles, np.asarray(upright)), transparent)
+                return pixels._replace(metadata=read_metadata(upright), pages=pages)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             size, *_ = str(error).split(" exceeds")  # "Image size (144000000 pixels)"
             raise _too_large(path, size, max_pixels) from error
@@ -467,6 +494,18 @@ def _check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """A decoded picture as its EXIF orientation says, as it is where that block can't be read."""
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises whatever it trips on
+        image.info.pop("exif", None)
+        return image.copy()
+
+
 def _raw_mode(tile: ImageFile._Tile) -> str:
     return tile.args if isinstance(tile.args, str) else str(tile.args[0]) if tile.args else ""
 
@@ -482,7 +521,7 @@ def _read_samples16(path: Path, tiles: list[ImageFile._Tile], upper: NDArray[np.
 
     with Image.open(path, formats=_READABLE) as image:
         image.tile = [lower_tile(tile) for tile in tiles]
-        lower = np.asarray(ImageOps.exif_transpose(image))
+        lower = np.asarray(_upright(image))
     if _raw_mode(tiles[0]) == "LA;16B":
         samples: NDArray[np.uint16] = np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
     else:
@@ -535,13 +574,14 @@ def _fit_alpha(alpha: torch.Tensor, height: int, width: int) -> NDArray[np.float
     return fitted
 
 
-def _encode(unit: NDArray[np.float32], file_format: str, bits: int) -> bytes:
+def _encode(unit: NDArray[np.float32], file_format: str, bits: int, metadata: Metadata) -> bytes:
     """A file of (H, W, 1 to 4) values in [0, 1]."""
     levels = _quantize(unit, bits)
     if bits == 16:
-        return _encode_png16(levels) if file_format == "PNG" else _encode_tiff16(levels)
+        return _encode_png16(levels, metadata) if file_format == "PNG" else _encode_tiff16(levels, metadata)
     buffer = io.BytesIO()
-    _pil_from_bytes(levels).save(buffer, file_format, **_ENCODER_OPTIONS.get(file_format, {}))
+    options = _ENCODER_OPTIONS.get(file_format, {}) | encoder_options(metadata, file_format, unit.shape[2])
+    _pil_from_bytes(levels).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -549,7 +589,7 @@ def _pil_from_bytes(levels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
-def _encode_png16(samples: NDArray[np.uint16]) -> bytes:
+def _encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
     """PNG of (H, W, 1 to 4) 16-bit samples, for which Pillow has no writer; https://www.w3.org/TR/png-3."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -560,11 +600,12 @@ def _encode_png16(samples: NDArray[np.uint16]) -> bytes:
     differences = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))  # modulo 256: PNG's filter 2, "up"
     lines = np.insert(differences, 0, 2, axis=1)
     header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPES[channels], 0, 0, 0)
+    more = b"".join(chunk(*one) for one in png_chunks(metadata, channels))
     data = chunk(b"IDAT", zlib.compress(lines.tobytes()))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + data + chunk(b"IEND", b"")
 
 
-def _encode_tiff16(samples: NDArray[np.uint16]) -> bytes:
+def _encode_tiff16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
     """TIFF of (H, W, 1 to 4) 16-bit samples in one uncompressed strip; grey with alpha is written as RGBA."""
     if samples.shape[2] == 2:
         samples = samples[..., [0, 0, 0, 1]]
@@ -582,6 +623,13 @@ def _encode_tiff16(samples: NDArray[np.uint16]) -> bytes:
     directory[TiffImagePlugin.STRIPBYTECOUNTS] = len(data)
     if channels == 4:
         directory[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
+    profile = fitting_profile(metadata, channels)
+    if profile is not None:
+        directory.tagtype[TiffImagePlugin.ICCPROFILE] = TiffTags.UNDEFINED
+        directory[TiffImagePlugin.ICCPROFILE] = profile
+    if metadata.dpi is not None:
+        directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
+        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = metadata.dpi
     buffer = io.BytesIO()
     directory.save(buffer)
     return buffer.getvalue() + data

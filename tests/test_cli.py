@@ -23,7 +23,7 @@ from diffusers import (
     ScoreSdeVeScheduler,
     UNet2DModel,
 )
-from PIL import Image
+from PIL import Image, ImageCms
 from warm import PATIENCE, Python
 
 import diffusers_restore
@@ -497,6 +497,54 @@ def test_suffixes_in_a_folder(restore: Restore, tmp_path: Path) -> None:
     images.save(torch.zeros(3, SIDE, SIDE), tmp_path / "in" / "npy.npy")
     succeeds(restore(tmp_path / "in", "-o", tmp_path / "out"))
     assert names(tmp_path / "out") == ["JPG.JPG", "bmp.png", "gif.png", "npy.png", "tiff.tiff", "webp.webp"]
+
+
+def test_a_picture_without_the_memory_for_it_fails_alone(
+    folder: Path, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(folder / "large.png", 4, side=2 * SIDE)
+    original = UNet2DModel.forward
+
+    def allocated(self: UNet2DModel, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if sample.shape[-1] > SIDE:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return original(self, sample, *args, **kwargs)
+
+    monkeypatch.setattr(UNet2DModel, "forward", allocated)
+    result = restore(folder, "-o", tmp_path / "out")
+    fails(
+        result, 1, f"large.png: not enough memory for {2 * SIDE}x{2 * SIDE} pixels", "another --device", "2 of 4 failed"
+    )
+    assert len(names(tmp_path / "out")) == 2
+
+
+def test_names_that_the_console_lacks_are_spelled(model: Path, tmp_path: Path, python: Python) -> None:
+    for name in ("a", "照片", "龍"):
+        picture(tmp_path / "in" / f"{name}.png")
+    words = ["restore", tmp_path / "in", "-o", tmp_path / "out", "--task", "denoise", "--model", model, "--steps", 2]
+    console = "import sys; sys.stdout.reconfigure(encoding='cp1252', errors='strict')\n"
+    code = f"{console}from diffusers_restore.cli import main; main(sys.argv[1:])"
+    done = python.run("-c", code, *words, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "\\u9f8d.png" in done.stdout
+    assert names(tmp_path / "out") == ["a.png", "照片.png", "龍.png"]
+
+
+def test_what_is_no_pixel_is_kept_and_pages_that_are_not_read_are_told(restore: Restore, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(levels()).save(tmp_path / "a.jpg", dpi=(300, 300), icc_profile=profile)
+    succeeds(restore(tmp_path / "a.jpg", "-o", tmp_path / "b.jpg"))
+    with Image.open(tmp_path / "b.jpg") as restored:
+        assert restored.info["icc_profile"] == profile
+        assert restored.info["dpi"] == (300, 300)
+    succeeds(run("degrade", tmp_path / "a.jpg", "-o", tmp_path / "c.png", "--task", "sr2"))
+    with Image.open(tmp_path / "c.png") as degraded:
+        assert degraded.info["icc_profile"] == profile
+    pages = [Image.fromarray(levels(seed)) for seed in (1, 2)]
+    pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
+    result = restore(tmp_path / "p.tif", "-o", tmp_path / "o.tif")
+    assert result.exit_code == 0
+    assert result.stderr == f"note: {tmp_path / 'p.tif'} holds 2 pages, of which the first is taken\n"
 
 
 def test_suffix_tables_are_those_of_images(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from diffusers_restore import images
 from diffusers_restore.errors import ImageError, InvalidInputError
@@ -843,3 +843,103 @@ def test_palette_and_grey_agree_with_pil() -> None:
 def test_tensors_that_are_no_pictures(convert: Callable[..., object], tensor: object, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         convert(tensor)
+
+
+# --- what isn't pixels -----------------------------------------------------------------------------------------------
+
+RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GREY_PROFILE = RGB_PROFILE[:16] + b"GRAY" + RGB_PROFILE[20:]
+
+
+def described(path: Path, mode: str = "RGB") -> Path:
+    """A picture with a profile, 300 dpi, a camera, a place and a description of the size of its pixels."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "A camera"
+    exif[ExifTags.Base.Orientation] = 6
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2020:01:02 03:04:05"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ExifImageWidth] = 12
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    options = {"exif": exif, "dpi": (300, 150), "icc_profile": RGB_PROFILE if mode == "RGB" else GREY_PROFILE}
+    Image.new(mode, (12, 8), "green" if mode == "RGB" else 99).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    ("suffix", "bits"), [(".png", 8), (".png", 16), (".jpg", 8), (".webp", 8), (".tif", 8), (".tif", 16)]
+)
+def test_profile_exif_and_resolution_are_put_back(mode: str, suffix: str, bits: int, tmp_path: Path) -> None:
+    picture = images.load(described(tmp_path / "a.jpg", mode))
+    assert picture.tensor.shape[2:] == (12, 8)  # as the orientation says
+    images.save(picture.tensor, tmp_path / f"b{suffix}", bits=bits, metadata=picture.metadata)
+    with Image.open(tmp_path / f"b{suffix}") as again:
+        again.load()
+        if (suffix, mode) != (".webp", "L"):  # WebP has no grey
+            assert again.info["icc_profile"] == (RGB_PROFILE if mode == "RGB" else GREY_PROFILE)
+        if suffix != ".webp":
+            assert again.info["dpi"] == pytest.approx((300, 150), rel=1e-3)
+        if (suffix, bits) != (".tif", 16):
+            exif = again.getexif()
+            assert exif[ExifTags.Base.Model] == "A camera"
+            assert exif.get(ExifTags.Base.Orientation, 1) == 1
+            details = exif.get_ifd(ExifTags.IFD.Exif)
+            assert details[ExifTags.Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+            assert ExifTags.Base.ExifImageWidth not in details
+            assert exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] == "N"
+    assert images.load(tmp_path / f"b{suffix}").tensor.shape == (1, 3 if suffix == ".webp" else len(mode), 12, 8)
+
+
+def test_a_profile_of_other_colours_is_not_put_back(tmp_path: Path) -> None:
+    grey = images.load(described(tmp_path / "a.png", "L"))
+    for suffix, bits in ((".png", 8), (".png", 16), (".tif", 16), (".jpg", 8)):
+        images.save(grey.tensor.expand(-1, 3, -1, -1), tmp_path / f"b{suffix}", bits=bits, metadata=grey.metadata)
+        with Image.open(tmp_path / f"b{suffix}") as again:
+            assert "icc_profile" not in again.info
+            assert "dpi" in again.info
+
+
+def test_metadata_that_nobody_needs_hurts_nobody(tmp_path: Path) -> None:
+    green = Image.new("RGB", (16, 16), "green")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "a" * 2_000_000, zip=True)
+    green.save(tmp_path / "exif.png", exif=b"this is not a TIFF header")
+    green.save(tmp_path / "text.png", pnginfo=text)
+    green.save(tmp_path / "profile.png", icc_profile=bytes(2_000_000))
+    for name in ("exif", "text", "profile"):
+        file = tmp_path / f"{name}.png"
+        assert images.load(file).tensor.shape == (1, 3, 16, 16)
+        assert images.read_picture(file).size == (16, 16)
+        images.save(images.load(file).tensor, tmp_path / "again.png", metadata=images.load(file).metadata)
+    with Image.open(tmp_path / "exif.png") as opened:
+        assert images.to_tensor(opened).shape == (1, 3, 16, 16)
+    Image.new("L", (8, 8), 255).save(tmp_path / "mask.png", exif=b"this is not a TIFF header")
+    assert images.load_mask(tmp_path / "mask.png").shape == (8, 8)
+    text.add_text("bomb", "a" * (2**24 + 1), zip=True)
+    green.save(tmp_path / "bomb.png", pnginfo=text)
+    with pytest.raises(ImageError, match="too large"):
+        images.load(tmp_path / "bomb.png")
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20
+
+
+def test_pages_are_counted(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    for suffix in (".tif", ".webp", ".png", ".gif"):
+        first.save(tmp_path / f"a{suffix}", save_all=True, append_images=[second])
+        assert images.load(tmp_path / f"a{suffix}").pages == 2
+    first.save(tmp_path / "one.tif")
+    assert images.load(tmp_path / "one.tif").pages == 1
+    first.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[second])
+    assert images.load(tmp_path / "phone.jpg").pages == 1  # the second is a preview
+
+
+def test_masked_arrays_are_refused_and_others_are_read() -> None:
+    array = np.full((8, 8, 3), 200, np.uint8)
+    array[2:5, 2:5] = 3
+    with pytest.raises(ImageError, match=r"image is a masked array with 27 masked values.*filled"):
+        images.to_tensor(np.ma.masked_array(array, mask=array == 3))
+    unmasked = images.to_tensor(np.ma.masked_array(array))
+    assert unmasked.dtype == torch.float32
+    assert torch.equal(unmasked, images.to_tensor(array))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        assert torch.equal(images.to_tensor(np.matrix(array[..., 0])), images.to_tensor(array[..., 0]))

@@ -5,6 +5,9 @@ A file for each command. torch and diffusers are imported inside the commands, s
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from .. import __version__
@@ -29,6 +32,8 @@ def main() -> None:
 
     Every command has its own --help.
     """  # noqa: D301  # click reads the control character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names that the console can't show are shown by their numbers
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 for command in (restore.restore, degrade.degrade, sample.sample, train.train, convert.convert):

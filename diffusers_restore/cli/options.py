@@ -182,6 +182,8 @@ def print_outcome(ctx: click.Context, outcome: Outcome, *, timed: bool = True) -
         message = name_options(ctx, error) if isinstance(error, ArgumentError) else one_line(error)
         click.echo(f"{outcome.job.name}: {message}", err=True)
         return
+    for note in outcome.notes:
+        click.echo(f"note: {outcome.job.name} {note}", err=True)
     assert outcome.size is not None
     width, height = outcome.size
     line = f"{outcome.job.name} -> {outcome.job.target_names}  {width}x{height}"

@@ -19,6 +19,7 @@ from ..pipelines.common import Network, is_score_network
 from .arguments import ArgumentError, ModelError
 from .kinds import COLD, PRIOR, RDDM, Kind
 from .loading import load_pipeline
+from .memory import enough_memory
 from .trained import check_steps
 
 Generators = list[torch.Generator]
@@ -74,7 +75,7 @@ class Drawer:
         Raises:
             InvalidInputError: a file can't hold them.
             OSError: a file can't be written.
-            ModelError: the memory of a GPU is too small.
+            ModelError: the memory is too small.
         """
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(number)]  # on the CPU
         batch = self.batch_size or (1 if self.pipe.device.type == "cpu" else 16)
@@ -83,10 +84,8 @@ class Drawer:
         with self.pipe.progress_bar(total=number * self._evaluations) as progress:
             for first in range(0, number, batch):
                 part = slice(first, first + batch)
-                try:
+                with enough_memory("the memory is too small; try a smaller {batch_size} or {size}"):
                     pictures = self._draw(generators[part], progress.update).cpu()
-                except torch.cuda.OutOfMemoryError as error:
-                    raise ModelError("the GPU's memory is too small; try a smaller {batch_size} or {size}") from error
                 height, width = pictures.shape[2:]
                 if grid:
                     drawn.append(pictures)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InvalidInputError
 from .arguments import ArgumentError
@@ -84,16 +84,26 @@ class Outcome:
         size: (width, height) of what was written; None where it failed.
         seconds: that it took.
         error: why it failed, None if it didn't.
+        notes: what the caller may not expect.
     """
 
     job: Job
     size: tuple[int, int] | None
     seconds: float
     error: Exception | None = None
+    notes: tuple[str, ...] = ()
 
 
-Work = Callable[[Job, str], tuple[Job, tuple[int, int]]]
-"""(a job, "[2/7] " or "") -> the job as it was done, and the size of the result."""
+class Done(NamedTuple):
+    """What a job gave: itself, as it was done; (width, height) of the result; what the caller may not expect."""
+
+    job: Job
+    size: tuple[int, int]
+    notes: tuple[str, ...] = ()
+
+
+Work = Callable[[Job, str], Done]
+"""(a job, "[2/7] " or "") -> what it gave."""
 
 
 def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) -> list[Outcome]:
@@ -108,13 +118,18 @@ def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) ->
     for number, job in enumerate(jobs, 1):
         begin = time.perf_counter()
         try:
-            done, size = work(job, f"[{number}/{len(jobs)}] " if len(jobs) > 1 else "")
+            done = work(job, f"[{number}/{len(jobs)}] " if len(jobs) > 1 else "")
         except (InvalidInputError, OSError) as error:
             outcomes.append(Outcome(job, None, time.perf_counter() - begin, error))
         else:
-            outcomes.append(Outcome(done, size, time.perf_counter() - begin))
+            outcomes.append(Outcome(done.job, done.size, time.perf_counter() - begin, notes=done.notes))
         report(outcomes[-1])
     return outcomes
+
+
+def describe_pages(picture: Picture) -> tuple[str, ...]:
+    """A note where a file holds more pictures than the one that is read."""
+    return (f"holds {picture.pages} pages, of which the first is taken",) if picture.pages > 1 else ()
 
 
 def restored_suffix(source: Path) -> str:

@@ -17,7 +17,8 @@ from ..images import Picture
 from ..operators import TASKS, LinearOperator
 from ..registry import PlugInError
 from .arguments import ArgumentError, ModelError
-from .jobs import Job
+from .jobs import Done, Job, describe_pages
+from .memory import enough_memory
 
 FILE_ARGUMENTS = ("mask", "kernel")
 """Arguments of tasks that are given as a file, by an option of their own."""
@@ -56,8 +57,8 @@ class Measurer:
         self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
         self.inexact: list[str] = []
 
-    def measure(self, job: Job, position: str = "") -> tuple[Job, tuple[int, int]]:
-        """Read a picture and write its measurement; the job, and its (width, height).
+    def measure(self, job: Job, position: str = "") -> Done:
+        """Read a picture and write its measurement.
 
         Raises:
             InvalidInputError: the picture can't be read or measured.
@@ -65,15 +66,17 @@ class Measurer:
         """
         picture = images.load(job.source, max_pixels=self.max_pixels)
         operator, picture = _fit(self.task, self.arguments, picture, self.crop)
-        y = operators.measure(operator, picture.tensor, self.sigma_y, torch.Generator().manual_seed(self.seed)).y
+        with enough_memory("not enough memory for {1}x{0} pixels; take a smaller picture", *picture.tensor.shape[-2:]):
+            y = operators.measure(operator, picture.tensor, self.sigma_y, torch.Generator().manual_seed(self.seed)).y
         if not is_picture(operator):
             job = job.as_numbers(self.task)
         exact = job.targets[0].suffix.lower() == ".npy"
         if not exact and (self.sigma_y > 0 or float(y.abs().max()) > 1):
             self.inexact.append(job.name)
-        images.save(y, job.targets[0], alpha=None if exact else job.alpha(picture), bits=job.bits(picture))
+        alpha = None if exact else job.alpha(picture)
+        images.save(y, job.targets[0], alpha=alpha, bits=job.bits(picture), metadata=picture.metadata)
         _, height, width = operator.output_shape
-        return job, (width, height)
+        return Done(job, (width, height), describe_pages(picture))
 
 
 def task_arguments(

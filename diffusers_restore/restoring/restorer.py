@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .. import images
 from ..images import Picture
-from .jobs import Job, Outcome, make_folders, pair, run
+from .jobs import Done, Job, Outcome, describe_pages, make_folders, pair, run
+from .memory import enough_memory
 
 Draw = Callable[[int], Tensor]
 """The number of a sample, 0 the first -> a restored picture (1, C, H, W) in [-1, 1]."""
@@ -59,8 +60,8 @@ class Restorer(ABC):
             InvalidInputError: it can't.
         """
 
-    def restore(self, job: Job, position: str = "", *, keep: bool = False) -> tuple[Job, tuple[int, int]]:
-        """Read a picture, restore it, write what comes out; the job, and (width, height) of the result.
+    def restore(self, job: Job, position: str = "", *, keep: bool = False) -> Done:
+        """Read a picture, restore it, write what comes out.
 
         Args:
             job: its files.
@@ -74,7 +75,7 @@ class Restorer(ABC):
         picture = images.load(job.source, max_pixels=self.max_pixels)
         alpha, bits = job.alpha(picture), job.bits(picture)
         draw = self.prepare(picture, job.source.suffix.lower() != ".npy")
-        total = torch.zeros(())
+        size, total = (picture.tensor.shape[-1], picture.tensor.shape[-2]), torch.zeros(())
         for i in range(self.samples):
             if keep and not self.average and job.targets[i].exists():
                 continue
@@ -82,13 +83,16 @@ class Restorer(ABC):
             self.pipe.set_progress_bar_config(
                 desc=f"{position}{job.name}{count}", leave=False, disable=not sys.stderr.isatty()
             )
-            x = draw(i)
+            with enough_memory(
+                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
+            ):
+                x = draw(i)
             total = total + x if self.average else x
             if not self.average:
-                images.save(x, job.targets[i], alpha=alpha, bits=bits)
+                images.save(x, job.targets[i], alpha=alpha, bits=bits, metadata=picture.metadata)
         if self.average:
-            images.save(total / self.samples, job.targets[0], alpha=alpha, bits=bits)
-        return job, (total.shape[-1], total.shape[-2])
+            images.save(total / self.samples, job.targets[0], alpha=alpha, bits=bits, metadata=picture.metadata)
+        return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture))
 
     def restore_files(
         self,
