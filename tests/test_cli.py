@@ -547,6 +547,27 @@ def test_what_is_no_pixel_is_kept_and_pages_that_are_not_read_are_told(restore: 
     assert result.stderr == f"note: {tmp_path / 'p.tif'} holds 2 pages, of which the first is taken\n"
 
 
+@pytest.mark.parametrize("task", ["denoise", "sr2", "inpaint-random", "deblur-gauss"])
+def test_a_grey_picture_stored_as_rgb_stays_grey(task: str, restore: Restore, tmp_path: Path) -> None:
+    grey = levels(3, channels=1)
+    Image.fromarray(np.dstack([grey.squeeze()] * 3)).save(tmp_path / "rgb.png")
+    Image.fromarray(grey.squeeze()).save(tmp_path / "grey.png")
+    for name in ("rgb", "grey"):
+        succeeds(restore(tmp_path / f"{name}.png", "-o", tmp_path / f"{name}-out.png", "--task", task))
+    restored = np.asarray(Image.open(tmp_path / "rgb-out.png"))
+    assert restored.ndim == 3
+    assert np.ptp(restored, axis=-1).max() == 0
+    np.testing.assert_allclose(restored[..., 0].astype(int), np.asarray(Image.open(tmp_path / "grey-out.png")), atol=1)
+
+
+def test_what_is_nearly_grey_keeps_its_colours(restore: Restore, tmp_path: Path) -> None:
+    tinted = np.dstack([levels(3, channels=1).squeeze()] * 3)
+    tinted[2, 3, 0] += 4
+    Image.fromarray(tinted).save(tmp_path / "a.png")
+    succeeds(restore(tmp_path / "a.png", "-o", tmp_path / "b.png"))
+    assert np.ptp(np.asarray(Image.open(tmp_path / "b.png")), axis=-1).max() > 0
+
+
 def test_suffix_tables_are_those_of_images(tmp_path: Path) -> None:
     for suffix in WRITABLE_SUFFIXES:
         images.save(torch.zeros(3, 4, 4), tmp_path / f"a{suffix}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,9 @@ from .. import images
 from ..images import Picture
 from .jobs import Done, Job, Outcome, describe_pages, make_folders, pair, run
 from .memory import enough_memory
+
+_GREY = 2.5 * 2 / 255
+"""How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
 
 Draw = Callable[[int], Tensor]
 """The number of a sample, 0 the first -> a restored picture (1, C, H, W) in [-1, 1]."""
@@ -74,6 +78,7 @@ class Restorer(ABC):
         """
         picture = images.load(job.source, max_pixels=self.max_pixels)
         alpha, bits = job.alpha(picture), job.bits(picture)
+        picture, stored_as_rgb = _as_grey(picture)
         draw = self.prepare(picture, job.source.suffix.lower() != ".npy")
         size, total = (picture.tensor.shape[-1], picture.tensor.shape[-2]), torch.zeros(())
         for i in range(self.samples):
@@ -87,6 +92,8 @@ class Restorer(ABC):
                 "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
             ):
                 x = draw(i)
+            if stored_as_rgb and x.shape[1] == 1:
+                x = x.expand(-1, 3, -1, -1)
             total = total + x if self.average else x
             if not self.average:
                 images.save(x, job.targets[i], alpha=alpha, bits=bits, metadata=picture.metadata)
@@ -117,3 +124,11 @@ class Restorer(ABC):
         todo = [job for job in jobs if not (skip_existing and job.done)]
         make_folders(todo)
         return run(todo, partial(self.restore, keep=skip_existing), report)
+
+
+def _as_grey(picture: Picture) -> tuple[Picture, bool]:
+    """A grey picture that is stored as RGB, as scanners and phones do, in one channel; and whether it is one."""
+    x = picture.tensor
+    if picture.bits == 32 or x.shape[1] != 3 or float((x.amax(1) - x.amin(1)).max()) > _GREY:
+        return picture, False
+    return replace(picture, tensor=x.mean(dim=1, keepdim=True)), True
