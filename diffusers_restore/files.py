@@ -15,6 +15,19 @@ ASIDE = ".part"
 """How the name of a folder ends while it is being written."""
 
 
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder whose path below it has no name with a dot in front; linked folders once each."""
+    seen = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) not in seen  # noqa: PTH118
+        )
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file of an existing folder; whatever happens, `path` is either whole or as it was.
 

@@ -355,6 +355,21 @@ def bomb() -> bytes:
     return bytes(content)
 
 
+def test_hidden_pictures_are_left_out_and_linked_folders_are_read_once(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / ".cache" / "d", tmp_path / "elsewhere"  # the data set itself may be hidden
+    for path in (
+        *(root / name for name in ("a.png", "b.png", ".ipynb_checkpoints/a-checkpoint.png", ".thumbnails/b.png")),
+        elsewhere / "c.png",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(path)
+    (root / "._a.png").write_bytes(b"resource fork of macOS")
+    (root / "sub").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(root)
+    folder = sources.ImageFolder(root)
+    assert [Path(folder.name(i)).name for i in range(len(folder))] == ["a.png", "b.png", "c.png"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..errors import ImageError, InvalidInputError, check_int, unknown_name
+from ..files import visible_files
 from ..images import PathInput, failing_as, read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -335,7 +336,7 @@ def _leave_undecoded(dataset: Any, column: str) -> Any:
 def _picture_files(argument: str, folder: PathInput) -> tuple[Path, ...]:
     if not Path(folder).is_dir():
         raise InvalidInputError(f"{argument} must be a folder, got {str(folder)!r}")
-    files = (path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = (path for path in visible_files(Path(folder)) if path.suffix.lower() in SUFFIXES and path.is_file())
     return tuple(sorted(files))
 
 
