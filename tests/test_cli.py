@@ -985,10 +985,31 @@ def test_mistakes_in_sampling(
     assert names(tmp_path) == []
 
 
+def test_a_class_of_a_class_conditional_network(write_repo: WriteRepo, model: Path, tmp_path: Path) -> None:
+    unet = make_unet(num_class_embeds=5)
+    folder, source = write_repo(unet, DDPMScheduler()), picture(tmp_path / "a.png")
+    restoring = ["restore", source, "--task", "sr2", "--steps", 2, "--device", "cpu"]
+    succeeds(run(*restoring, "-o", tmp_path / "3.npy", "--model", folder, "--class-label", 3))
+    pipe = diffusers_restore.DDRMPipeline.from_pretrained(folder)
+    call = {"operator": "sr2", "sigma_y": 2 / 255 / 12**0.5, "num_inference_steps": 2, "output_type": "pt"}
+    call |= {"generator": torch.Generator().manual_seed(0), "class_labels": 3}
+    expected = pipe(images.load(source).tensor, **call).images
+    assert torch.equal(images.load(tmp_path / "3.npy").tensor, expected)
+    drawing = ["sample", "-n", 1, "--steps", 2, "--device", "cpu"]
+    for label in (0, 3):
+        succeeds(run(*drawing, folder, "-o", tmp_path / f"{label}.png", "--class-label", label))
+    assert (tmp_path / "0.png").read_bytes() != (tmp_path / "3.png").read_bytes()
+    for words in ([*restoring, "--model", folder], [*drawing, folder]):
+        for label, came in (([], "none"), (["--class-label", 5], "5")):
+            message = "--class-label must be one of 0..4 for this class-conditional"
+            fails(run(*words, "-o", tmp_path / "new" / "b.png", *label), 2, message, f"got {came}")
+    fails(run(*restoring, "-o", tmp_path / "b.png", "--model", model, "--class-label", 1), 2, "takes none")
+    assert not (tmp_path / "b.png").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "scheduler", "words", "message"),
     [
-        ({"num_class_embeds": 5}, DDPMScheduler(), [], "is class-conditional (5 classes)"),
         ({"channels": 4}, DDPMScheduler(), [], "draws 4 channels; a picture has 1 or 3"),
         ({}, ScoreSdeVeScheduler(), [], "ScoreSdeVeScheduler is that of a VE process"),
         ({}, CMStochasticIterativeScheduler(), [], "CMStochasticIterativeScheduler is not one of"),

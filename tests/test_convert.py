@@ -685,7 +685,7 @@ def test_a_class_conditional_network(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "classes     7" in result.output
     assert "1000 steps out of those of the training" in result.output
-    assert "class_labels=0), in Python" in result.output
+    assert "--class-label 0" in result.output
     card = (tmp_path / "out" / "README.md").read_text()
     assert "--timesteps 4000 --rescale-timesteps" in card
     assert "sigma_y=0.01, class_labels=0)" in card

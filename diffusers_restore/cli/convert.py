@@ -140,10 +140,8 @@ def convert(
         shutil.rmtree(aside, ignore_errors=True)
     model = click.format_filename(output)
     click.echo(f"\n{model} is ready. To restore with it:")
-    if pipe.unet.config.num_class_embeds is None:
-        click.echo(f"diffusers-restore restore small.png -o large.png --task sr4 --model {shlex.quote(model)}")
-    else:
-        click.echo(f"DDRMPipeline.from_pretrained({model!r})(picture, operator='sr4', class_labels=0), in Python")
+    label = "" if pipe.unet.config.num_class_embeds is None else " --class-label 0"
+    click.echo(f"diffusers-restore restore small.png -o large.png --task sr4 --model {shlex.quote(model)}{label}")
 
 
 def _with_options(ctx: click.Context, message: str) -> str:

@@ -74,6 +74,12 @@ from .options import (
     help="How far measured parts follow the file.  [default: 1 for ddrm]",
 )
 @click.option(
+    "--class-label",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of what the network draws, for a class-conditional DDPM.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,

@@ -39,6 +39,12 @@ from .options import device_option, dtype_option, is_given, options_named, size
     help="In pixels; what the network can halve.  [default: the size that the model is made for]",
 )
 @click.option(
+    "--class-label",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of what the network draws, for a class-conditional DDPM.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
@@ -75,7 +81,7 @@ def sample(
         targets = tuple(out / f"{i:04}.png" for i in range(number)) if folder else (out,)
         job = Job(Path(model), targets, fixed=not folder)
         kind = find_kind(model)
-        for name in ("sampler", "size"):
+        for name in ("sampler", "size", "class_label"):
             if kind is not PRIOR and is_given(ctx, name):
                 raise ArgumentError(f"{{{name}}} is for {{0}}; {{model}} is {{1}}", PRIOR.noun, kind.noun)
         make_folders([job])

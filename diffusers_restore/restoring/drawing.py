@@ -18,7 +18,7 @@ from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network, is_score_network
 from .arguments import ArgumentError, ModelError
 from .kinds import COLD, PRIOR, RDDM, Kind
-from .loading import load_pipeline
+from .loading import check_class_label, load_pipeline
 from .memory import enough_memory
 from .trained import check_steps
 
@@ -35,6 +35,7 @@ class Drawer:
         sampler: "ddim" or "ddpm", for a prior.
         steps: network evaluations for each picture; None is 50, one for each severity, or 10.
         size: (width, height) for a prior; None is its own.
+        class_label: for a class-conditional prior.
         seed: of the first picture; the second has the next.
         batch_size: pictures at once; None is 1 on a CPU, where it changes how sums are rounded, else 16.
     """
@@ -45,11 +46,12 @@ class Drawer:
         sampler: str = "ddim",
         steps: int | None = None,
         size: tuple[int, int] | None = None,
+        class_label: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
     ) -> None:
         self.kind, self.sampler, self.steps, self.size = kind, sampler, steps, size
-        self.seed, self.batch_size = seed, batch_size
+        self.class_label, self.seed, self.batch_size = class_label, seed, batch_size
         self.pipe: Any = None
 
     def load(self, model: str, device: str = "auto", dtype: str = "auto") -> None:
@@ -133,13 +135,14 @@ def _trained_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
 def _prior_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
     """The same for a DDPM."""
     pipe, steps = drawer.pipe, 50 if drawer.steps is None else drawer.steps
+    label = check_class_label(pipe, drawer.class_label)
     width, height = _size(pipe, drawer.size)
     scheduler = _stock_scheduler(model, pipe, drawer.sampler)
     check_steps(pipe, steps)
     scheduler.set_timesteps(steps)
 
     def draw(generators: Generators, progress: Callable[[int], object]) -> Tensor:
-        return sample(pipe.unet, scheduler, generators, (height, width), progress)
+        return sample(pipe.unet, scheduler, generators, (height, width), progress, label)
 
     return draw, len(scheduler.timesteps)
 
@@ -147,11 +150,6 @@ def _prior_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
 def _stock_scheduler(model: str, pipe: Any, sampler: str) -> DDIMScheduler | DDPMScheduler:
     """The repository's scheduler as one of diffusers' own, once it is sure that the network draws pictures with it."""
     config = pipe.unet.config
-    if config.num_class_embeds is not None:
-        raise ModelError(
-            "{model} {0!r} is class-conditional ({1} classes); an unconditional one is needed",
-            *(model, config.num_class_embeds),
-        )
     if config.in_channels not in (1, 3):
         raise ModelError("{model} {0!r} draws {1} channels; a picture has 1 or 3", model, config.in_channels)
     if is_score_network(pipe.unet):
@@ -202,6 +200,7 @@ def sample(
     generators: Generators,
     size: tuple[int, int],
     progress: Callable[[int], object],
+    class_label: int | None = None,
 ) -> Tensor:
     """Pictures (B, C, *size), one for each generator: the loop of DDIMPipeline and DDPMPipeline.
 
@@ -212,9 +211,10 @@ def sample(
     outputs = 2 * channels if _learned_variance(scheduler) else channels
     shape = (len(generators), channels, *size)
     x: Tensor = randn_tensor(shape, generator=generators, device=unet.device, dtype=torch.float32)
+    labels = None if class_label is None else torch.full((len(x),), class_label, device=x.device)
     with torch.no_grad():
         for t in scheduler.timesteps:
-            output = unet(x.to(unet.dtype), t).sample[:, :outputs].float()
+            output = unet(x.to(unet.dtype), t, class_labels=labels).sample[:, :outputs].float()
             x = scheduler.step(output, t, x, generator=generators).prev_sample
             progress(len(x))
     return x

@@ -47,7 +47,7 @@ PRIOR = Kind(
     "DDRMPipeline",
     (
         *("task", "operator_args", "mask", "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
-        *("seed", "samples", "average"),
+        *("class_label", "seed", "samples", "average"),
     ),
     ".zero_shot:ZeroShotRestorer",
 )

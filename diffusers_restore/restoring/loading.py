@@ -44,6 +44,25 @@ def load_pipeline(kind: Kind, model: str, device: str, dtype: str) -> Any:
     return pipe
 
 
+def check_class_label(pipe: Any, label: int | None) -> int | None:
+    """The class of a class-conditional network, None for any other.
+
+    Raises:
+        ArgumentError: it lacks one, or takes none, or has no such one.
+    """
+    classes = pipe.unet.config.num_class_embeds
+    if classes is None:
+        if label is not None:
+            raise ArgumentError("{class_label}: this {model} takes none, its network isn't class-conditional")
+        return None
+    if label is None or not 0 <= label < classes:
+        came = "none" if label is None else label
+        raise ArgumentError(
+            "{class_label} must be one of 0..{0} for this class-conditional {model}, got {1}", classes - 1, came
+        )
+    return label
+
+
 def find_device(name: str) -> torch.device:
     """The device of that name, if this machine has it; auto is the first of cuda, mps and cpu that it has.
 

@@ -21,7 +21,7 @@ from ..schedulers.prediction import SCHEDULE
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .arguments import ArgumentError
 from .kinds import PRIOR
-from .loading import load_pipeline
+from .loading import check_class_label, load_pipeline
 from .measuring import is_picture, task_arguments
 from .restorer import Draw, Restorer
 from .trained import check_steps
@@ -40,6 +40,7 @@ class ZeroShotRestorer(Restorer):
         method: by name; None is that of the model.
         method_args: options of the method.
         eta, eta_b: as in a call of `DDRMPipeline`.
+        class_label: for a class-conditional network.
         seed: of the first sample; the second has the next.
         samples: restorations of each picture.
         average: whether their mean is the result.
@@ -61,6 +62,7 @@ class ZeroShotRestorer(Restorer):
         method_args: Mapping[str, Any] | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
+        class_label: int | None = None,
         seed: int = 0,
         samples: int = 1,
         average: bool = False,
@@ -77,6 +79,7 @@ class ZeroShotRestorer(Restorer):
         self.task, self.sigma_y, self.steps = task, sigma_y, 20 if steps is None else steps
         self.method, self.method_args = method, dict(method_args or {})
         self.etas = {"eta": eta, "eta_b": eta_b}
+        self.class_label = class_label
         self.seed, self.samples, self.average = seed, samples, average
 
     def load(self, model: str, device: str, dtype: str) -> None:
@@ -88,6 +91,7 @@ class ZeroShotRestorer(Restorer):
                 what = type(self.pipe.scheduler).__name__
                 raise ArgumentError(f"{{{name}}} is no option of the method {{0}}", what)
         check_steps(self.pipe, self.steps)
+        check_class_label(self.pipe, self.class_label)
 
     def _choose_method(self) -> None:
         """Set the pipeline's scheduler to that of a method, with options of its own."""
@@ -124,6 +128,7 @@ class ZeroShotRestorer(Restorer):
                 operator=self.task if by_name else operator,
                 sigma_y=sigma_y,
                 num_inference_steps=self.steps,
+                class_labels=self.class_label,
                 generator=torch.Generator().manual_seed(self.seed + i),  # on the CPU: the same noise on every device
                 output_type="pt",
                 return_dict=False,
