@@ -315,10 +315,11 @@ def test_sigma_y_auto_is_the_rounding_noise(
     bits: int, noise: float, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    call = diffusers_restore.DDRMPipeline.__call__
+    call, etas = diffusers_restore.DDRMPipeline.__call__, []
 
     def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(kwargs["sigma_y"])
+        etas.append(kwargs["eta"])
         return call(self, *args, **kwargs)
 
     monkeypatch.setattr(diffusers_restore.DDRMPipeline, "__call__", spy)
@@ -327,6 +328,7 @@ def test_sigma_y_auto_is_the_rounding_noise(
     succeeds(restore(source, "-o", tmp_path / "out.png"))
     succeeds(restore(source, "-o", tmp_path / "out.png", "--sigma-y", "0.25"))
     assert seen == pytest.approx([noise, 0.25], rel=1e-12)
+    assert etas == [1.0, None]  # what is taken as exact is better so: benchmarks/results/quality.md
 
 
 def test_transparency_is_put_back(restore: Restore, tmp_path: Path) -> None:
@@ -992,7 +994,7 @@ def test_a_class_of_a_class_conditional_network(write_repo: WriteRepo, model: Pa
     succeeds(run(*restoring, "-o", tmp_path / "3.npy", "--model", folder, "--class-label", 3))
     pipe = diffusers_restore.DDRMPipeline.from_pretrained(folder)
     call = {"operator": "sr2", "sigma_y": 2 / 255 / 12**0.5, "num_inference_steps": 2, "output_type": "pt"}
-    call |= {"generator": torch.Generator().manual_seed(0), "class_labels": 3}
+    call |= {"generator": torch.Generator().manual_seed(0), "class_labels": 3, "eta": 1.0}
     expected = pipe(images.load(source).tensor, **call).images
     assert torch.equal(images.load(tmp_path / "3.npy").tensor, expected)
     drawing = ["sample", "-n", 1, "--steps", 2, "--device", "cpu"]

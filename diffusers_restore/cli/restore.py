@@ -65,7 +65,10 @@ from .options import (
     help="An option of the method; can be repeated.",
 )
 @click.option(
-    "--eta", type=float, callback=real(0, 1), help="Share of new noise in each step.  [default: 0.85 for ddrm]"
+    "--eta",
+    type=float,
+    callback=real(0, 1),
+    help="Share of new noise in each step.  [default: 1 where --sigma-y is auto, else 0.85, for ddrm]",
 )
 @click.option(
     "--eta-b",

@@ -39,7 +39,9 @@ class ZeroShotRestorer(Restorer):
         steps: network evaluations; None is 20.
         method: by name; None is that of the model.
         method_args: options of the method.
-        eta, eta_b: as in a call of `DDRMPipeline`.
+        eta: as in a call of `DDRMPipeline`; None is 1 where `sigma_y` is None, so that the file is taken as exact, if the
+            method has an eta: benchmarks/results/quality.md.
+        eta_b: as in a call of `DDRMPipeline`.
         class_label: for a class-conditional network.
         seed: of the first sample; the second has the next.
         samples: restorations of each picture.
@@ -90,6 +92,8 @@ class ZeroShotRestorer(Restorer):
             if value is not None and name not in self.pipe.scheduler.step_options:
                 what = type(self.pipe.scheduler).__name__
                 raise ArgumentError(f"{{{name}}} is no option of the method {{0}}", what)
+        if self.sigma_y is None and self.etas["eta"] is None and "eta" in self.pipe.scheduler.step_options:
+            self.etas["eta"] = 1.0
         check_steps(self.pipe, self.steps)
         check_class_label(self.pipe, self.class_label)
 
