@@ -39,8 +39,8 @@ class ZeroShotRestorer(Restorer):
         steps: network evaluations; None is 20.
         method: by name; None is that of the model.
         method_args: options of the method.
-        eta: as in a call of `DDRMPipeline`; None is 1 where `sigma_y` is None, so that the file is taken as exact, if the
-            method has an eta: benchmarks/results/quality.md.
+        eta: as in a call of `DDRMPipeline`; None is 1 where `sigma_y` is None, if the method has an eta, since the file
+            is then taken as exact (benchmarks/results/quality.md).
         eta_b: as in a call of `DDRMPipeline`.
         class_label: for a class-conditional network.
         seed: of the first sample; the second has the next.
