@@ -49,6 +49,7 @@ _HOMES = {
     "images": "",
     "measure": ".operators",
     "operators": "",
+    "restoring": "",
 }
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "images",
     "measure",
     "operators",
+    "restoring",
 ]
 
 

@@ -726,7 +726,7 @@ def test_masks_that_do_not_fit(restore: Restore, tmp_path: Path) -> None:
     Image.new("L", (SIDE, SIDE), 0).save(tmp_path / "black.png")
     for name, message in (
         ("size", "a.png: mask must have the shape (16, 16)"),
-        ("soft", "Error: mask "),
+        ("soft", "Error: --mask: mask "),
         ("black", "a.png: mask keeps no pixel"),
     ):
         words = ["--task", "inpaint", "--mask", tmp_path / f"{name}.png"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import make_unet
 from diffusers import DDPMPipeline, DDPMScheduler
@@ -86,6 +90,17 @@ def test_outcomes_are_told_as_they_come_and_what_is_there_is_kept(prior: str, ph
         ({"task": "sr2", "average": True}, "average needs samples N", "--average needs --samples N"),
         ({}, "task must say what was done", "--task must say what was done"),
         ({"task": "sr2", "steps": 5000}, "steps must be a whole number >= 1 and <= 1000", "--steps must be a whole"),
+        ({"task": "sr2", "seed": -1}, "seed must be a whole number >= 0", "--seed must be a whole number >= 0"),
+        ({"task": "sr2", "samples": 2.0}, "samples must be a whole number >= 1, got 2.0", "--samples must be"),
+        ({"task": "sr2", "sigma_y": "auto"}, "sigma_y must be a number >= 0, got 'auto'", "--sigma_y must be"),
+        ({"task": "sr2", "eta": 5}, "eta must be a number >= 0 and <= 1, got 5", "--eta must be"),
+        ({"task": "sr2", "max_pixels": 0}, "max_pixels must be a whole number >= 1, got 0", "--max_pixels must be"),
+        ({"task": "sr2", "operator_args": 5}, "operator_args must be a mapping", "--operator-arg must be"),
+        ({"task": "sr5"}, "task: no task named 'sr5'", "--task: no task named 'sr5'"),
+        ({"task": "sr2", "method": "ddrn"}, "method: no method named 'ddrn'; did you mean 'ddrm'", "--method: no"),
+        ({"task": "inpaint", "mask": 5}, "mask must be a file, got int", "--mask must be a file"),
+        ({"task": "inpaint", "mask": "nope.png"}, "mask: there is no file 'nope.png'", "--mask: there is no file"),
+        ({"tsk": "sr2"}, "no option named 'tsk'; did you mean 'task'", "no option named 'tsk'"),
         ({"task": "sr2", "device": "tpu"}, "device: no device 'tpu' here", "--device: no device 'tpu' here"),
     ],
 )
@@ -113,3 +128,47 @@ def test_what_a_trained_model_needs(masked: str) -> None:
         restoring.load(masked, task="sr2")
     with pytest.raises(ArgumentError, match="eta is for an unconditional DDPM; the bundled restorer, which task"):
         restoring.load(eta=0.5)
+
+
+def test_paths_of_every_kind(prior: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = restoring.load(
+        Path(prior), task="denoise", sigma_y=0.001, steps=1, device=torch.device("cpu"), mask=None
+    )
+    picture = photos / "a.png"
+    for inputs in (picture, str(picture), [picture], (str(picture),)):
+        (outcome,) = restorer.restore_files(inputs, tmp_path / "out" / "x.png")
+        assert outcome.error is None
+    monkeypatch.chdir(photos)
+    assert [outcome.job.name for outcome in restorer.restore_files("a.png", tmp_path / "out")] == ["a.png"]
+    assert [outcome.job.name for outcome in restorer.restore_files([Path("*.jpg"), "more/*.jpg"][1:], "o/")]
+    for inputs, message in (
+        ([], "inputs must be a file, folder or pattern"),
+        (5, "inputs must be a file, folder or pattern, or a list of these, got 5"),
+        ([5], "inputs must be a path, got 5"),
+        ([""], "inputs must be a path, got ''"),
+        (Path("nope.png"), "there is no file or folder 'nope.png'"),
+    ):
+        with pytest.raises(ArgumentError, match=re.escape(message)):
+            restorer.restore_files(inputs, tmp_path / "out")
+    for output in (None, ""):
+        with pytest.raises(ArgumentError, match="output must be a path"):
+            restorer.restore_files([picture], output)
+    for model in ("", 5):
+        with pytest.raises(ArgumentError, match="model must be a repository of the Hub or a folder"):
+            restoring.load(model, task="sr2")
+
+
+def test_what_another_run_has_written_meanwhile_is_kept(prior: str, photos: Path, tmp_path: Path) -> None:
+    restorer = restoring.load(prior, task="sr2", steps=1, samples=2, device="cpu")
+    ((job,), _) = restorer.plan(photos / "a.png", tmp_path / "x.png")
+    assert restorer.restore(job).size == (16, 24)
+    before = [target.stat().st_mtime_ns for target in job.targets]
+    assert restorer.restore(job, keep=True).size == (16, 24)
+    assert [target.stat().st_mtime_ns for target in job.targets] == before
+
+
+def test_errors_can_be_copied() -> None:
+    error = ArgumentError("{model} {0!r}", "{task}")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert str(again) == "model '{task}'"
+        assert again.message_for(str.upper) == "MODEL '{task}'"

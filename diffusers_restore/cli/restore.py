@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import restoring
-from ..restoring.jobs import make_folders, pair, run
+from ..restoring.jobs import make_folders, run
 from .options import (
     auto_or_real,
     device_option,
@@ -127,13 +127,14 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     given = {name: value for name, value in options.items() if is_given(ctx, name)}
     with options_named(ctx):
         chosen, kind = restoring.choose(model, given)
-        samples = 1 if given.get("average") else given.get("samples", 1)
-        jobs = pair(inputs, output, samples=samples)
+
+        from ..restoring.loading import find_device
+
         restorer = kind.restorer(**given)
-        todo = [job for job in jobs if not (skip and job.done)]
-        for job in jobs:
-            if job not in todo:
-                click.echo(f"{job.name}: skipped, {job.target_names} exists")
+        todo, done = restorer.plan(inputs, output, skip_existing=skip)
+        find_device(device)
+        for job in done:
+            click.echo(f"{job.name}: skipped, {job.target_names} exists")
         if not todo:
             return
         make_folders(todo)

@@ -84,9 +84,12 @@ def sample(
         for name in ("sampler", "size", "class_label"):
             if kind is not PRIOR and is_given(ctx, name):
                 raise ArgumentError(f"{{{name}}} is for {{0}}; {{model}} is {{1}}", PRIOR.noun, kind.noun)
-        make_folders([job])
 
         from ..restoring.drawing import Drawer
+        from ..restoring.loading import find_device
+
+        find_device(device)
+        make_folders([job])
 
         drawer = Drawer(kind, **options)
         drawer.load(model, device, dtype)

@@ -21,7 +21,10 @@ S = TypeVar("S", bound=SchedulerMixin)
 
 
 def own_scheduler(scheduler: Any, kind: type[S]) -> S:
-    """A scheduler for one call alone, so that threads may share a pipeline; what is set on it ends with the call.
+    """A scheduler for one call alone, so that threads may share a pipeline.
+
+    It is a shallow copy: what a method's `step` sets on itself ends with the call; lists and dicts that it has had since
+    its `__init__` are shared. `pipe.scheduler` and `pipe.num_timesteps` are those of whichever call began last.
 
     Args:
         scheduler: that of the pipeline.

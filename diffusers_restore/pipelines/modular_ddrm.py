@@ -122,9 +122,11 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
         block_state = self.get_block_state(state)
         unet = _loaded(components, "unet")
         check_unet(unet)
-        method = own_scheduler(zero_shot_scheduler(_loaded(components, "scheduler"), unet), ZeroShotScheduler)
+        scheduler = zero_shot_scheduler(_loaded(components, "scheduler"), unet)
+        method = own_scheduler(scheduler, ZeroShotScheduler)
         timesteps = block_state.timesteps
-        method.set_timesteps(None if timesteps is not None else block_state.num_inference_steps, timesteps=timesteps)
+        for one in (scheduler, method):  # that of the pipeline is left as the last call has set it
+            one.set_timesteps(None if timesteps is not None else block_state.num_inference_steps, timesteps=timesteps)
         block_state.method = method
         block_state.options = step_options(method, eta=block_state.eta, eta_b=block_state.eta_b)
         self.set_block_state(state, block_state)

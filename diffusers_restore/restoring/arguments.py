@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InvalidInputError
+
+T = TypeVar("T")
 
 
 class ArgumentError(InvalidInputError):
@@ -28,9 +32,52 @@ class ArgumentError(InvalidInputError):
         """The message, with the arguments called as `name_of` says."""
         return Formatter().vformat(self.message, self.values, _Names(name_of))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, *self.values)  # the finished text is no message
+
 
 class ModelError(ArgumentError):
     """A model that can't be loaded, or that can't do what is asked of it."""
+
+
+def check(name: str, checker: Callable[..., T], value: Any, *limits: Any) -> T:
+    """The value of an argument by a checker of `errors`, whose message begins with the name.
+
+    Raises:
+        ArgumentError: with that message.
+    """
+    try:
+        return checker(name, value, *limits)
+    except InvalidInputError as error:
+        raise ArgumentError(f"{{{name}}}{{0}}", str(error).removeprefix(name)) from error
+
+
+def check_file(name: str, file: str | PathLike[str] | None) -> Path | None:
+    """The path of a file that an argument names, None for none.
+
+    Raises:
+        ArgumentError: it is no path, or there is no such file.
+    """
+    if file is None:
+        return None
+    if not isinstance(file, (str, PathLike)):
+        raise ArgumentError(f"{{{name}}} must be a file, got {{0}}", type(file).__name__)
+    if not Path(file).is_file():
+        raise ArgumentError(f"{{{name}}}: there is no file {{0!r}}", str(file))
+    return Path(file)
+
+
+def check_mapping(name: str, value: Any) -> dict[str, Any]:
+    """Options by name, {} for None.
+
+    Raises:
+        ArgumentError: no mapping of names.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ArgumentError(f"{{{name}}} must be a mapping of names to values, got {{0!r:.99}}", value)
+    return dict(value)
 
 
 class _Names(dict[str, str]):

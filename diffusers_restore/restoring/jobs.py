@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import InvalidInputError
 from .arguments import ArgumentError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 READABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".npy")
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
 ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
+
+PathInput: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,15 @@ def restored_suffix(source: Path) -> str:
 
 
 def pair(
-    inputs: Sequence[str], output: str, suffix: Callable[[Path], str] = restored_suffix, samples: int = 1
+    inputs: PathInput | Sequence[PathInput],
+    output: PathInput,
+    suffix: Callable[[Path], str] = restored_suffix,
+    samples: int = 1,
 ) -> list[Job]:
     """What to read and where to write it.
 
     Args:
-        inputs: files, folders (with all folders in them, whose layout is kept) and patterns.
+        inputs: one or several: files, folders (with all folders in them, whose layout is kept) and patterns.
         output: a file for one picture, else a folder: one that exists, or a name with a slash at its end or no suffix.
         suffix: of the result for a source, in a folder.
         samples: results for each input, which get a number each; 1 gets none.
@@ -151,10 +156,12 @@ def pair(
     Raises:
         ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
     """
+    sources = [_as_text("inputs", one) for one in _as_several(inputs)]
+    output = _as_text("output", output)
     out = Path(output)
     folder = names_folder(output)
-    single = len(inputs) == 1 and Path(inputs[0]).is_file()
-    found = list(_expand(inputs, out))
+    single = len(sources) == 1 and Path(sources[0]).is_file()
+    found = list(_expand(sources, out))
     if not folder and not single:
         raise ArgumentError(
             "{output} {0!r} is the name of one file; folders, patterns and several files need a folder", output
@@ -166,7 +173,7 @@ def pair(
         numbered = [target.with_stem(f"{target.stem}-{i + 1}") for i in range(samples)] if samples > 1 else [target]
         jobs[source, target] = Job(source, tuple(numbered), fixed=not folder)
 
-    sources = {job.source.resolve() for job in jobs.values()}
+    read = {job.source.resolve() for job in jobs.values()}
     taken: dict[str, Job] = {}
     for job in jobs.values():
         for target in job.targets:
@@ -176,9 +183,23 @@ def pair(
                     "{0!r} and {1!r} would both be written to {2!r}; restore them to different folders",
                     *(other.name, job.name, _printable(target)),
                 )
-            if target.resolve() in sources:
+            if target.resolve() in read:
                 raise ArgumentError("{output} {0!r} would overwrite the input {1!r}", output, _printable(target))
     return list(jobs.values())
+
+
+def _as_several(inputs: Any) -> list[Any]:
+    if isinstance(inputs, (str, os.PathLike)):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or not inputs:
+        raise ArgumentError("{inputs} must be a file, folder or pattern, or a list of these, got {0!r:.99}", inputs)
+    return list(inputs)
+
+
+def _as_text(name: str, path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ArgumentError(f"{{{name}}} must be a path, got {{0!r:.99}}", path)
+    return str(os.fspath(path))
 
 
 def names_folder(output: str) -> bool:

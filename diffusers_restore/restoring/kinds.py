@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import DEFAULT_PRIOR, DEFAULT_RESTORER
+from ..errors import unknown_name
 from .arguments import ArgumentError
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ RDDM = Kind("an RDDMPipeline", "RDDMPipeline", ("mask", "seed"), ".trained:RDDMR
 KINDS = (PRIOR, COLD, RDDM)
 
 
-def choose(model: str | None, given: Iterable[str]) -> tuple[str, Kind]:
+def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str, Kind]:
     """The model that restores, the bundled ones included, and its kind.
 
     Args:
@@ -67,7 +69,10 @@ def choose(model: str | None, given: Iterable[str]) -> tuple[str, Kind]:
         ArgumentError: an option that this kind of model doesn't have.
     """
     given = list(given)
+    if model is not None and (not isinstance(model, (str, PathLike)) or not fspath(model)):
+        raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r}", model)
     if model is not None:
+        model = fspath(model)
         kind, this = find_kind(model), "this {model} is {1}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
@@ -103,7 +108,12 @@ def is_absent_folder(model: str) -> bool:
 
 
 def load(
-    model: str | None = None, *, steps: int | None = None, device: str = "auto", dtype: str = "auto", **options: Any
+    model: str | PathLike[str] | None = None,
+    *,
+    steps: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    **options: Any,
 ) -> Restorer:
     """A model with the options of its calls, ready to restore.
 
@@ -113,12 +123,17 @@ def load(
         steps: network evaluations; None is the model's own number.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: of the network: "auto", "float32", "bfloat16" or "float16".
-        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`.
+        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`; None is not given.
 
     Raises:
         ArgumentError: an option that the kind of model doesn't have, or that can't be used.
         ModelError: the model can't be loaded, or can't do this.
     """
+    options = {name: value for name, value in options.items() if value is not None}
+    known = {"max_pixels", *(name for kind in KINDS for name in kind.options)}
+    for name in options:
+        if name not in known:
+            raise ArgumentError("{0}", unknown_name("option", name, known))
     chosen, kind = choose(model, options)
     restorer = kind.restorer(steps=steps, **options)
     restorer.load(chosen, device, dtype)

@@ -71,6 +71,7 @@ def find_device(name: str) -> torch.device:
     """
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    name = str(name)  # a torch.device too
     if name == "auto":
         return torch.device(there[0])
     if name not in there and not (name == "cuda" and "cuda:0" in there):
@@ -84,6 +85,7 @@ def find_dtype(name: str, device: torch.device, kind: Kind) -> torch.dtype:
     Raises:
         ArgumentError: another name.
     """
+    name = str(name).removeprefix("torch.")  # a torch.dtype too
     if name == "auto":
         # What a strong blur leaves of a picture is too fine for bfloat16.
         return torch.float32 if kind is COLD and device.type == "cpu" else precision.fast_dtype(device)

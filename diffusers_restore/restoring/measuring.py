@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from .. import images, operators
-from ..errors import InvalidInputError, OperatorError, one_line
+from ..errors import InvalidInputError, OperatorError, check_int, check_real, one_line, unknown_name
 from ..images import Picture
 from ..operators import TASKS, LinearOperator
 from ..registry import PlugInError
-from .arguments import ArgumentError, ModelError
+from .arguments import ArgumentError, ModelError, check, check_file
 from .jobs import Done, Job, describe_pages
 from .memory import enough_memory
 
@@ -52,7 +52,8 @@ class Measurer:
         crop: bool = False,
         max_pixels: int | None = None,
     ) -> None:
-        self.task, self.sigma_y, self.seed, self.crop = task, sigma_y, seed, crop
+        self.task, self.crop = task, crop
+        self.sigma_y, self.seed = check("sigma_y", check_real, sigma_y, 0), check("seed", check_int, seed, 0, 2**32 - 1)
         self.max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
         self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
         self.inexact: list[str] = []
@@ -88,6 +89,8 @@ def task_arguments(
         ArgumentError: an argument that the task doesn't have, or lacks.
         ModelError: a file that can't be read.
     """
+    if not isinstance(task, str) or task not in TASKS:
+        raise ArgumentError("{task}: {0}", unknown_name("task", task, TASKS))
     try:
         accepted = TASKS[task].arguments
     except PlugInError as error:
@@ -123,19 +126,20 @@ def load_files(mask: Path | None, kernel: Path | None, max_pixels: int) -> dict[
         ModelError: one can't be read.
     """
     loaded: dict[str, Tensor] = {}
-    try:
-        if mask is not None:
-            loaded["mask"] = images.load_mask(mask, max_pixels=max_pixels)
-        if kernel is not None:
-            loaded["kernel"] = _load_kernel(Path(kernel), max_pixels)
-    except ArgumentError:
-        raise
-    except (InvalidInputError, OSError) as error:
-        raise ModelError("{0}", one_line(error)) from error
+    for name, file, read in (("mask", mask, images.load_mask), ("kernel", kernel, _load_kernel)):
+        path = check_file(name, file)
+        if path is None:
+            continue
+        try:
+            loaded[name] = read(path, max_pixels=max_pixels)
+        except ArgumentError:
+            raise
+        except (InvalidInputError, OSError) as error:
+            raise ModelError(f"{{{name}}}: {{0}}", one_line(error)) from error
     return loaded
 
 
-def _load_kernel(path: Path, max_pixels: int) -> Tensor:
+def _load_kernel(path: Path, *, max_pixels: int) -> Tensor:
     """The numbers of a .npy file, or the grey levels of a picture divided by their sum."""
     if path.suffix.lower() == ".npy":
         try:

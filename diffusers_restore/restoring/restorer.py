@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from .. import images
+from ..errors import check_int
 from ..images import Picture
-from .jobs import Done, Job, Outcome, describe_pages, make_folders, pair, run
+from .arguments import check
+from .jobs import Done, Job, Outcome, PathInput, describe_pages, make_folders, pair, run
 from .memory import enough_memory
 
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
 
+MAX_SEED = 2**32 - 1
 Draw = Callable[[int], Tensor]
 """The number of a sample, 0 the first -> a restored picture (1, C, H, W) in [-1, 1]."""
 
@@ -41,7 +44,9 @@ class Restorer(ABC):
     pipe: Any
 
     def __init__(self, max_pixels: int | None = None) -> None:
-        self.max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+        self.max_pixels = (
+            images.DEFAULT_MAX_PIXELS if max_pixels is None else check("max_pixels", check_int, max_pixels, 1)
+        )
 
     @abstractmethod
     def load(self, model: str, device: str, dtype: str) -> None:
@@ -76,6 +81,9 @@ class Restorer(ABC):
             InvalidInputError: the picture can't be read or restored.
             OSError: the result can't be written.
         """
+        if keep and job.done:  # another run may have been faster
+            _, _, height, width = images.load(job.targets[0]).tensor.shape
+            return Done(job, (width, height))
         picture = images.load(job.source, max_pixels=self.max_pixels)
         alpha, bits = job.alpha(picture), job.bits(picture)
         picture, stored_as_rgb = _as_grey(picture)
@@ -101,10 +109,28 @@ class Restorer(ABC):
             images.save(total / self.samples, job.targets[0], alpha=alpha, bits=bits, metadata=picture.metadata)
         return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture))
 
+    def plan(
+        self, inputs: PathInput | Sequence[PathInput], output: PathInput, *, skip_existing: bool = False
+    ) -> tuple[list[Job], list[Job]]:
+        """The jobs to do, and those that are done; the folders for the results are not made.
+
+        Args:
+            inputs, output: as in `jobs.pair`.
+            skip_existing: keep what is there.
+
+        Raises:
+            ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+        """
+        todo: list[Job] = []
+        done: list[Job] = []
+        for job in pair(inputs, output, samples=1 if self.average else self.samples):
+            (done if skip_existing and job.done else todo).append(job)
+        return todo, done
+
     def restore_files(
         self,
-        inputs: Sequence[str],
-        output: str,
+        inputs: PathInput | Sequence[PathInput],
+        output: PathInput,
         *,
         skip_existing: bool = False,
         report: Callable[[Outcome], object] = lambda outcome: None,
@@ -120,8 +146,7 @@ class Restorer(ABC):
             ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
             OSError: the folder of the results can't be made.
         """
-        jobs = pair(inputs, output, samples=1 if self.average else self.samples)
-        todo = [job for job in jobs if not (skip_existing and job.done)]
+        todo, _ = self.plan(inputs, output, skip_existing=skip_existing)
         make_folders(todo)
         return run(todo, partial(self.restore, keep=skip_existing), report)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InvalidInputError, one_line
+from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
-from .arguments import ArgumentError
+from .arguments import ArgumentError, check
 from .kinds import COLD, RDDM
 from .loading import load_pipeline
 from .measuring import load_files
-from .restorer import Draw, Restorer
+from .restorer import MAX_SEED, Draw, Restorer
 
 
 class ColdRestorer(Restorer):
@@ -36,9 +36,11 @@ class ColdRestorer(Restorer):
         max_pixels: int | None = None,
     ) -> None:
         super().__init__(max_pixels)
+        self.steps = None if steps is None else check("steps", check_int, steps, 1)
+        self.start = None if start is None else check("start", check_int, start, 1)
+        self.direct = check("direct", check_bool, direct)
         if direct and steps is not None:
             raise ArgumentError("{steps} has no meaning with {direct}, which looks once")
-        self.steps, self.start, self.direct = steps, start, direct
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
@@ -76,7 +78,8 @@ class RDDMRestorer(Restorer):
         max_pixels: int | None = None,
     ) -> None:
         super().__init__(max_pixels)
-        self.steps, self.seed = steps, seed
+        self.steps = None if steps is None else check("steps", check_int, steps, 1)
+        self.seed = check("seed", check_int, seed, 0, MAX_SEED)
         self.mask = load_files(mask, None, self.max_pixels).get("mask")
 
     def load(self, model: str, device: str, dtype: str) -> None:

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from .. import operators
-from ..errors import InvalidInputError, one_line
+from ..errors import InvalidInputError, check_bool, check_int, check_real, one_line, unknown_name
 from ..images import Picture
 from ..operators import LinearOperator
 from ..registries import METHODS
 from ..registry import PlugInError
 from ..schedulers.prediction import SCHEDULE
 from ..schedulers.zero_shot import ZeroShotScheduler
-from .arguments import ArgumentError
+from .arguments import ArgumentError, check, check_mapping
 from .kinds import PRIOR
 from .loading import check_class_label, load_pipeline
 from .measuring import is_picture, task_arguments
-from .restorer import Draw, Restorer
+from .restorer import MAX_SEED, Draw, Restorer
 from .trained import check_steps
 
 
@@ -74,15 +74,24 @@ class ZeroShotRestorer(Restorer):
             raise ArgumentError(
                 "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
             )
+        check("samples", check_int, samples, 1)
+        check("average", check_bool, average)
+        if method is not None and method not in METHODS:
+            raise ArgumentError("{method}: {0}", unknown_name("method", method, METHODS))
         if average and samples == 1:
             raise ArgumentError("{average} needs {samples} N with N >= 2")
         super().__init__(max_pixels)
-        self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
-        self.task, self.sigma_y, self.steps = task, sigma_y, 20 if steps is None else steps
-        self.method, self.method_args = method, dict(method_args or {})
-        self.etas = {"eta": eta, "eta_b": eta_b}
-        self.class_label = class_label
-        self.seed, self.samples, self.average = seed, samples, average
+        given = check_mapping("operator_args", operator_args)
+        self.arguments = task_arguments(task, given, mask, kernel, self.max_pixels)
+        self.task, self.steps = task, 20 if steps is None else check("steps", check_int, steps, 1)
+        self.sigma_y = None if sigma_y is None else check("sigma_y", check_real, sigma_y, 0)
+        self.method, self.method_args = method, check_mapping("method_args", method_args)
+        self.etas = {
+            name: None if value is None else check(name, check_real, value, 0, 1)
+            for name, value in (("eta", eta), ("eta_b", eta_b))
+        }
+        self.class_label = None if class_label is None else check("class_label", check_int, class_label, 0)
+        self.seed, self.samples, self.average = check("seed", check_int, seed, 0, MAX_SEED), samples, average
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
