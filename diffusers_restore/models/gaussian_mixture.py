@@ -57,7 +57,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
         check_int("components", components, 1)
         check_choice("upsample", upsample, ("nearest", "bilinear"))
         check_real("noise_std", noise_std, 0)
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         dimension = sizes[0] * sizes[1] * sizes[2]
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, dimension))

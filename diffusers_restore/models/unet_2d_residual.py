@@ -158,7 +158,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             for number in values:
                 check_int(name, number, 1)
         _check_errors(x0_errors)
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
 
         def blocks(channels: int, count: int) -> ResidualBlocks:
             return ResidualBlocks(ResidualBlock(channels, time_embed_dim, dropout) for _ in range(count))
