@@ -170,7 +170,7 @@ def save(tensor: torch.Tensor, path: PathInput, *, alpha: torch.Tensor | None = 
     written aside in the same folder and renamed, so that `path` is either complete or unchanged.
 
     Raises:
-        ImageError: a shape, value, suffix, `bits` or `alpha` that the file can't carry, an absent folder, or a write
+        ImageError: a shape, value, suffix, `bits` or `alpha` that the file can't hold, an absent folder, or a write
             that fails.
     """
     target = _as_path(path)

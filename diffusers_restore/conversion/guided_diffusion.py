@@ -156,7 +156,7 @@ def learned_time_embedding(weight: Tensor, channels: int, timesteps: int) -> tup
 
     S (timesteps, M) are the cosines and sines of the first `timesteps` whole numbers, W (D, M) the weights that follow
     them. A `UNet2DModel` has as many sines as channels in its first level, but can hold a table instead. Most of the
-    sines are so slow that 1000 steps of them lie in a space of few dimensions: S = S Q Q^T with Q (M, channels), hence
+    sines are so slow that 1000 steps of them span few dimensions: S = S Q Q^T with Q (M, channels), hence
     E = S Q and V = W Q.
 
     Args:

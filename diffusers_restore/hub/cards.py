@@ -129,7 +129,7 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
     Args:
         name: a folder, or a repository of the Hub; None for a pipeline that was built in memory.
         token: for the Hub.
-        online: whether the Hub may be asked.
+        online: whether the Hub may be contacted.
     """
     if name is None or not (Path(name).is_dir() or (online and base_model(name))):
         return None

@@ -141,7 +141,7 @@ class HubMixin:
 
         Args:
             repo_id: "name" or "owner/name"; made if it doesn't exist.
-            commit_message: None says which class was uploaded.
+            commit_message: None names the uploaded class.
             private: of a repository that is made here; None leaves it to the settings of the owner.
             token: for the Hub; None takes the stored one.
             create_pr: propose the change instead of making it.

@@ -142,7 +142,7 @@ class CompressedSensing(TightRows):
         seed: of the shuffle, which all channels share.
 
     Raises:
-        OperatorError: W not divisible by ratio, or Hadamard asked for a size that is no power of two.
+        OperatorError: W not divisible by ratio, or Hadamard for a size that is no power of two.
     """
 
     kind: ClassVar[str] = "compressed_sensing"

@@ -30,7 +30,7 @@ class ArgumentError(InvalidInputError):
 
 
 class ModelError(ArgumentError):
-    """A model that can't be loaded, or that can't do what is asked of it."""
+    """A model that can't be loaded, or that lacks a required ability."""
 
 
 class _Names(dict[str, str]):

@@ -134,7 +134,7 @@ def pair(
         samples: results for each input, which get a number each; 1 gets none.
 
     Raises:
-        ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+        ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
     """
     out = Path(output)
     folder = names_folder(output)

@@ -106,7 +106,7 @@ class Restorer(ABC):
             report: is called with each outcome as soon as it is known.
 
         Raises:
-            ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+            ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
             OSError: the folder of the results can't be made.
         """
         jobs = pair(inputs, output, samples=1 if self.average else self.samples)

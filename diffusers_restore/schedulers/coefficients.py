@@ -33,7 +33,7 @@ def increments(steps: int, schedule: Schedule, power: float = 1.0, grid: Grid = 
 
     Args:
         steps: T.
-        schedule: "increased", "decreased", "average" (all alike) or "normal" (a Gaussian over +-3 of its deviations).
+        schedule: "increased", "decreased", "average" (all equal) or "normal" (a Gaussian over +-3 of its deviations).
         power: of the first two; 1 is linear.
         grid: x = (i + 1) / T ("v1"), or i / (T - 1) ("v2"), where the first increment is 0.
 

@@ -36,7 +36,7 @@ class ZeroShotSchedulerOutput(BaseOutput):
 
 
 class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
-    """A method that restores y = A x + sigma_y z with the network of a DDPM, which knows nothing of A.
+    """A method that restores y = A x + sigma_y z with the network of a DDPM, which was trained without A.
 
     A method consists of `start` and `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
     pipe.scheduler.config)`. Its own options go into its `__init__`, after those of the noise schedule, or are named in

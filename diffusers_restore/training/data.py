@@ -43,7 +43,7 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
 
 
 def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One random crop of all pictures alike, uint8 (len(pictures), channels, resolution, resolution)."""
+    """The same random crop of all pictures, uint8 (len(pictures), channels, resolution, resolution)."""
     # Always the same draws, so that an option has no side effects on others.
     scale_draw, left_draw, top_draw = rng.random(3)
     flip, turns = int(rng.integers(2)), int(rng.integers(4))

@@ -53,7 +53,7 @@ class Objective(ABC):
         return tuple(dict.fromkeys(name for names in self.phases.values() for name in names))
 
     def shown(self, held_out: int) -> int:
-        """How many pictures `show` is asked for: one of each that is held out, 16 at most."""
+        """How many pictures `show` makes: one for each held-out picture, 16 at most."""
         return min(SHOWN, held_out)
 
     @abstractmethod

@@ -40,8 +40,8 @@ def optimizer_step(
     """One step of every phase over the micro-batches; returns losses and gradient norms, (), without a host sync.
 
     Gradients are exchanged between processes with the last micro-batch only, and clipped for each network separately.
-    Dropout is drawn anew for each phase and place in the global batch. Where `networks` holds copies, the optimisers
-    are those of their masters.
+    Dropout is drawn separately for each phase and place in the global batch. Where `networks` holds copies, the
+    optimisers are those of their masters.
     """
     losses: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}

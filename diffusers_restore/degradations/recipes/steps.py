@@ -42,7 +42,7 @@ class Turn(NamedTuple):
         return check_bool(name, self.step[name])
 
     def rows(self, name: str, width: int) -> Tensor:
-        """Lists of so many numbers as (n, width), float64."""
+        """Lists of `width` numbers as (n, width), float64."""
         try:
             values = torch.tensor(self.step[name], dtype=torch.float64)
         except (TypeError, ValueError) as error:
