@@ -3,7 +3,7 @@
     pipe = diffusers_restore.DDRMPipeline.from_pretrained(diffusers_restore.DEFAULT_PRIOR)
     restored = pipe(image, operator="sr4", sigma_y=0.05).images
 
-Names are imported when they are first used, so that importing the package (and `--help`) costs no torch.
+Names are imported when they are first used, so that importing the package (and `--help`) doesn't import torch.
 """
 
 from __future__ import annotations

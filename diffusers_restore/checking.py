@@ -1,4 +1,4 @@
-"""What the checks of operators and of degradations have in common."""
+"""Shared by the checks of operators and of degradations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Checks:
-    """Collects what fails, so that an error can list all of it; errors are relative to the largest value."""
+    """Collects failed checks, so that one error lists them all; errors are relative to the largest value."""
 
     def __init__(self, tolerance: float) -> None:
         self.tolerance = tolerance

@@ -1,4 +1,4 @@
-"""Errors that say what came, what was expected and what exists, and the checks that raise them."""
+"""Errors that state what was received, what was expected and what exists, and the checks that raise them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class UnknownNameError(InvalidInputError, KeyError):
 
 
 class OperatorError(InvalidInputError):
-    """An operator that a size can't carry, or that a method can't use."""
+    """An operator that doesn't fit a size, or that a method can't use."""
 
 
 class ImageError(InvalidInputError):
@@ -73,7 +73,7 @@ def check_int(name: str, value: object, minimum: int, maximum: float = math.inf)
 
 
 def check_bool(name: str, value: object) -> bool:
-    """`value`, which must be True or False: a number or a word could mean anything.
+    """`value`, which must be True or False; numbers and strings are refused.
 
     Raises:
         InvalidInputError: it is neither.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside in the same folder, then renamed."""
+"""Atomic writing of files: written aside in the same folder, then renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 ASIDE = ".part"
-"""How the name of a folder ends while it is being written."""
+"""Suffix of a folder's name while it is being written."""
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
@@ -29,7 +29,7 @@ def visible_files(folder: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file of an existing folder; whatever happens, `path` is either whole or as it was.
+    """Write a file in an existing folder; whatever happens, `path` is either complete or unchanged.
 
     Raises:
         OSError: the folder is absent or can't be written, the disk is full, or the like.

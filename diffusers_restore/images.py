@@ -1,6 +1,6 @@
 """Pictures in and out: files, PIL pictures and arrays to and from (B, C, H, W) float32 tensors in [-1, 1].
 
-This is the only place where 0..255, 0..65535 and [0, 1] exist; everything behind it works in [-1, 1].
+This is the only module with 0..255, 0..65535 and [0, 1]; everything else works in [-1, 1].
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _pillow_limit_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture from a file, ready for a pipeline, with what has to be put back on saving.
+    """One picture from a file, ready for a pipeline, with what saving has to restore.
 
     `tensor` is (1, C, H, W) float32 in [-1, 1] with C = 1 (grey) or 3 (RGB); a `.npy` measurement may have any C and
     exceed the range. `alpha` is (1, 1, H, W) float32 in [0, 1], None if the file has none. `bits` per channel of the
@@ -184,10 +184,10 @@ def save(
     TIFF (grey with alpha in a 16-bit TIFF becomes RGBA). `metadata` is put back as far as the format can hold it (a
     16-bit TIFF no EXIF, a BMP the resolution alone, .npy nothing); a colour profile stays where grey stays grey and
     colours stay colours. `.npy` stores float32 (C, H, W), any C, unclipped. The file is
-    written aside in the same folder and renamed, so that `path` is either whole or as it was.
+    written aside in the same folder and renamed, so that `path` is either complete or unchanged.
 
     Raises:
-        ImageError: a shape, value, suffix, `bits` or `alpha` that the file can't carry, an absent folder, or a write
+        ImageError: a shape, value, suffix, `bits` or `alpha` that the file can't hold, an absent folder, or a write
             that fails.
     """
     target = _as_path(path)
@@ -224,7 +224,7 @@ def to_tensor(image: ImageInput, *, name: str = "image", limit: float | None = D
 
     Transparency is dropped: only `load` and `save` keep it. Floats may exceed their range, as noisy measurements do, as
     long as no value is beyond +-`limit` in [-1, 1] units; None lifts that check, which is there to catch 0..255 floats.
-    `name` is what errors call the argument.
+    `name` is the argument's name in errors.
 
     Raises:
         ImageError: another type, dtype or layout, an empty picture, NaN or Inf, values beyond `limit`, several sizes.
@@ -280,9 +280,9 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
 
 
 def grid(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, C, H, W) in [-1, 1] side by side, row by row, as one (C, H', W'), as near to a square as can be.
+    """Pictures (B, C, H, W) in [-1, 1] side by side, row by row, as one (C, H', W'), as nearly square as possible.
 
-    Two white pixels lie between them; places that are left over at the end are white.
+    Two white pixels separate them; unused places at the end are white.
 
     Raises:
         ImageError: not such a tensor, or NaN or Inf in it.
@@ -405,7 +405,7 @@ def _as_path(path: PathInput) -> Path:
 
 @contextmanager
 def failing_as(message: str) -> Iterator[None]:
-    """Turn any failure into an ImageError: on a damaged file, decoders raise whatever they happen to trip on."""
+    """Turn any failure into an ImageError: decoders raise all kinds of errors on damaged files."""
     try:
         yield
     except ImageError:
@@ -433,7 +433,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Put `max_pixels` in place of Pillow's own limit, a global, and make its warning an error, for one picture."""
+    """Replace Pillow's global limit by `max_pixels`, and make its warning an error, for one picture."""
     with _pillow_limit_lock, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
@@ -482,7 +482,7 @@ def _read_pixels(path: Path, max_pixels: int) -> _Pixels:
 
 
 def _check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse the layouts whose samples Pillow reads at a wrong scale or place."""
+    """Refuse layouts whose samples Pillow reads at a wrong scale or place."""
     depth = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     planar = len(image.getbands()) > 1 and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
     inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
@@ -511,7 +511,7 @@ def _raw_mode(tile: ImageFile._Tile) -> str:
 
 
 def _read_samples16(path: Path, tiles: list[ImageFile._Tile], upper: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Decode a file again for the bytes that the first decoding cut off: (H, W, 2, 3 or 4) 16-bit samples."""
+    """Decode a file again for the bytes that the first decoding dropped: (H, W, 2, 3 or 4) 16-bit samples."""
 
     def lower_tile(tile: ImageFile._Tile) -> ImageFile._Tile:
         raw = _raw_mode(tile)
@@ -530,7 +530,7 @@ def _read_samples16(path: Path, tiles: list[ImageFile._Tile], upper: NDArray[np.
 
 
 def _deep_pixels(samples: NDArray[np.uint16], transparent: Any) -> _Pixels:
-    """Pixels of (H, W, 1 to 4) 16-bit samples; `transparent` is the one value that stands for a hole, or None."""
+    """Pixels of (H, W, 1 to 4) 16-bit samples; `transparent` is the value that means transparent, or None."""
     channels = samples.shape[2]
     unit = _unit(samples, 65535)
     if channels in (2, 4):

@@ -1,6 +1,6 @@
-"""What diffusers is told about this package, at the moment that it is imported.
+"""Registers this package with diffusers when both are imported.
 
-The order doesn't matter, and neither import causes the other: `import diffusers_restore` stays cheap.
+The order doesn't matter, and neither import triggers the other: `import diffusers_restore` stays cheap.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PLUG_IN = "pipeline"
 """The name, without .py, of the file in a saved pipeline from which diffusers takes the class."""
 
 STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
-"""Models of diffusers -> models of this package that any of its pipelines can have instead."""
+"""Models of diffusers -> models of this package that any diffusers pipeline can have instead."""
 
 _PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""
 
@@ -41,7 +41,7 @@ __all__ = ["{name}"]
 
 
 def plug_in_file(module: str, name: str) -> str:
-    """The file that makes a class of an installed package known to diffusers where a repository needs it."""
+    """The content of the file in a repository from which diffusers imports a class of an installed package."""
     top = module.partition(".")[0]
     distribution = "diffusers-restore" if top == PACKAGE else packages_distributions().get(top, [top])[0]
     return _PLUG_IN_FILE.format(module=module, name=name, distribution=distribution)
@@ -50,8 +50,8 @@ def plug_in_file(module: str, name: str) -> str:
 def register(package: ModuleType, names: Iterable[str]) -> None:
     """Let diffusers find the classes of this package when it loads what was saved with them.
 
-    Then `DiffusionPipeline.from_pretrained` takes them from the installed package: no code of a repository is run, so
-    none has to be trusted.
+    `DiffusionPipeline.from_pretrained` then takes them from the installed package: no code of a repository is run or
+    has to be trusted.
 
     Args:
         package: diffusers_restore itself.
@@ -60,7 +60,7 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
     known = frozenset(names)
 
     def offer(_: ModuleType) -> None:
-        diffusers = sys.modules["diffusers"]  # which puts another module in its place while it is imported
+        diffusers = sys.modules["diffusers"]  # diffusers replaces its module while it is imported
         before = vars(diffusers).get("__getattr__")
 
         def find(name: str) -> Any:
@@ -91,7 +91,7 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
 
 
 def _installed_first(find: Callable[..., Any], package: ModuleType, known: frozenset[str]) -> Callable[..., Any]:
-    """diffusers' search for a class in a repository's code, which asks for what is installed if that isn't trusted."""
+    """diffusers' search for a class in a repository's code; if that isn't trusted, the installed class is used."""
 
     @wraps(find)
     def find_class(*args: Any, **options: Any) -> Any:
@@ -111,7 +111,7 @@ def _installed_first(find: Callable[..., Any], package: ModuleType, known: froze
 
 
 def _with_stand_ins(find: Callable[[Any], dict[str, tuple[Any, ...]]], package: ModuleType) -> Callable[..., Any]:
-    """diffusers' search for the classes that a pipeline's components may have, which knows those that stand in."""
+    """diffusers' search for the classes that a pipeline's components may have, extended by our replacements."""
 
     @wraps(find)
     def find_types(cls: Any) -> dict[str, tuple[Any, ...]]:
@@ -127,7 +127,7 @@ def _with_stand_ins(find: Callable[[Any], dict[str, tuple[Any, ...]]], package: 
 
 
 def _checked_as_originals(check: Callable[..., None], package: ModuleType, loadable: Any) -> Callable[..., None]:
-    """diffusers' check of a component that is passed while loading, which only warns of classes that it lacks."""
+    """diffusers' check of a component passed while loading; it only warns about classes that diffusers lacks."""
 
     @wraps(check)
     def check_passed(

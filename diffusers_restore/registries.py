@@ -1,4 +1,4 @@
-"""What packages add by name: an entry-point group for each kind of thing, the built-ins included. Imports no torch."""
+"""The registries: an entry-point group for each kind of object, built-ins included. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OPERATORS = Registry("diffusers_restore.operators", "operator")
 """Linear operators: name -> class."""
 
 TASKS = Registry("diffusers_restore.tasks", "task")
-"""Restoration tasks, which make an operator: name -> `operators.Task`."""
+"""Restoration tasks, which build an operator: name -> `operators.Task`."""
 
 METHODS = Registry("diffusers_restore.methods", "method")
 """Zero-shot methods: name -> scheduler class."""

@@ -1,4 +1,4 @@
-"""Names -> objects through entry points, so that a plug-in adds a name the way the built-ins do.
+"""Objects by name through entry points: plug-ins add names in the same way as the built-ins.
 
 A package declares what it adds in its pyproject.toml:
 
@@ -17,11 +17,11 @@ from .errors import InvalidInputError, one_line, unknown_name
 
 
 class PlugInError(InvalidInputError):
-    """A registered name whose package fails to give the object; no other name is affected."""
+    """A registered name whose object can't be loaded; other names are not affected."""
 
 
 class Registry:
-    """The objects of one entry-point group, by name. Nothing is imported before it is asked for.
+    """The objects of one entry-point group, by name. Nothing is imported before it is used.
 
     Raises:
         PlugInError: two packages register the name, or the one that does can't be imported.
@@ -55,7 +55,7 @@ class Registry:
             ) from error
 
     def addresses(self) -> Iterator[tuple[str, str]]:
-        """Of each name, where its object is: "package.module:Name". Nothing is imported."""
+        """For each name, the address of its object: "package.module:Name". Nothing is imported."""
         for name, points in _entry_points(self.group).items():
             yield name, points[0].value
 
@@ -66,7 +66,7 @@ def _package(point: EntryPoint) -> str:
 
 @cache
 def _entry_points(group: str) -> dict[str, list[EntryPoint]]:
-    """Of each name, the different objects that are registered; more than one is a conflict."""
+    """For each name, the different objects that are registered; more than one is a conflict."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         others = found.setdefault(point.name, [])

@@ -4,8 +4,8 @@
         --noise-schedule cosine
     python examples/class_conditional.py photo.jpg --model imagenet64 --classes 281 282 285 --task sr4
 
-The picture is taken as clean and degraded first. The result shows what was measured, a column for each class, and the
-original.
+The picture is assumed to be clean, and is degraded first. The result shows the measurement, a column for each class,
+and the original.
 """
 
 from __future__ import annotations

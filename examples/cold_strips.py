@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Show what a Cold Diffusion restorer does: strips over the severities, as in the paper's figures.
+"""Show how a Cold Diffusion restorer works: strips over the severities, as in the paper's figures.
 
     python examples/cold_strips.py deblur photos -o strips.png
 
-Clean pictures are degraded as the model's scheduler says; below each, the direct reconstruction and both algorithms.
+Clean pictures are degraded by the model's scheduler; below each, the direct reconstruction and both algorithms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from diffusers_restore.training.sources import open_source
 
 
 def enlarge(picture: torch.Tensor) -> torch.Tensor:
-    """Small pictures by a whole number, so that their pixels can be seen."""
+    """Enlarge small pictures by a whole number, so that their pixels can be seen."""
     factor = max(1, 64 // picture.shape[2])
     return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 

@@ -1,8 +1,8 @@
-"""An operator of one's own in a script: every second row of an old video's picture was lost.
+"""A custom operator in a script: every second row of an old video's picture was lost.
 
     python examples/custom_operator.py photo.jpg --output deinterlaced.png
 
-`examples/plugin` is the same thing as a package, which gives the operator a name on the command line.
+`examples/plugin` does this as a package, which gives the operator a name on the command line.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("deinterlaced.png"))
     given = parser.parse_args(argv)
 
-    # Against its dense matrix: adjoint, SVD, inverse, dtypes, batches. What is wrong is said here, not in a picture.
+    # Against its dense matrix: adjoint, SVD, inverse, dtypes, batches. Errors show here, not in a picture.
     operators.check_operator(Interlace((3, 7, 6)))
 
     pipe = DDRMPipeline.from_pretrained(given.model)

@@ -3,9 +3,8 @@
 
     python examples/demo.py --output_dir demo
 
-Writes one before/after sheet for each task and photograph, overview.png, and a table of PSNR and SSIM against the
-pseudo-inverse of the measurement and a classical method, whose weight is the best for the very picture that is
-restored.
+Writes one before/after sheet for each task and photograph, overview.png, and a table of PSNR and SSIM, compared with
+the pseudo-inverse of the measurement and with a classical method, whose weight is the best for each picture.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ class Damage:
     task: str
     sigma_y: float = 0.0
     samples: int = 1
-    """Where what was measured says little, the mean of several samples is nearer to the original than one."""
+    """Where the measurement determines little, the mean of several samples is nearer to the original than one."""
 
     @property
     def eta(self) -> float:
-        """What suits a measurement best: new noise only where it is exact, less where it is noisy itself."""
+        """The best eta for a measurement: all noise new where it is exact, less where it is noisy."""
         return 1.0 if self.sigma_y == 0 else 0.85
 
 
@@ -89,7 +88,7 @@ def load(photo: str, size: int | None) -> Tensor:
 
 
 def restore(pipe: DDRMPipeline, damage: Damage, original: Tensor, args: argparse.Namespace) -> dict[str, Tensor]:
-    """What every method makes of one damaged photograph, by name, each (1, C, H, W)."""
+    """The results of every method for one damaged photograph, by name, each (1, C, H, W)."""
     operator = operators.create(damage.task, image_shape=tuple(original.shape[1:]))
     generator = torch.Generator().manual_seed(args.seed)
     measurement = operators.measure(operator, original, damage.sigma_y, generator)
@@ -157,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                             **figures,
                         }
                     )
-            # A row of the overview: what came, the best of the others (or none), what DDRM makes of it.
+            # A row of the overview: the input, the best of the other methods (or none), DDRM's result.
             classic = [name for name in shown if name not in ("original", "measured", "pseudo-inverse", ours)]
             other = shown[classic[0]] if classic else Cell("no classical method")
             if photo == args.photos[0]:

@@ -1,9 +1,9 @@
-"""Restore a picture with a network of the Hub that was never trained to restore, and show before and after.
+"""Restore a picture with a network from the Hub that was never trained to restore, and show before and after.
 
     python examples/restore_hub_unet.py photo.jpg --model google/ddpm-celebahq-256 --task sr4
-    python examples/restore_hub_unet.py photo.jpg --task inpaint-scratches   # by the prior that comes with it
+    python examples/restore_hub_unet.py photo.jpg --task inpaint-scratches   # by the bundled prior
 
-The picture is taken as clean: it is degraded first, so that there is something to compare with.
+The picture is assumed to be clean; it is degraded first, so that the result can be compared with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--task", default="sr4", choices=list(operators.TASKS), metavar="TASK", help="what is done to it"
     )
-    parser.add_argument("--size", type=int, default=256, help="its centre of so many pixels is taken")
+    parser.add_argument("--size", type=int, default=256, help="side of the centre crop in pixels")
     parser.add_argument("--sigma_y", type=float, default=0.02, help="noise in [-1, 1]")
     parser.add_argument("--steps", type=int, default=20, help="network evaluations")
     parser.add_argument("--output", type=Path, default=Path("restored.png"))
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         output_type="pt",
     ).images.cpu()
 
-    guess = operator.pinv(measurement.y)  # what the measurement says by itself, in the size of the picture
+    guess = operator.pinv(measurement.y)  # the measurement alone, in the size of the picture
     images.save(torch.cat([guess, restored, clean], dim=3), given.output)  # side by side
     psnr = [float(10 * torch.log10(4 / (x - clean).square().mean())) for x in (guess, restored)]
     print(

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given.half:
             RDDMPipeline.from_pretrained(given.model, dtype=torch.float16).save_pretrained(given.folder, variant="fp16")
 
-    # The class is in what was shared: nobody has to know it, and no code of the repository is run.
+    # The repository names the class: nobody has to know it, and no code of the repository is run.
     theirs = DiffusionPipeline.from_pretrained(given.repo_id or given.folder)
     size, channels = 64, ours.inputs.channels
     picture = torch.linspace(-1, 1, channels * size * size).reshape(1, channels, size, size)

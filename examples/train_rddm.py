@@ -6,8 +6,8 @@
     accelerate launch examples/train_rddm.py --recipe real_esrgan --train_data_dir photos --output_dir blind \
         --init_from google/ddpm-ema-church-256
 
-`--output_dir` becomes a repository for `RDDMPipeline.from_pretrained("derain")`. With `--init_from`, the network of a
-DDPM is where the training begins. The paper's settings are in schedulers/rddm-*, recipes in examples/recipes:
+`--output_dir` becomes a repository for `RDDMPipeline.from_pretrained("derain")`. `--init_from` starts from the network
+of a DDPM. The paper's settings are in schedulers/rddm-*, recipes in examples/recipes:
 
     accelerate launch examples/train_rddm.py --config examples/recipes/rddm_lol.yaml \
         --train_data_dir our485/high --degraded_data_dir our485/low --output_dir lowlight

@@ -1,4 +1,4 @@
-"""The command of a configuration: an option for each of its fields, and files that hold several.
+"""The command of a configuration: an option for each of its fields, and configuration files.
 
 Imports no torch, so that `--help` is answered at once.
 """
@@ -46,7 +46,7 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
             is_eager=True,
             callback=_read_config,
             metavar="FILE",
-            help="Options in a YAML or JSON file, by their names here; the command line has the last word.",
+            help="YAML or JSON file of options, by their names here; the command line overrides it.",
         ),
         click.Option(["--dry_run"], is_flag=True, help="Print all options and what a step costs, and stop."),
     ]
@@ -54,7 +54,7 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
 
 
 class _SectionedCommand(click.Command):
-    """A command whose --help shows the options of each part of the configuration by themselves."""
+    """A command whose --help groups the options by the parts of the configuration."""
 
     def __init__(self, *args: Any, sections: list[tuple[str, list[click.Parameter]]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,7 +75,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     try:
         text = path.read_text(encoding="utf-8")
         try:
-            values = json.loads(text)  # not all of JSON is YAML: tabs, and characters written as two escapes
+            values = json.loads(text)  # some JSON isn't YAML: tabs, and characters written as two escapes
         except json.JSONDecodeError:
             values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -94,7 +94,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
 
 
 def _word(value: Any) -> Any:
-    """A value of a file as one would type it, so that the types of the options read it; lists and mappings stay."""
+    """A value of a file as typed on the command line, for the options' types to parse; lists and mappings stay."""
     if isinstance(value, list):
         return [_word(one) for one in value]
     if isinstance(value, bool):
@@ -126,7 +126,7 @@ class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clic
 
 
 def _number(value: Any) -> Any:
-    """What YAML doesn't take for a number though one writes it so, such as 1e-2, as one."""
+    """Numbers that YAML reads as text, such as 1e-2, as numbers."""
     try:
         return float(value) if isinstance(value, str) and any(one.isdigit() for one in value) else value
     except ValueError:

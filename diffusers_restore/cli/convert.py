@@ -23,14 +23,14 @@ from .options import is_given
     metavar="FOLDER",
     required=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="To be made; it may exist if it is empty.",
+    help="Folder to write; it may exist if it is empty.",
 )
 @click.option(
     "--num-head-channels",
     type=click.IntRange(min=1),
     metavar="N",
     help="Channels of each attention head: 64 in the FFHQ model of DPS and in OpenAI's ADM models but the 128 px one. "
-    "Where a training had both this and --num_heads, this counts.",
+    "It overrides --num_heads where a training had both.",
 )
 @click.option(
     "--num-heads",
@@ -49,7 +49,7 @@ from .options import is_given
     "--image-size",
     type=click.IntRange(min=1),
     metavar="PIXELS",
-    help="Of the training.  [default: told by the channel multipliers, if they are the usual ones]",
+    help="Of the training.  [default: inferred from the channel multipliers, if they are the usual ones]",
 )
 @click.option(
     "--noise-schedule",
@@ -96,10 +96,10 @@ def convert(
         --noise-schedule cosine --timesteps 4000 --rescale-timesteps
 
     CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file. Only weights are read from it: no code in it is run.
-    Sizes, attention and classes are read from the weights. The options say what can't be seen in them, and a wrong one
-    gives a network that draws noise: take them from the command of the training, whose options have the same names.
+    Sizes, attention and classes are read from the weights. The options give what the weights don't show, and a wrong
+    one gives a network that generates noise: take them from the training command, whose options have the same names.
 
-    FOLDER gets a UNet2DModel that says what the original says, a DDPMScheduler and a model card: DDPMPipeline,
+    FOLDER gets a UNet2DModel with the outputs of the original, a DDPMScheduler and a model card: DDPMPipeline,
     DDRMPipeline and `restore --model` load it.
     """  # noqa: D301  # click reads the control character
     folder = output.resolve()
@@ -128,7 +128,7 @@ def convert(
         with written_aside(aside):
             pipe.save_pretrained(aside)
             conversion_card(pipe, checkpoint, _conversion_command(ctx)).save(aside / "README.md")
-            mode = (aside / "README.md").stat().st_mode  # safetensors gives its files to their owner alone
+            mode = (aside / "README.md").stat().st_mode  # safetensors makes its files readable by their owner only
             for file in aside.rglob("*.safetensors"):
                 file.chmod(mode)
             if folder.exists():
@@ -145,9 +145,9 @@ def convert(
 
 
 def _with_options(ctx: click.Context, message: str) -> str:
-    """A message of the library with the names that options have on the command line."""
+    """A message of the library with the names of the command line's options."""
     for param in ctx.command.params:
-        if isinstance(param, click.Option) and param.name != "output":  # a word of its own
+        if isinstance(param, click.Option) and param.name != "output":  # an ordinary word in messages
             message = re.sub(rf"(?<![\w-]){param.name}\b", param.opts[-1], message)
     return message
 

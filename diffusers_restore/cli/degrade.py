@@ -25,7 +25,7 @@ from .options import end, operator_options, options_named, print_outcome, real
 @click.option("--crop", is_flag=True, help="Crop a picture whose size doesn't fit the task, around its centre.")
 @click.pass_context
 def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
-    """Degrade clean pictures IN to OUT: make a measurement, to try things.
+    """Degrade clean pictures IN to OUT: make measurements to experiment with.
 
     \b
     diffusers-restore degrade photo.png -o small.png --task sr4

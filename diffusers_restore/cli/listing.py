@@ -70,7 +70,7 @@ def methods() -> None:
 
 
 def _describe(name: str) -> str:
-    """`blur by a Gaussian [sigma=10, taps=5]`, or what keeps a plug-in from being loaded."""
+    """`blur by a Gaussian [sigma=10, taps=5]`, or why a plug-in can't be loaded."""
     try:
         task: Task = TASKS[name]
     except PlugInError as error:

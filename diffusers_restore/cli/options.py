@@ -1,4 +1,4 @@
-"""Options that several commands have, and errors by the names that options have."""
+"""Options that several commands share, and errors that name options."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def auto_or_real(ctx: click.Context, param: click.Parameter, value: str) -> floa
 
 
 def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
-    """The options K=V that were given, by name; values are read as JSON, and as text where they are none."""
+    """The options K=V that were given, by name; values are read as JSON, else as text."""
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -123,7 +123,7 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
 
 
 def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """(width, height) of the words 64 or 96x64."""
+    """(width, height) from 64 or 96x64."""
     if value is None:
         return None
     sides = value.lower().split("x")
@@ -140,19 +140,19 @@ dtype_option = click.option(
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the network. auto is bfloat16 on a GPU that has it and on a CPU with AMX or AVX512-BF16 (but for Cold "
+    help="Of the network. auto is bfloat16 on a GPU that has it and on a CPU with AMX or AVX512-BF16 (except for Cold "
     "Diffusion), else float32.",
 )
 
 
 def is_given(ctx: click.Context, name: str) -> bool:
-    """Whether an option was typed."""
+    """Whether an option was given."""
     return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @contextmanager
 def options_named(ctx: click.Context) -> Iterator[None]:
-    """Errors of the engine as those of the command line: a wrong option is misuse, a model or a file is a failure."""
+    """Turn engine errors into command-line errors: a wrong option is misuse, a bad model or file a failure."""
     try:
         yield
     except ModelError as error:
@@ -164,7 +164,7 @@ def options_named(ctx: click.Context) -> Iterator[None]:
 
 
 def name_options(ctx: click.Context, error: ArgumentError) -> str:
-    """The message, with each argument called as its option."""
+    """The message, with the option's name for each argument."""
     return " ".join(error.message_for(lambda name: _option(ctx, name)).split())
 
 
@@ -176,7 +176,7 @@ def _option(ctx: click.Context, name: str) -> str:
 
 
 def print_outcome(ctx: click.Context, outcome: Outcome, *, timed: bool = True) -> None:
-    """A line for what was done, or for what failed."""
+    """Print a line on a success or a failure."""
     if outcome.error is not None:
         error = outcome.error
         message = name_options(ctx, error) if isinstance(error, ArgumentError) else one_line(error)
@@ -191,7 +191,7 @@ def print_outcome(ctx: click.Context, outcome: Outcome, *, timed: bool = True) -
 
 
 def end(outcomes: Sequence[Outcome]) -> None:
-    """Say which failed; the exit status is 1 if any did."""
+    """Report the failures; the exit status is 1 if there are any."""
     failed = [outcome.job.name for outcome in outcomes if outcome.error is not None]
     if len(outcomes) > 1 and failed:
         click.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)

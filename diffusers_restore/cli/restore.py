@@ -34,8 +34,8 @@ from .options import (
     show_default=True,
     help="Standard deviation of the noise in the file, where black is -1 and white is 1 (a noise of 25 of 255 grey "
     "levels is 0.196). auto is the rounding noise of the file's bit depth, step / sqrt(12): 0.00226 for 8 bits, "
-    "8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file are taken for the picture, and small "
-    "singular values multiply them.",
+    "8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file count as picture, and small singular "
+    "values amplify them.",
 )
 @click.option(
     "--model",
@@ -74,7 +74,7 @@ from .options import (
     "--eta-b",
     type=float,
     callback=real(0, 1),
-    help="How far measured parts follow the file.  [default: 1 for ddrm]",
+    help="How closely measured parts follow the file.  [default: 1 for ddrm]",
 )
 @click.option(
     "--class-label",
@@ -102,7 +102,7 @@ from .options import (
 @click.option("--direct", is_flag=True, help="For a ColdDiffusionPipeline: its first estimate only.")
 @device_option
 @dtype_option
-@click.option("--skip-existing", is_flag=True, help="Keep what is there: go on with a run that was stopped.")
+@click.option("--skip-existing", is_flag=True, help="Keep existing results: resume a run that was stopped.")
 @click.pass_context
 def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Restore degraded pictures IN to OUT.
@@ -118,8 +118,8 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency and 16 bits are kept. In a folder, names stay as
     they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
 
-    With --task, a prior restores what was done, exactly. Without --task and --model, a small network that was trained
-    on photographs with blur, noise and JPEG artefacts restores what it finds.
+    With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that
+    was trained on photographs with blur, noise and JPEG artefacts removes what it finds.
 
     A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
     """  # noqa: D301  # click reads the control character

@@ -17,14 +17,14 @@ from .options import device_option, dtype_option, is_given, options_named, size
 
 @click.command()
 @click.argument("model", metavar="[MODEL]", default=DEFAULT_PRIOR)
-@click.option("-o", "--output", metavar="OUT", required=True, help="A file for one grid, or a folder for a file each.")
+@click.option("-o", "--output", metavar="OUT", required=True, help="A file for a grid, or a folder for single files.")
 @click.option("-n", "--number", type=click.IntRange(min=1), default=16, show_default=True, help="Of pictures.")
 @click.option(
     "--sampler",
     type=click.Choice(["ddim", "ddpm"]),
     default="ddim",
     show_default=True,
-    help="ddim adds no noise on the way (eta 0); ddpm does, and wants more steps.",
+    help="ddim adds no noise on the way (eta 0); ddpm does, and needs more steps.",
 )
 @click.option(
     "--steps",
@@ -36,7 +36,7 @@ from .options import device_option, dtype_option, is_given, options_named, size
     "--size",
     metavar="SIDE|WxH",
     callback=size,
-    help="In pixels; what the network can halve.  [default: the size that the model is made for]",
+    help="In pixels; must suit the network's halvings.  [default: the model's own size]",
 )
 @click.option(
     "--class-label",
@@ -49,7 +49,7 @@ from .options import device_option, dtype_option, is_given, options_named, size
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of the first picture; the second has the next.",
+    help="Of the first picture; each further picture has the next.",
 )
 @click.option(
     "--batch-size",
@@ -63,7 +63,7 @@ from .options import device_option, dtype_option, is_given, options_named, size
 def sample(
     ctx: click.Context, /, model: str, output: str, number: int, device: str, dtype: str, **options: Any
 ) -> None:
-    """Draw pictures from MODEL, to see what a prior has learnt.
+    """Generate pictures with MODEL, to see what a prior has learnt.
 
     \b
     diffusers-restore sample -o grid.png
@@ -71,9 +71,9 @@ def sample(
     diffusers-restore sample my_prior/ -n 4 -o drawn/ --size 96x64
 
     MODEL is an unconditional DDPM, or a ColdDiffusionPipeline or RDDMPipeline that can generate: a repository of the
-    Hugging Face Hub or a folder; without it, the bundled prior. The samplers are those of diffusers. The pictures lie
-    row by row in a grid, nearly square, or are 0000.png, 0001.png ... in a folder. A picture depends on its own seed
-    and not on -n (but for rounding, where --batch-size is not 1).
+    Hugging Face Hub or a folder; without it, the bundled prior. The samplers are those of diffusers. The pictures are
+    row by row in a grid, nearly square, or 0000.png, 0001.png ... in a folder. A picture depends on its own seed and
+    not on -n (except for rounding, where --batch-size is not 1).
     """  # noqa: D301  # click reads the control character
     begin = time.perf_counter()
     with options_named(ctx):

@@ -64,7 +64,7 @@ train_rddm = config_command(
 def train() -> None:
     """Train the networks of this package.
 
-    The options are those of diffusers' training scripts. With several GPUs, start it by `accelerate launch`.
+    The options are those of diffusers' training scripts. For several GPUs, use `accelerate launch`.
     """
 
 

@@ -1,4 +1,4 @@
-"""Published weights of other codebases as pipelines of diffusers."""
+"""Converts published weights of other codebases to diffusers pipelines."""
 
 from __future__ import annotations
 

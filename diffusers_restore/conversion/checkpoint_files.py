@@ -1,4 +1,4 @@
-"""Reading checkpoint files of other codebases: weights only, never code, and telling which codebase they are from."""
+"""Reads checkpoint files of other codebases, weights only and never code, and recognises their codebase."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _KNOWN = "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672) are known"
 
-# What else there is, by its weights' names, and why it is no guided-diffusion U-Net.
+# Other kinds of checkpoint, by their weights' names, and why they are no guided-diffusion U-Nets.
 _OTHERS = {
     r"(^|\.)init_conv\.weight$|(^|\.)downs\.\d+\.\d+\.block1\.": (
         "is a U-Net of denoising-diffusion-pytorch, which UNet2DModel can't express: it has linear attention in its "
@@ -41,15 +41,15 @@ _OTHERS = {
 def load_weights(file: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint file of the guided-diffusion family, on the CPU, without a wrapper around them.
 
-    Pickles are read by torch's own reader of weights, which runs no code. What is around the weights, such as
-    {"state_dict": ...} and the prefix "module.", is taken off where only one set of weights is there.
+    Pickles are read by torch's own reader of weights, which runs no code. Wrappers such as {"state_dict": ...} and the
+    prefix "module." are removed where there is only one set of weights.
 
     Args:
         file: .pt, .pth, .bin, .ckpt or .safetensors.
 
     Raises:
-        InvalidInputError: not there, not whole, no checkpoint, more than tensors in it, several sets of weights, or
-            those of another codebase; the message names the file and the reason.
+        InvalidInputError: the file is absent, truncated or no checkpoint, or holds more than tensors, several sets of
+            weights or those of another codebase; the message names the file and the reason.
     """
     found = _read(file)
     sets = _sets_of_weights(found, file)
@@ -70,7 +70,7 @@ def load_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> Any:
-    """What the file holds, before it is looked at."""
+    """The raw content of the file."""
     name = file.name
     if file.is_dir():
         raise InvalidInputError(
@@ -85,12 +85,12 @@ def _read(file: Path) -> Any:
     try:
         if file.suffix.lower() == ".safetensors":
             return load_file(file)
-        with warnings.catch_warnings(action="ignore"):  # about what it can't read, which is an error below
+        with warnings.catch_warnings(action="ignore"):  # about unreadable content, which is an error below
             # Files of torch before 1.6 are no zip archives, and can't be mapped into memory.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
     except SafetensorError as error:
         raise InvalidInputError(f"{name} is no safetensors file, or not whole: {one_line(error)}") from error
-    except Exception as error:  # torch raises nearly anything for a file that it can't read
+    except Exception as error:  # torch raises all kinds of errors for unreadable files
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise InvalidInputError(
@@ -103,7 +103,7 @@ def _read(file: Path) -> Any:
 
 
 def _sets_of_weights(found: Any, file: Path) -> dict[str, dict[str, Tensor]]:
-    """Every set of weights in what was read, by the name that it has there."""
+    """Every set of weights in the content, by its name there."""
     if not isinstance(found, Mapping):
         raise InvalidInputError(f"{file.name} holds a {type(found).__name__}; weights by their names are expected")
     if _are_weights(found):
@@ -131,7 +131,7 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_kind(names: Iterable[str], file: Path) -> None:
-    """Refuse what is not of the guided-diffusion family, and say what it is."""
+    """Refuse weights outside the guided-diffusion family, and say what they are."""
     names = list(names)
     for pattern, reason in _OTHERS.items():
         if any(re.search(pattern, name) for name in names):

@@ -19,7 +19,7 @@ from ..errors import InvalidInputError, check_int, unknown_name
 AttentionOrder = Literal["old", "new"]
 ATTENTION_ORDERS: tuple[AttentionOrder, ...] = ("old", "new")
 
-# The sizes that both codebases know, by the channel multipliers that they take for them.
+# The image sizes of both codebases, by their default channel multipliers.
 IMAGE_SIZES = {
     (1, 2, 2, 2): 32,
     (1, 2, 3, 4): 64,
@@ -52,7 +52,7 @@ _LEARNED_ERROR = 1e-6  # of a table of time embeddings, relative
 
 @dataclass(frozen=True)
 class _Structure:
-    """What the names of the weights tell; levels are in the order of the way down."""
+    """What the names of the weights show; levels are in the order of the down path."""
 
     layers: int
     down_attention: tuple[bool, ...]
@@ -75,23 +75,23 @@ def convert_guided_diffusion(
     image_size: int | None = None,
     timesteps: int = 1000,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration of the `UNet2DModel` that computes the same, and its weights.
+    """The configuration and weights of the `UNet2DModel` that computes the same.
 
-    Everything that names and shapes tell is read from them. The qkv weights (3C, C) of an attention layer are ordered
+    Whatever names and shapes show is read from them. The qkv weights (3C, C) of an attention layer are ordered
     (heads, 3, C / heads, C) in the old order and (3, heads, C / heads, C) in the new one. Where the first level is
     narrower than the time embedding, as in the 512 px model, the sines of the `timesteps` whole steps become a table
-    (`learned_time_embedding`). The weights keep their precision; where there are several, all have the widest.
+    (`learned_time_embedding`). The weights keep their precision; where there are several, all get the widest.
 
     Args:
         state: weights by their published names, such as "input_blocks.0.0.weight".
         num_head_channels, num_heads: one of them, as the training had it, if there is attention.
         attention_order: "new" where the training had use_new_attention_order.
         image_size: of the training; None infers it from the channel multipliers that both codebases use.
-        timesteps: how many the network is asked about; this matters for a table of them only.
+        timesteps: how many the network is used at; this matters only for a table of them.
 
     Raises:
-        InvalidInputError: weights are missing, left over or of another shape, a network that `UNet2DModel` can't
-            express, or an argument that doesn't fit it.
+        InvalidInputError: weights are missing, surplus or of another shape, `UNet2DModel` can't express the network,
+            or an argument doesn't fit it.
     """
     if attention_order not in ATTENTION_ORDERS:
         raise unknown_name("attention_order", attention_order, ATTENTION_ORDERS)
@@ -156,16 +156,16 @@ def learned_time_embedding(weight: Tensor, channels: int, timesteps: int) -> tup
 
     S (timesteps, M) are the cosines and sines of the first `timesteps` whole numbers, W (D, M) the weights that follow
     them. A `UNet2DModel` has as many sines as channels in its first level, but can hold a table instead. Most of the
-    sines are so slow that 1000 steps of them lie in a space of few dimensions: S = S Q Q^T with Q (M, channels), hence
+    sines are so slow that 1000 steps of them span few dimensions: S = S Q Q^T with Q (M, channels), hence
     E = S Q and V = W Q.
 
     Args:
         weight: W.
         channels: of the first level.
-        timesteps: 0, 1, ... timesteps - 1 are the only ones that the table knows.
+        timesteps: the table covers 0, 1, ... timesteps - 1 only.
 
     Raises:
-        InvalidInputError: so many steps don't fit into so few channels.
+        InvalidInputError: too many steps for the number of channels.
     """
     sines = weight.shape[1]
     features = get_timestep_embedding(torch.arange(timesteps), sines, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -178,7 +178,7 @@ def learned_time_embedding(weight: Tensor, channels: int, timesteps: int) -> tup
             f"first level, {channels}; a table of {timesteps} steps in {channels} channels would be off by {error:.1g}"
         )
     padding = (0, channels - basis.shape[1])
-    dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision would add an error of its own
+    dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision would add to the error
     table = functional.pad(features @ basis, padding)
     return table.to(dtype), functional.pad(weight.double() @ basis, padding).to(dtype)
 
@@ -186,8 +186,8 @@ def learned_time_embedding(weight: Tensor, channels: int, timesteps: int) -> tup
 def _structure(state: Mapping[str, Tensor]) -> _Structure:
     """Where the residual blocks, the attention layers and the changes of size are.
 
-    Both ways have `layers` + 1 blocks for each level. On the way down the last of them halves the size, in all levels
-    but one. On the way up the last of a level doubles it, with a layer more than the others.
+    Both paths have `layers` + 1 blocks for each level. On the down path the last of them halves the size, in all levels
+    but one. On the up path the last of a level doubles it, with one more layer than the others.
 
     Raises:
         InvalidInputError: an order that `UNet2DModel` doesn't have.
@@ -248,7 +248,7 @@ def _blocks(state: Mapping[str, Tensor], part: str) -> list[tuple[str, ...]]:
 
 
 def _has_attention(part: str, first: int, blocks: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the residual blocks of a level are followed by attention, all or none of them."""
+    """Whether attention follows the residual blocks of a level, all or none of them."""
     for number, kinds in enumerate(blocks, first):
         if kinds not in (("res",), ("res", "attention")):
             raise InvalidInputError(
@@ -280,7 +280,7 @@ def _image_size(image_size: int | None, multipliers: Sequence[float]) -> int:
 
 
 def _attention_widths(structure: _Structure, channels: Sequence[int]) -> list[int]:
-    """How many channels the attention layers have, each number once."""
+    """The different channel counts of the attention layers."""
     levels = zip(channels, structure.down_attention, structure.up_attention, strict=True)
     widths = {width for width, down, up in levels if down or up}
     return sorted(widths | {channels[-1]} if structure.mid_attention else widths)
@@ -320,7 +320,7 @@ def _head_dim(widths: Sequence[int], num_head_channels: int | None, num_heads: i
 
 
 def _names(structure: _Structure) -> dict[str, str]:
-    """The layers of the `UNet2DModel`, and what they are called in the checkpoint."""
+    """The layers of the `UNet2DModel` and their names in the checkpoint."""
     names = {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
@@ -368,7 +368,7 @@ def _rename(
     made: set[str],
     order: AttentionOrder,
 ) -> dict[str, Tensor]:
-    """Every weight of the `UNet2DModel` but those in `made`, once it is sure that none is missing or left over."""
+    """Every weight of the `UNet2DModel` but those in `made`, after checking that none is missing or surplus."""
     with torch.device("meta"):
         expected = UNet2DModel.from_config(config).state_dict()
     sources = {new: ".".join((names[new.rpartition(".")[0]], new.rpartition(".")[2])) for new in expected.keys() - made}
@@ -385,7 +385,7 @@ def _rename(
         layer = new.rpartition(".")[0].rpartition(".")[2]
         parts = 3 if layer in _QKV else 1
         whole = torch.Size([parts * shape[0], *shape[1:]])
-        # Linear layers of attention are convolutions with kernels of one pixel there.
+        # The checkpoint has 1 x 1 convolutions for the linear layers of attention.
         if value.shape[: len(whole)] != whole or value.shape[len(whole) :].numel() != 1:
             raise InvalidInputError(
                 f"{old} has the shape {tuple(value.shape)}, where UNet2DModel needs {tuple(whole)} for {new}"
@@ -399,7 +399,7 @@ def _rename(
                 value = value.reshape(heads, 3, width, -1)[:, part]
             else:
                 value = value.reshape(3, heads, width, -1)[part]
-            value = value.reshape(shape).clone()  # not a view: each has its own place in a file
+            value = value.reshape(shape).clone()  # not a view: each is stored separately in a file
         weights[new] = value
     return weights
 

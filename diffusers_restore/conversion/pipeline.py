@@ -32,9 +32,9 @@ def load_guided_diffusion(
     timesteps: int = 1000,
     rescale_timesteps: bool = False,
 ) -> DDPMPipeline:
-    """A checkpoint of guided-diffusion or improved-diffusion as a pipeline, whose network says the same to rounding.
+    """A checkpoint of guided-diffusion or improved-diffusion as a pipeline, with the same outputs up to rounding.
 
-    The file doesn't tell the options below; they are those of the training.
+    The options below can't be read from the file; they are those of the training.
 
     Args:
         file: .pt, .pth, .bin, .ckpt or .safetensors; only weights are read, no code is run.
@@ -43,11 +43,11 @@ def load_guided_diffusion(
         image_size: None infers it from the channel multipliers that both codebases use.
         noise_schedule: "linear" or "cosine".
         timesteps: diffusion_steps of the training.
-        rescale_timesteps: the network was shown 1000 t / timesteps in the place of t. The pipeline has the 1000 steps
-            at which that is a whole number.
+        rescale_timesteps: the network was given 1000 t / timesteps instead of t. The pipeline has the 1000 steps at
+            which that is a whole number.
 
     Raises:
-        InvalidInputError: what can't be read or converted, with the reason.
+        InvalidInputError: the file can't be read or converted; the message gives the reason.
     """
     schedule = noise_schedule_options(noise_schedule, timesteps, rescale_timesteps)
     config, weights = convert_guided_diffusion(
@@ -101,7 +101,7 @@ def noise_schedule_options(name: NoiseSchedule, timesteps: int, rescale_timestep
 
 
 def describe_network(pipe: DDPMPipeline) -> dict[str, str]:
-    """What was found in a checkpoint and what was said of it, a line for each heading."""
+    """What was read from a checkpoint and from the options, a line for each heading."""
     config, schedule = pipe.unet.config, pipe.scheduler.config
     size, channels = config.sample_size, config.block_out_channels
     attention = [f"{size >> i}x{size >> i}" for i, name in enumerate(config.down_block_types) if "Attn" in name]

@@ -1,4 +1,4 @@
-"""Degradations D(x, t) of Cold Diffusion (arXiv:2208.09392): a picture, ever more degraded as its severity t grows."""
+"""Degradations D(x, t) of Cold Diffusion (arXiv:2208.09392): a picture, more degraded the larger its severity t."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Generators = torch.Generator | list[torch.Generator] | None
 class Degradation(ABC):
     """D(x, t) for severities t = 0..T, of pictures (B, C, H, W) in [-1, 1]; D(x, 0) = x exactly.
 
-    A degradation is an immutable value for pictures of any size that it can carry. It has no device and no dtype of its
-    own: results are on the device and in the dtype of the pictures. What is random about it (the place of a mask, the
-    snow) is its state: drawn once for each picture and the same at every severity.
+    A degradation is an immutable value for pictures of any size that it supports. It has no device and no dtype:
+    results are on the device and in the dtype of the pictures. What is random about it (the place of a mask, the snow)
+    is its state: drawn once for each picture and the same at every severity.
 
     A new one is a frozen dataclass with `formula`, and the state methods if it has a state. Registered under the entry
     point "diffusers_restore.degradations", it is found by its `kind`.
@@ -35,8 +35,8 @@ class Degradation(ABC):
     Attributes:
         kind: the name in the registry and in `to_config()`.
         forgets: D(x, T) depends on the state alone, so that pictures can be generated from it.
-        keeps_grey: what is grey was grey before, so that a grey picture is restored without colours.
-        mixes_channels: a channel depends on the others, so that they can't be degraded one by one.
+        keeps_grey: a grey result means a grey original, so a grey picture is restored without colours.
+        mixes_channels: channels depend on each other, so they can't be degraded one by one.
 
     Raises:
         InvalidInputError: an argument out of range.
@@ -54,7 +54,7 @@ class Degradation(ABC):
 
     @abstractmethod
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
-        """D(x0, t) where t >= 1, float32 or float64 (B, C, H, W); what it says where t = 0 is not used.
+        """D(x0, t) where t >= 1, float32 or float64 (B, C, H, W); its value where t = 0 is not used.
 
         Args:
             x0: (B, C, H, W), which must not be modified.
@@ -62,24 +62,24 @@ class Degradation(ABC):
             state: of B pictures.
         """
 
-    def check_size(self, height: int, width: int) -> None:  # noqa: B027  # most carry any size
-        """Raise InvalidInputError if pictures of this size can't be degraded so."""
+    def check_size(self, height: int, width: int) -> None:  # noqa: B027  # most support any size
+        """Raise InvalidInputError if pictures of this size can't be degraded."""
 
     def state_shapes(self, channels: int, height: int, width: int) -> Mapping[str, tuple[int, ...]]:
-        """What the state of a picture consists of; each tensor of a state has a first dimension B besides."""
+        """The shapes of the state of one picture; the tensors of a state have a batch dimension B in front."""
         return {}
 
     def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
         """Draw the state of each picture of `x0`; empty where nothing about the degradation is random.
 
         Args:
-            x0: pictures (B, C, H, W), of which only shape, device and dtype count.
+            x0: pictures (B, C, H, W); only their shape, device and dtype are used.
             generator: one, or a list of one for each picture.
         """
         return {}
 
     def check_values(self, x0: Tensor, state: State) -> None:  # noqa: B027  # most have no state
-        """Raise InvalidInputError if the numbers of a state, whose shapes are right, can't be used."""
+        """Raise InvalidInputError if the values of a state of the right shapes can't be used."""
 
     @final
     def __call__(self, x0: Tensor, t: int | Tensor, state: State | None = None) -> Tensor:
@@ -100,14 +100,14 @@ class Degradation(ABC):
 
     @final
     def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
-        """As a call, for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
+        """As a call, for valid arguments: t of shape (B,) on the device of `x0`. No host sync."""
         x = x0 if x0.dtype == torch.float64 else x0.float()
         if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):  # which would round what float32 is for
+            with torch.autocast(x.device.type, enabled=False):  # autocast would round the float32 values
                 degraded = self.formula(x, t, state)
         else:
             degraded = self.formula(x, t, state)
-        if degraded.shape != x.shape:  # `where` would spread it
+        if degraded.shape != x.shape:  # `where` would broadcast it
             raise InvalidInputError(
                 f"the formula of degradation {self.kind!r} must give {tuple(x.shape)}, it gave {tuple(degraded.shape)}"
             )
@@ -115,7 +115,7 @@ class Degradation(ABC):
 
     @final
     def check(self, x0: Tensor, state: State | None) -> State:
-        """The state, {} for None, if pictures and state have the right shapes; looks at no number."""
+        """The state, {} for None, if pictures and state have the right shapes; reads no values."""
         if not isinstance(x0, Tensor) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
             what = f"{x0.dtype} {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
             raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
@@ -157,12 +157,12 @@ class Degradation(ABC):
 
     @final
     def to_config(self) -> dict[str, Any]:
-        """What `degradations.from_config` makes the degradation of, as JSON values."""
+        """The configuration for `degradations.from_config`, as JSON values."""
         return {"kind": self.kind, **{one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}}
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python."""
+    """numpy numbers as Python numbers."""
     if isinstance(value, (bool, str)) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
@@ -179,10 +179,10 @@ def draw_each(
     device: torch.device,
     generator: Generators,
 ) -> Tensor:
-    """What `draw(count, generator, device)` gives for so many pictures, (count, ...) on their device.
+    """The draws of `draw(count, generator, device)` for a batch of pictures, (count, ...) on their device.
 
-    With a list of generators, each draws for its own picture, so that a batch is the same as single pictures. Draws
-    are made on the generator's device, so that a CPU generator serves a GPU too.
+    With a list of generators, each draws for its own picture, so that a batch equals single pictures. Draws are made
+    on the generator's device, so that a CPU generator also serves a GPU.
 
     Raises:
         InvalidInputError: not a generator, or a list that isn't one for each picture.

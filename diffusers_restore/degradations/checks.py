@@ -1,4 +1,4 @@
-"""Is a degradation what it says? Its start, its batches, its state and its manners, checked one by one."""
+"""Checks that a degradation keeps its contract: its start, its batches, its state, its results and its errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..checking import Checks
 from ..errors import InvalidInputError
 from .base import Degradation, State
 
-# The rounding of a result once, with room for a rounded copy of the pictures.
+# One rounding of the result, with room for a rounded copy of the pictures.
 _HALVES = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
 class DegradationCheckError(AssertionError):
-    """What a degradation got wrong: the message lists every failed check, with its largest error where it has one."""
+    """A degradation failed checks: the message lists each, with its largest error where it has one."""
 
 
 def check_degradation(
@@ -39,13 +39,13 @@ def check_degradation(
     Args:
         degradation: D.
         shape: of the pictures.
-        state: of a batch, where it can't be drawn; None draws it.
+        state: of a batch, where it can't be drawn; None means that it is drawn.
         tolerance: of float32.
         seed: of the pictures and of their state.
 
     Raises:
-        DegradationCheckError: one or more of these do not hold.
-        InvalidInputError: the shape can't be degraded so, or the state can't be drawn.
+        DegradationCheckError: one or more checks fail.
+        InvalidInputError: the shape can't be degraded, or the state can't be drawn.
     """
     checks = _Checks(tolerance)
     batch = len(next(iter(state.values()))) if state else 4
@@ -89,7 +89,7 @@ def _check_results(checks: _Checks, degradation: Degradation, x: Tensor, state: 
     before = x.clone(), {name: value.clone() for name, value in state.items()}, t.clone()
     mixed = degradation(x, t, state)
     alone = [degradation(x[i : i + 1], int(t[i]), _select(state, i)) for i in range(len(x))]
-    if all(one.shape == x[:1].shape for one in alone):  # or the shape is told below
+    if all(one.shape == x[:1].shape for one in alone):  # otherwise the shape is reported below
         checks.close("a batch with mixed severities is not its pictures", mixed, torch.cat(alone))
     for zero in (0, torch.zeros_like(t)):
         checks.true("D(x, 0) is not x", torch.equal(degradation(x, zero, state), x))

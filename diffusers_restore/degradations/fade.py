@@ -1,4 +1,4 @@
-"""Fading: pictures vanish behind a growing Gaussian mask, into grey (inpainting) or into a colour (generation)."""
+"""Fading: a growing Gaussian mask replaces the picture by grey (inpainting) or by a colour (generation)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Fade(Degradation):
     Args:
         num_timesteps: T.
         std: growth of the standard deviation in pixels a step.
-        init: steps that the first mask is ahead.
+        init: steps by which the first mask is ahead.
         placement: "random" or "center".
     """
 
@@ -81,10 +81,10 @@ class Fade(Degradation):
 
 @dataclass(frozen=True)
 class ColorFade(Degradation):
-    """D(x, t) = (1 - m_{T-t}) x + m_{T-t} c, m_j = prod_{i<j} z_i: from the rim inwards into a flat colour c.
+    """D(x, t) = (1 - m_{T-t}) x + m_{T-t} c, m_j = prod_{i<j} z_i: a flat colour c grows from the rim inwards.
 
-    Masks as of `Fade` with placement "center" and init 1 (arXiv:2208.09392); at T nothing but the colour is left, so
-    that pictures are generated from it. The state `color` is drawn from U(-.5, .5) for each channel.
+    Masks are those of `Fade` with placement "center" and init 1 (arXiv:2208.09392); at T only the colour is left, so
+    that pictures can be generated from it. The state `color` is drawn from U(-.5, .5) for each channel.
 
     Args:
         num_timesteps: T; std T should exceed the size of the picture, or D(x, 1) is far from x.
@@ -119,7 +119,7 @@ class ColorFade(Degradation):
         return torch.lerp(x0, state["color"].to(x0.dtype), masks[self.num_timesteps - t][:, None])
 
 
-@keep_tables(2)  # they are as many pictures as there are severities
+@keep_tables(2)  # each is as large as T + 1 pictures
 def _masks(
     steps: int, std: float, init: int, height: int, width: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:

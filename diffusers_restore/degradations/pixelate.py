@@ -1,4 +1,4 @@
-"""Pixelation: shrunk and enlarged to ever larger blocks (super-resolution)."""
+"""Pixelation: pictures are shrunk and enlarged, to blocks that grow with the severity (super-resolution)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snow that falls ever thicker, after ImageNet-C (arXiv:1903.12261), as Cold Diffusion grades it."""
+"""Increasingly heavy snow, after ImageNet-C (arXiv:1903.12261), with the severities of Cold Diffusion."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Snow(Degradation):
 
     With pictures in [0, 1], x <- b x + (1 - b) max(x, 1.5 grey + 0.5) and D = clip(x + L + rot180 L). L is the state
     `flakes`, zero below the threshold, clipped to [0, 1] and blurred along rows, or columns where the state `vertical`
-    says so, by a Gaussian of 11 taps. Brightness b, threshold and width of the blur change linearly from t = 1 to T:
+    is True, by a Gaussian of 11 taps. Brightness b, threshold and width of the blur change linearly from t = 1 to T:
 
         level  threshold    width       b
         1      0.7..0.3     0.5..5      0.95..0.7   (larger flakes, 5 taps)
@@ -67,7 +67,7 @@ class Snow(Degradation):
         check_bool("fix_brightness", self.fix_brightness)
 
     def state_shapes(self, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
-        """`flakes`: before the threshold. `vertical`: True where they fall along the columns."""
+        """`flakes`: before the threshold. `vertical`: True where they are blurred along the columns."""
         return {"flakes": (1, height, width), "vertical": ()}
 
     def sample_state(self, x0: Tensor, generator: Generators = None) -> State:
@@ -115,7 +115,7 @@ def _luma(x: Tensor) -> Tensor:
 
 
 def _blurred(layer: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture (B, 1, H, W) convolved along its rows with its own kernel (B, taps); the border is continued."""
+    """Each picture (B, 1, H, W) convolved along its rows with its own kernel (B, taps); border pixels are repeated."""
     batch, taps = kernels.shape
     rows = functional.pad(layer[:, 0].transpose(0, 1), (taps // 2, taps // 2), mode="replicate")  # (H, B, W + taps - 1)
     return functional.conv1d(rows, kernels[:, None], groups=batch).transpose(0, 1)[:, None]
@@ -123,7 +123,7 @@ def _blurred(layer: Tensor, kernels: Tensor) -> Tensor:
 
 @keep_tables()
 def _severities(snow: Snow, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Thresholds (T + 1,), brightness (T + 1,) and kernels (T + 1, taps) at t = 0..T; those at 0 are never seen."""
+    """Thresholds (T + 1,), brightness (T + 1,) and kernels (T + 1, taps) at t = 0..T; those at 0 are not used."""
     level = _LEVELS[snow.level]
     share = torch.linspace(0, 1, max(2, snow.num_timesteps), dtype=torch.float64)[-snow.num_timesteps :]
     share = torch.cat([share[:1], share])

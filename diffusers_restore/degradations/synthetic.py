@@ -1,4 +1,4 @@
-"""Synthetic damage of photographs by severity: a recipe, ever more of it."""
+"""Synthetic damage of photographs by severity: a recipe, increasingly applied."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .recipes.base import carry_out, check_pictures
 
 @dataclass(frozen=True)
 class Synthetic(Degradation):
-    """D(x, t): the damage of a recipe at severity t / T, each picture with a plan of its own (see `recipes`).
+    """D(x, t): the damage of a recipe at severity t / T, each picture with its own plan (see `recipes`).
 
-    The state is the `seed` of the plan. Reading it, and t, waits for the device; JPEG has no gradient.
+    The state is the `seed` of the plan. Reading it, and t, is a host sync; JPEG has no gradient.
 
     Args:
         num_timesteps: T.
@@ -50,7 +50,7 @@ class Synthetic(Degradation):
             raise InvalidInputError(f"recipe_args must be JSON, got {self.recipe_args!r:.200}: {error}") from error
         if not isinstance(values, Mapping):
             raise InvalidInputError(f"recipe_args must be a mapping in JSON, got {self.recipe_args!r:.200}")
-        object.__setattr__(self, "recipe_args", text if values else None)  # hashable, and equal where it means the same
+        object.__setattr__(self, "recipe_args", text if values else None)  # hashable, and equal for equal arguments
         _recipe(self.recipe, self.recipe_args)
 
     def state_shapes(self, channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:

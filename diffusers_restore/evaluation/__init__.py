@@ -1,1 +1,1 @@
-"""How good a restoration is: metrics, classical methods to beat, before/after sheets and tables."""
+"""Measuring restorations: metrics, classical methods to compare with, before/after sheets and tables."""

@@ -1,7 +1,7 @@
 """Classical methods that a restoration has to beat, each a function of a measurement of one picture.
 
-What a method has to be told (a weight) is chosen by `best`, which looks at the original: the best of a small grid for
-each picture. No user can choose so well, so the opponents are at least as good here as they can be in use.
+`best` chooses a method's parameter (a weight) with the original at hand: the best of a small grid for each picture. No
+user can choose so well, so classical methods are at least as good here as in practice.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def biharmonic(measurement: Measurement) -> Tensor:
 def wiener(measurement: Measurement, balance: float) -> Tensor:
     """Wiener deconvolution, regularised by `balance` times the Laplacian's spectrum, (1, C, H, W).
 
-    The method is circular, our blur reflects: on the picture beside its mirror images the two are the same.
+    The method is circular, our blur reflects: on the picture with its mirror images added the two are the same.
 
     Raises:
         OperatorError: another operator than `SymmetricBlur`.
@@ -99,7 +99,7 @@ def tv_denoise(measurement: Measurement, weight: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Opponent:
-    """A classical method and the grid that its weight is chosen from (empty: it has none)."""
+    """A classical method and the grid of its weight (empty: it has none)."""
 
     name: str
     restore: Callable[..., Tensor]
@@ -125,7 +125,7 @@ def opponents(operator: LinearOperator) -> tuple[Opponent, ...]:
 
 
 def best(opponent: Opponent, measurement: Measurement, original: Tensor) -> tuple[Tensor, float | None]:
-    """What `opponent` makes of a measurement with the weight of its grid that has the best PSNR, and that weight.
+    """The restoration by `opponent` with the weight of its grid that has the best PSNR, and that weight.
 
     Args:
         opponent: the method.

@@ -47,7 +47,7 @@ def psnr(image: Tensor, reference: Tensor) -> float:
 def ssim(image: Tensor, reference: Tensor) -> float:
     """The mean structural similarity of Wang et al. (2004): 11 x 11 Gaussian windows of sd 1.5, mean over the colours.
 
-    It is that of pictures in [0, 1], as customary: brightness counts from black, so that the range matters.
+    It is computed in [0, 1], as is usual: SSIM depends on the distance from black.
 
     Args:
         image, reference: (C, H, W) in [-1, 1], H and W at least 11; both are clipped and mapped to [0, 1] first.
@@ -73,7 +73,7 @@ def ssim(image: Tensor, reference: Tensor) -> float:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Y of BT.601 in its range 16..235 of 255, by which papers score rain, low light and super-resolution.
+    """Y of BT.601 in its range 16..235 of 255, which papers use to score deraining, low light and super-resolution.
 
     Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255 of colours in [0, 1].
 

@@ -39,8 +39,8 @@ class Cell:
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
     """A sheet of pictures, one row for each (label, cells), with captions above the pictures.
 
-    All places have the size of the largest picture; a smaller one is enlarged by the largest whole number that fits,
-    so that every pixel of it can be seen. The column of labels is left out where no row has one.
+    All cells have the size of the largest picture; a smaller one is enlarged by the largest whole number that fits, so
+    that its pixels stay visible. The column of labels is left out where no row has one.
 
     Raises:
         InvalidInputError: no picture at all.
@@ -81,7 +81,7 @@ def save_sheet(sheet: Image.Image, path: Path) -> None:
 def markdown_table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) -> str:
     """A Markdown table of the columns that `formats` names, each with its format specification.
 
-    `formats` is e.g. {"task": "", "PSNR": ".2f"}; what a row lacks, or holds as None, becomes a dash.
+    `formats` is e.g. {"task": "", "PSNR": ".2f"}; a missing value, or None, becomes a dash.
     """
 
     def line(cells: Sequence[str]) -> str:
@@ -105,7 +105,7 @@ def write_report(stem: Path, data: Mapping[str, Any], markdown: str) -> tuple[Pa
 
 
 def how_it_was_run(script: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The command, without the folders of this machine, and what else figures depend on."""
+    """The command, without the folders of this machine, and everything else that figures depend on."""
     return {
         "command": shlex.join(["python", script, *(_without_folders(argument) for argument in arguments)]),
         "diffusers_restore": __version__,

@@ -1,4 +1,4 @@
-"""What Cold Diffusion does over the severities, as strips of pictures."""
+"""Strips of pictures that show Cold Diffusion over the severities."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _direct(pipe: ColdDiffusionPipeline, degraded: Tensor, t: int) -> Tensor:
 
 
 def _quiet(pipe: ColdDiffusionPipeline, algorithm: str) -> ColdDiffusionPipeline:
-    """The same network with a scheduler of its own, since a call chooses the timesteps, and without progress bars."""
+    """The same network with a separate scheduler, since a call sets its timesteps, and without progress bars."""
     own = ColdDiffusionPipeline(
         pipe.unet, ColdDiffusionScheduler.from_config(pipe.scheduler.config, algorithm=algorithm)
     )

@@ -1,1 +1,1 @@
-"""Saving, pushing and loading: model cards, what is refused of foreign repositories, files that name classes."""
+"""Saving, pushing and loading: model cards, checks of foreign repositories, files that name classes."""

@@ -1,4 +1,4 @@
-"""Model cards: what a repository says of the pipeline in it."""
+"""Model cards of pipelines."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _TERMS = ("license", "license_name", "license_link", "datasets")
 
 @dataclass(frozen=True)
 class CardText:
-    """What the cards of all pipelines of one class say.
+    """The text that the cards of all pipelines of one class share.
 
     Attributes:
         what: one sentence about what it does, with the paper.
-        example: Python, with {repo_id} where the repository's name stands, that runs on a picture "photo.png".
+        example: Python with {repo_id} for the repository's name, which runs on a picture "photo.png".
         tags: for the Hub's search; the first is its task (`pipeline_tag`).
     """
 
@@ -41,13 +41,13 @@ class CardText:
 
 @dataclass(frozen=True)
 class Card:
-    """A card, and where the pictures that it shows lie, by the names that it gives them."""
+    """A card, and the paths of the pictures that it shows, by their names in it."""
 
     text: str
     pictures: dict[str, Path] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write README.md and the pictures; files that are there stay."""
+        """Write README.md and the pictures; existing files stay."""
         write_text(folder / "README.md", self.text)
         for name, file in self.pictures.items():
             if not (folder / name).exists():
@@ -56,7 +56,7 @@ class Card:
 
 
 def base_model(name: object) -> str | None:
-    """The name, if it is that of a repository of the Hub and not of a folder here."""
+    """The name, if it is a repository on the Hub and not a local folder."""
     text = str(name)
     return text if REPO_ID.fullmatch(text) and not Path(text).exists() else None
 
@@ -69,7 +69,7 @@ def metadata(tags: Sequence[str], **more: Any) -> ModelCardData:
 
 
 def use(text: CardText, repo_id: str) -> str:
-    """What a pipeline is and how it is loaded, in Markdown."""
+    """What a pipeline is and how to load it, in Markdown."""
     return f"""{text.what}
 
 ```bash
@@ -85,13 +85,13 @@ def use(text: CardText, repo_id: str) -> str:
 
 
 def new_card(text: CardText, repo_id: str, source: Source | None) -> str:
-    """The card of a pipeline that nobody has written one for; what its network's own card says is kept."""
+    """The card of a pipeline that has none; it quotes the card of its network."""
     base = None if source is None else base_model(source.name)
     terms: dict[str, Any] = {}
     if source is not None and source.card is not None:
         card = ModelCard(source.card, ignore_metadata_errors=True)
         terms = {term: getattr(card.data, term, None) for term in _TERMS}
-        name = base or Path(source.name).name  # where it lies on a disk is nobody's business
+        name = base or Path(source.name).name  # local paths are private
         about = f"The network is that of `{name}`, unchanged. Its own card says:\n\n" + "\n".join(
             f"> {line}".rstrip() for line in card.text.strip().splitlines()
         )
@@ -126,12 +126,12 @@ class Source:
 
 
 def find_source(name: str | None, token: str | None = None, *, online: bool) -> Source | None:
-    """Where a pipeline was loaded from, if that is known and can be reached.
+    """Where a pipeline was loaded from, if that is known and reachable.
 
     Args:
-        name: a folder, or a repository of the Hub; None is a pipeline that was built in memory.
+        name: a folder, or a repository of the Hub; None for a pipeline that was built in memory.
         token: for the Hub.
-        online: whether the Hub may be asked.
+        online: whether the Hub may be contacted.
     """
     if name is None or not (Path(name).is_dir() or (online and base_model(name))):
         return None
@@ -142,7 +142,7 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
             return path if path.is_file() else None
         try:
             return Path(hf_hub_download(name, file, token=token))
-        except (HfHubHTTPError, OSError):  # no such repository or file, or no way to it
+        except (HfHubHTTPError, OSError):  # no such repository or file, or unreachable
             return None
 
     index, readme = find("model_index.json"), find("README.md")
@@ -176,7 +176,7 @@ def _is_picture(file: Path, source: Path) -> bool:
 
 
 def rename(card: str, old: str, new: str) -> str:
-    """The card with `from_pretrained` of another repository where it names the old one or its folder."""
+    """The card with `new` for `old`, or for its folder, in `from_pretrained`."""
 
     def replace(match: re.Match[str]) -> str:
         return f'from_pretrained("{new}"' if match[1] in (old, Path(old).name) else match[0]

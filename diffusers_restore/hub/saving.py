@@ -23,13 +23,13 @@ from .weights import check_components, check_weights, load_index
 class HubMixin:
     """Saving, pushing and loading of a pipeline whose class lives in an installed package.
 
-    What is saved names the class and holds a file that imports it, so that `DiffusionPipeline.from_pretrained` loads it
-    as well as the class itself. What would be silently wrong once it is loaded is refused, however it was loaded.
-    It must stand before `DiffusionPipeline` among the bases.
+    A saved pipeline names its class and holds a file that imports it, so that `DiffusionPipeline.from_pretrained` loads
+    it as the class itself does. Pipelines that would be silently wrong are refused, whichever class loads them.
+    It must come before `DiffusionPipeline` among the bases.
     """
 
     scheduler_name: str
-    """The scheduler class of this package that is asked where a repository names one that diffusers lacks."""
+    """The scheduler class of this package that takes the place of one that diffusers lacks."""
 
     @property
     def card_text(self) -> CardText:
@@ -40,7 +40,7 @@ class HubMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """As `DiffusionPipeline.from_pretrained`; what would be silently wrong is refused.
+        """As `DiffusionPipeline.from_pretrained`; refuses repositories that would be silently wrong.
 
         Raises:
             InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
@@ -50,26 +50,26 @@ class HubMixin:
             return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))  # type: ignore[misc]
         except OSError as error:
             if isinstance(error.__cause__, HfHubHTTPError):
-                # What is wrong with a name, a revision or a token is said better where only the index is looked for.
+                # Asking for the index alone gives clearer errors about a name, a revision or a token.
                 options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
                 load_index(cls, pretrained_model_name_or_path, **options)
             raise
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | PathLike[str], **kwargs: Any) -> dict[str, Any]:
-        """model_index.json as the class itself needs it, without the way to a class; refused before any download."""
+        """model_index.json as the class itself needs it, without the class's address; checked before any download."""
         index: dict[str, Any] = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
         if isinstance(index.get("_class_name"), list):
             index["_class_name"] = index["_class_name"][1]
         scheduler = index.get("scheduler")
         if isinstance(scheduler, list) and scheduler[0] == "diffusers" and not hasattr(diffusers, str(scheduler[1])):
-            # Ours refuses its configuration with a reason, unless another one is given: diffusers fails in both cases.
+            # Ours refuses its configuration with a reason, unless another scheduler is given; diffusers always fails.
             index["scheduler"] = [PACKAGE, cls.scheduler_name]
         check_components(cls, index)
         return index
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """As `ConfigMixin.register_to_config`; at the end of loading, a pipeline learns here where it came from.
+        """As `ConfigMixin.register_to_config`, which at the end of loading records where the pipeline came from.
 
         Raises:
             InvalidInputError: a network lacks some of its weights, or works on the latents of a component that has no
@@ -118,7 +118,7 @@ class HubMixin:
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As `DiffusionPipeline.save_pretrained`; what is pushed has the card that `push_to_hub` gives it."""
+        """As `DiffusionPipeline.save_pretrained`; with `push_to_hub`, it uploads the card of that method."""
         pushed = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)  # type: ignore[misc]
         if push_to_hub:
@@ -134,14 +134,14 @@ class HubMixin:
         safe_serialization: bool = True,
         variant: str | None = None,
     ) -> str:
-        """Upload the pipeline with a model card; the address of the commit.
+        """Upload the pipeline with a model card; returns the address of the commit.
 
         The card is that of the folder or repository that the pipeline was loaded from, with its pictures; else the one
-        that `repo_id` has already; else a new one, which says what is known of the pipeline.
+        that `repo_id` already has; else a new one, which states what is known of the pipeline.
 
         Args:
             repo_id: "name" or "owner/name"; made if it doesn't exist.
-            commit_message: None says which class was uploaded.
+            commit_message: None names the uploaded class.
             private: of a repository that is made here; None leaves it to the settings of the owner.
             token: for the Hub; None takes the stored one.
             create_pr: propose the change instead of making it.
@@ -178,7 +178,7 @@ class HubMixin:
         return None if name is None else str(name)
 
     def _card(self, repo_id: str, token: str | None) -> Card:
-        """What the repository says of the pipeline, as `push_to_hub` chooses it."""
+        """The card of the pipeline, as `push_to_hub` chooses it."""
         source = find_source(self._source_name, token, online=True)
         if source is not None and source.card is not None and source.class_name == type(self).__name__:
             return Card(rename(source.card, source.name, repo_id), source.pictures)
@@ -193,7 +193,7 @@ _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
 
 
 def make_repository(name: str, private: bool | None = None, token: str | None = None) -> str:
-    """Make a repository on the Hub, if it isn't there; its name with its owner.
+    """Make a repository on the Hub, unless it exists; returns its name with its owner.
 
     Args:
         name: "name" or "owner/name".
@@ -213,6 +213,6 @@ def make_repository(name: str, private: bool | None = None, token: str | None = 
 
 
 def installed(module: str | None) -> bool:
-    """Whether a class of this module needs a plug-in file, and can be imported by one."""
+    """Whether classes of this module need a plug-in file, and can be imported by one."""
     top = str(module).partition(".")[0]
     return top not in ("None", "__main__", "diffusers", "diffusers_modules", "transformers")

@@ -1,4 +1,4 @@
-"""What is refused of a foreign repository: components that have no place, and weights that are missing."""
+"""Checks of foreign repositories: components that have no place, and missing weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_index(cls: Any, repository: str | PathLike[str], **options: Any) -> dic
 
 
 def check_components(cls: Any, index: dict[str, Any]) -> None:
-    """Refuse a repository with components that the pipeline has no place for, which diffusers leaves out.
+    """Refuse a repository with components that the pipeline doesn't take; diffusers would ignore them.
 
     A latent model's network (with a `vqvae` or `vae`) would otherwise be run on pixels.
 
@@ -52,7 +52,7 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
     Args:
         name: of the component, for the message.
         model: a `ModelMixin` that was loaded from the folder.
-        folder: which may hold several variants of the weights; each must be whole.
+        folder: may hold several variants of the weights; each must be complete.
 
     Raises:
         InvalidInputError: weights are missing; the message names some.
@@ -62,11 +62,11 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
         try:
             for file in files:
                 found |= dict.fromkeys(_weight_names(file))
-        except Exception:  # libraries raise nearly anything; what can't be read here, diffusers can't have loaded
+        except Exception:  # libraries raise all kinds of errors; diffusers can't have loaded an unreadable file
             continue
-        model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights otherwise
+        model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights differently
         missing = sorted(set(model.state_dict()) - set(found))
-        if missing:  # what was put into the network since is no part of the file
+        if missing:  # layers added after loading are not in the file
             with torch.device("meta"):
                 own = set(type(model).from_config(model.config).state_dict())
             missing = [weight for weight in missing if weight in own]

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians over thumbnails, from which Cold Diffusion draws what it starts a new picture with."""
+"""A mixture of Gaussians over thumbnails, from which Cold Diffusion draws the starts of new pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..errors import InvalidInputError, check_int, check_real
 class GaussianMixturePrior(ModelMixin, ConfigMixin):
     """x_T = spread(m) + noise_std z, m ~ sum_k w_k N(mu_k, L_k L_k^T), z ~ N(0, I) for each pixel.
 
-    m is a thumbnail of `height` x `width` pixels; 1 x 1 is the mean of each channel, which is all that the largest
-    blur leaves. The noise breaks the symmetry of a flat start (arXiv:2208.09392, section 5).
+    m is a thumbnail of `height` x `width` pixels; 1 x 1 is the mean of each channel, which is all that the largest blur
+    leaves. The noise breaks the symmetry of a flat start (arXiv:2208.09392, section 5).
 
     Args:
         channels, height, width: of m.
@@ -57,7 +57,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
         check_int("components", components, 1)
         check_choice("upsample", upsample, ("nearest", "bilinear"))
         check_real("noise_std", noise_std, 0)
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         dimension = sizes[0] * sizes[1] * sizes[2]
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, dimension))
@@ -65,7 +65,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
 
     @classmethod
     def fit(cls, thumbnails: Tensor, components: int, *, seed: int = 0, **config: Any) -> Self:
-        """The mixture with full covariances that expectation maximisation finds (scikit-learn).
+        """Fit a mixture with full covariances by expectation maximisation (scikit-learn).
 
         Args:
             thumbnails: (N, C, h, w), such as `thumbnails(D(x, T), (h, w))` of the training pictures.
@@ -106,7 +106,7 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def sample(self, batch_size: int, height: int, width: int, generator: Generators = None) -> Tensor:
-        """x_T of so many new pictures, (B, C, height, width), float32.
+        """x_T of `batch_size` new pictures, (B, C, height, width), float32.
 
         Args:
             batch_size: B.

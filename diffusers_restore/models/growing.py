@@ -1,4 +1,4 @@
-"""Giving a pretrained network more inputs and outputs, so that it begins a new task with what it knows."""
+"""Gives a pretrained network more inputs and outputs, so that it starts a new task with what it has learned."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Grown = TypeVar("Grown", UNet2DModel, ResidualUNet2DModel)
 
 @torch.no_grad()
 def grow_unet(unet: Grown, in_channels: int, out_channels: int, *, first_output: int | None = 0) -> Grown:
-    """A copy of a network with more channels: conv_in and conv_out are continued by zeros, all else is the same.
+    """A copy of a network with more channels: conv_in and conv_out are extended by zeros, all else is the same.
 
-    On its first inputs, whatever the new ones are, it says what it said before; its new outputs are zero. So a DDPM's
-    network becomes one for (I_t, I_in) -> (residual, noise) that has the noise already (arXiv:2308.13712).
+    Its old outputs are unchanged, whatever the new inputs are; its new outputs are zero. So a DDPM's network becomes
+    one for (I_t, I_in) -> (residual, noise) that already predicts the noise (arXiv:2308.13712).
 
     Args:
         unet: as it was trained.
         in_channels: at least as many as it has; the new ones come last.
         out_channels: of the result.
-        first_output: where its outputs go among the new ones; None makes all of them zero.
+        first_output: index of its outputs among the new ones; None makes all of them zero.
 
     Raises:
-        InvalidInputError: fewer channels than there are, a place that its outputs don't fit into, or a network that
-            goes on with its 3 channels beside conv_in and conv_out, as those of VE processes do.
+        InvalidInputError: fewer channels than there are, an index that its outputs don't fit at, or a network that
+            uses its 3 channels beyond conv_in and conv_out, as those of VE processes do.
     """
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
     in_channels, out_channels = (
@@ -54,7 +54,7 @@ def grow_unet(unet: Grown, in_channels: int, out_channels: int, *, first_output:
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     with torch.random.fork_rng(devices=[]):  # for weights that are replaced
         grown: Grown = type(unet).from_config({**config, "in_channels": in_channels, "out_channels": out_channels})
-    nn.Module.to(grown, unet.device, unet.dtype)  # first: float32 would round weights in float64
+    nn.Module.to(grown, unet.device, unet.dtype)  # before loading: float32 would round float64 weights
     weights = dict(unet.state_dict())
     own = grown.state_dict()
     conv_in = torch.zeros_like(own["conv_in.weight"])

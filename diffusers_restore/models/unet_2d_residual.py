@@ -1,4 +1,4 @@
-"""A U-Net of residual blocks without norms, which CPUs evaluate and train fast."""
+"""A U-Net of residual blocks without norms, which is fast on CPUs."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _check_errors(x0_errors: object) -> None:
 
 
 def _for_each(name: str, values: Tensor, count: int) -> Tensor:
-    """Values for so many pictures, (count,), of one or as many."""
+    """Values for `count` pictures, (count,), from one or as many."""
     if values.numel() not in (1, count):
         raise InvalidInputError(f"{name} must be one, or one for each of {count} pictures, got {tuple(values.shape)}")
     return values.reshape(-1).expand(count)
@@ -96,7 +96,7 @@ def _zero(layer: nn.Module) -> None:
 class ResidualUNet2DModel(ModelMixin, ConfigMixin):
     """f(x, t), a U-Net on patches of pixels: residual blocks, 2 x 2 strided convolutions, skips that are added.
 
-    It takes the place of a `UNet2DModel`: same call, same words in its configuration. Without norms and attention,
+    It can replace a `UNet2DModel`: same call, same names in its configuration. Without norms and attention,
     nothing in it depends on the picture's size, and nearly all of its time is convolutions; with patches of 2 x 2
     pixels (as in FFDNet, arXiv:1710.04026) none of them is at full resolution. The blocks are those of DRUNet
     (arXiv:2008.13751) with a scale and a shift by time.
@@ -158,7 +158,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             for number in values:
                 check_int(name, number, 1)
         _check_errors(x0_errors)
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
 
         def blocks(channels: int, count: int) -> ResidualBlocks:
             return ResidualBlocks(ResidualBlock(channels, time_embed_dim, dropout) for _ in range(count))
@@ -180,9 +180,9 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         _zero(self.conv_out)
 
     def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As `ConfigMixin.save_config`, with the file that makes the class known in a stock pipeline, too."""
+        """As `ConfigMixin.save_config`, with the file from which a stock pipeline imports the class."""
         folder = Path(save_directory)
-        if not folder.is_file():  # of which diffusers says what is wrong
+        if not folder.is_file():  # diffusers reports the error
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / f"{PACKAGE}.py", plug_in_file(PACKAGE, "ResidualUNet2DModel"))
         super().save_config(save_directory, push_to_hub, **kwargs)
@@ -199,7 +199,7 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         class_labels: Tensor | None = None,
         return_dict: bool = True,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """What the network says of noisy pictures.
+        """The network's output for noisy pictures.
 
         Args:
             sample: (B, C, H, W); H and W are multiples of `size_multiple`.

@@ -1,4 +1,4 @@
-"""Linear measurement operators A: what a picture goes through before it is measured, y = A x + noise."""
+"""Linear measurement operators A of y = A x + noise."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ class Constant:
 class LinearOperator(ABC):
     """A linear map from images (B, *input_shape) to measurements (B, *output_shape).
 
-    An operator is an immutable value built for one image shape. It has no device and no dtype of its own: results are
-    on the device and in the dtype of the input, float32 or float64. Where no SVD is known, `pinv` and `prox` are
-    solved by conjugate gradients.
+    An operator is an immutable value built for one image shape. It has no device and no dtype: results are on the
+    device and in the dtype of the input, float32 or float64. Where no SVD is known, `pinv` and `prox` are solved by
+    conjugate gradients.
 
     Attributes:
         kind: the name in the registry and in `to_config()`.
         input_shape, output_shape: (C, H, W).
-        batch_size: how many images the operator holds data for (per-image masks), or None where it suits any batch.
+        batch_size: how many images the operator holds data for (per-image masks), or None for any batch.
         measures_picture: whether measurements look like pictures, so that a picture file can hold them.
         gain: an upper bound (to one percent) of |A x| for |x| <= 1, elementwise.
     """
@@ -112,7 +112,7 @@ class LinearOperator(ABC):
     def before(self, outer: LinearOperator) -> LinearOperator | None:
         """The exact product: first this one, then `outer`; None where this class has no rule for `outer`.
 
-        It is asked where `outer.after(self)` has no rule, so a class of yours can follow and precede those that don't
+        It is tried where `outer.after(self)` has no rule, so a new class can follow and precede classes that don't
         know it.
         """
         return None
@@ -120,7 +120,7 @@ class LinearOperator(ABC):
     def __matmul__(self, inner: LinearOperator) -> LinearOperator:
         """The product: first `inner`, then this one. It keeps an SVD where one of the two has an exact rule.
 
-        `self.after(inner)` is asked first, then `inner.before(self)`, as Python asks `__matmul__`, then `__rmatmul__`;
+        `self.after(inner)` is tried first, then `inner.before(self)`, as Python tries `__matmul__`, then `__rmatmul__`;
         where neither has a rule, the product is a `Composition`.
 
         Raises:
@@ -225,7 +225,7 @@ class SVDOperator(LinearOperator):
 
     @cached_property
     def single_value(self) -> float | None:
-        """The one singular value that is not zero, if there is only one; it makes methods simpler."""
+        """The only nonzero singular value, if there is just one; it makes methods simpler."""
         s = self.singular_values.values
         s = s[s > 0]
         return float(s[0]) if bool((s == s[0]).all()) else None
@@ -239,7 +239,7 @@ def scale(c: Tensor, factor: Tensor) -> Tensor:
 
 
 class Product(LinearOperator):
-    """What every product shares: shapes, batch, bound, configuration. First `inner`, then `outer`.
+    """Base of all products: shapes, batch, bound, configuration. `inner` is applied first, then `outer`.
 
     Raises:
         OperatorError: `inner` gives another shape than `outer` takes.

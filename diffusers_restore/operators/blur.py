@@ -34,7 +34,7 @@ def _polar(spectrum: Tensor) -> tuple[Constant, Constant]:
 
 
 class CircularBlur(PerChannel):
-    """Convolution with any 2-D kernel, where pixels beyond a border are those of the opposite border.
+    """Convolution with any 2-D kernel and circular borders.
 
     A = F^H diag(lambda) F: V = F^H, s = |lambda|, and the phase of lambda goes into U. Coefficients are the half
     spectrum of a real transform. Values of |lambda| below 1e-4 of the largest are set to zero, in `forward` too.
@@ -76,7 +76,7 @@ class CircularBlur(PerChannel):
         return CircularBlur((channels, *self._size), self.kernel)
 
     def after(self, inner: LinearOperator) -> LinearOperator | None:
-        """Two circular blurs are one by the convolution of their kernels, where that is no larger than the image."""
+        """Two circular blurs are one with the convolution of their kernels, where that is no larger than the image."""
         if not isinstance(inner, CircularBlur):
             return None
         size = [a + b - 1 for a, b in zip(self.kernel.shape, inner.kernel.shape, strict=True)]

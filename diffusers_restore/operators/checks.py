@@ -1,4 +1,4 @@
-"""Is an operator what it says? Its dense matrix, its SVD, its inverse and its manners, checked one by one."""
+"""Checks that an operator keeps its contract: its dense matrix, its SVD, its inverse, its results and its errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import LinearOperator, SVDOperator, from_config
 
 
 class OperatorCheckError(AssertionError):
-    """What an operator got wrong: the message lists every failed check with its largest error."""
+    """An operator failed checks: the message lists each with its largest error."""
 
 
 def dense_matrix(operator: LinearOperator) -> Tensor:
@@ -34,7 +34,7 @@ def check_operator(operator: LinearOperator, *, tolerance: float = 1e-9, seed: i
     Errors are the largest absolute difference over the largest absolute value.
 
     Raises:
-        OperatorCheckError: one or more of these do not hold.
+        OperatorCheckError: one or more checks fail.
     """
     if prod(operator.input_shape) > 4000:
         raise InvalidInputError(f"check_operator builds dense matrices; {operator!r} is too large for that")
@@ -99,7 +99,7 @@ def _check_manners(checks: Checks, operator: LinearOperator, x: Tensor, y: Tenso
         iterative = name == "pinv" and not isinstance(operator, SVDOperator)
         single = method(argument.float())
         checks.true(f"{name} does not keep float32", single.dtype == torch.float32)
-        if name != "pinv":  # a small singular value multiplies the rounding of float32
+        if name != "pinv":  # a small singular value amplifies the rounding of float32
             checks.close(f"{name} in float32", single.double(), wanted, 1e-4)
         alone = [getattr(operator.select(i), name)(argument[i : i + 1]) for i in range(len(argument))]
         checks.close(

@@ -17,7 +17,7 @@ EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
 
 
 def check_weights(weights: Iterable[float]) -> tuple[float, ...]:
-    """`weights` as finite floats; anything but a sequence of numbers is refused."""
+    """`weights` as finite floats; refuses anything but a sequence of numbers."""
     if isinstance(weights, (str, bytes, dict)) or not isinstance(weights, Iterable):
         raise OperatorError(f"weights must be one number per channel, such as [0.3, 0.6, 0.1], got {weights!r}")
     return tuple(check_real("weights", weight) for weight in weights)
@@ -31,7 +31,7 @@ class Grayscale(DisjointRows):
         weights: C numbers, not all zero; the default gives the mean of three colours.
 
     Raises:
-        OperatorError: as many weights as channels are wanted, and one that is not zero.
+        OperatorError: another number of weights than channels, or all weights zero.
     """
 
     kind: ClassVar[str] = "grayscale"

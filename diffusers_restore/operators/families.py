@@ -1,4 +1,4 @@
-"""Families of operators whose products have an SVD, and these products."""
+"""Families of operators with exact SVDs of their products, and these products."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that were measured as they are: denoising (all of them), inpainting (a mask), a cropped canvas."""
+"""Pixels measured directly: denoising (all of them), inpainting (a mask), a cropped canvas."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Identity(SVDOperator):
 class Mask(SVDOperator):
     """y = m x with m = 1 on measured pixels and 0 on missing ones (inpainting). U = V = I, S = m.
 
-    Measurements have the shape of the image; what they hold on missing pixels is ignored.
+    Measurements have the shape of the image; their values on missing pixels are ignored.
 
     Args:
         input_shape: (C, H, W).
@@ -111,7 +111,7 @@ class Mask(SVDOperator):
         return self.mask.like(y) * y
 
     def before(self, outer: LinearOperator) -> LinearOperator | None:
-        """Disjoint rows stay orthogonal on what a mask leaves of a picture: `MaskedRows`."""
+        """Disjoint rows stay orthogonal on the pixels that a mask keeps: `MaskedRows`."""
         return MaskedRows(outer, self) if isinstance(outer, DisjointRows) else None
 
     def repeat_interleave(self, count: int) -> Mask:
@@ -145,7 +145,7 @@ class Mask(SVDOperator):
 
 
 class Crop(TightRows):
-    """The top left (H, W) of a larger canvas: what lies outside is not measured. s = 1.
+    """The top left (H, W) of a larger canvas: the rest is not measured. s = 1.
 
     Args:
         input_shape: (C, H', W') of the canvas.
@@ -175,7 +175,7 @@ class Crop(TightRows):
 
 
 class MaskedRows(Product, SVDOperator):
-    """G after a mask, for an operator G with disjoint rows (pool what is left of a picture with holes).
+    """G after a mask, for an operator G with disjoint rows (pooling a picture with holes).
 
     A A^T is diagonal: s^2 = (G o G) m, U = I, V^T = S^+ G m; a row that has lost all its pixels has s = 0.
     """

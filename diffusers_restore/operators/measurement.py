@@ -1,4 +1,4 @@
-"""What was measured: y = A x + sigma_y z, z ~ N(0, 1)."""
+"""Measurements y = A x + sigma_y z, z ~ N(0, 1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .base import LinearOperator, SVDOperator
 class Measurement:
     """A measurement y (B, *operator.output_shape) of images in [-1, 1] by `operator`, with noise of sd `sigma_y`.
 
-    `sigma_y` is in the unit of y and is never rescaled on the way: a noise of 25/255 grey levels is sigma_y = 50/255.
+    `sigma_y` is in the unit of y and is never rescaled: a noise of 25/255 grey levels is sigma_y = 50/255.
 
     Raises:
         OperatorError: shape or batch of y do not fit the operator.
@@ -35,7 +35,7 @@ class Measurement:
 
     @property
     def svd(self) -> SVDOperator:
-        """The operator, if it has an SVD."""
+        """The operator, if it has an SVD; otherwise an error."""
         if not isinstance(self.operator, SVDOperator):
             raise OperatorError(
                 f"{self.operator!r} has no fast SVD, which DDRM needs; its pinv and prox work by conjugate gradients. "

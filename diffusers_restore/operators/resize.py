@@ -1,4 +1,4 @@
-"""Smaller pictures: the mean over blocks, and the matrix of bicubic reduction."""
+"""Downscaling: the mean over blocks, and the matrix of bicubic reduction."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
 
 BORDERS = ("zero", "reflect", "replicate", "circular", "valid")
 
-# Singular values below this share of the largest are set to zero: dividing by them would raise the rounding of a
+# Singular values below this share of the largest are set to zero: dividing by them would amplify the rounding of a
 # float32 measurement above the grey levels of a picture.
 RELATIVE_THRESHOLD = 1e-4
 
@@ -26,7 +26,7 @@ def check_kernel(kernel: Any, dimensions: int) -> Tensor:
     """A blur kernel as a float64 tensor: finite, of odd sizes, with a sum of 1 (to 1e-3).
 
     Raises:
-        OperatorError: any of these does not hold.
+        OperatorError: one of these conditions fails.
     """
     try:
         values = torch.as_tensor(kernel, dtype=torch.float64, device="cpu")
@@ -179,7 +179,7 @@ class Separable(SVDOperator):
 def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Tensor:
     """One matrix (or none) on each of the axes C, H, W of x (B, C, H, W).
 
-    `expand` keeps the products of different pictures apart, so that results don't depend on how many there are.
+    `expand` keeps the products of different pictures apart, so that results don't depend on the batch size.
     """
     channels, height, width = (
         None if constant is None else (constant.like(x).mT if transpose else constant.like(x)) for constant in matrices

@@ -1,4 +1,4 @@
-"""Restoration tasks by name: what an operator is called on the command line and in `pipe(image, operator="sr4")`."""
+"""Restoration tasks by name: operators for the command line and for `pipe(image, operator="sr4")`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Task:
     """A named way to build an operator for an image shape.
 
     Attributes:
-        summary: one line for people.
+        summary: one line for listings.
         build: (image_shape, *, arguments...) -> operator; its keyword arguments are what the task accepts.
         image_shape: (measurement_shape, *, arguments...) -> image shape; it may take fewer of the arguments.
     """
@@ -63,8 +63,8 @@ def create(
 
     Raises:
         UnknownNameError: there is no such task.
-        InvalidInputError: an argument that the task doesn't have or lacks, or not exactly one of the two shapes.
-        OperatorError: a size that can't carry the operator.
+        InvalidInputError: an unknown or missing argument of the task, or not exactly one of the two shapes.
+        OperatorError: a size that the operator doesn't fit.
     """
     chosen: Task = TASKS[task]
     accepted = chosen.arguments
@@ -113,7 +113,7 @@ def motion_kernel(length: int, angle: float) -> Tensor:
 
 
 def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
-    """A separable symmetric blur, by the fastest operator that the border allows."""
+    """A separable symmetric blur, with the fastest operator that the border allows."""
     kernel = torch.outer(check_kernel(vertical, 1), check_kernel(horizontal, 1))
     if border == "reflect":
         return SymmetricBlur(image_shape, kernel)
@@ -203,7 +203,7 @@ def text_mask(height: int, width: int) -> Tensor:
 
 def scratch_mask(height: int, width: int, seed: int = 0) -> Tensor:
     """(H, W) with thin crooked scratches and a few spots set to 0, as on an old print."""
-    bits = np.random.PCG64(check_int("seed", seed, 0)).random_raw(200)  # guaranteed to stay, unlike NumPy's draws
+    bits = np.random.PCG64(check_int("seed", seed, 0)).random_raw(200)  # guaranteed stable, unlike NumPy's draws
     numbers = iter((bits >> np.uint64(11)) * 2.0**-53)
     canvas = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(canvas)

@@ -29,7 +29,7 @@ def idct(c: Tensor) -> Tensor:
     half = length // 2 + 1
     imaginary = torch.cat([torch.zeros_like(c[..., :1]), c[..., length - half + 1 :].flip(-1)], dim=-1)
     phase = _dct_phase(length, c.dtype, c.device)
-    # The forward phase has the length sqrt(2 / N), and sqrt(1 / N) for k = 0: divide by it, not only turn back.
+    # The forward phase has the length sqrt(2 / N), and sqrt(1 / N) for k = 0: divide by it, not only rotate back.
     return _interleave(torch.fft.irfft(torch.complex(c[..., :half], -imaginary).div_(phase), n=length))
 
 
@@ -125,7 +125,7 @@ def _hadamard(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def random_order(count: int, seed: int) -> Tensor:
-    """A permutation of 0..count-1 that a seed gives for ever: NumPy guarantees the raw bits of PCG64, and only them."""
+    """A permutation of 0..count-1 that is stable for a seed: NumPy guarantees only the raw bits of PCG64."""
     return torch.from_numpy(np.argsort(np.random.PCG64(seed).random_raw(count), kind="stable"))
 
 
@@ -142,7 +142,7 @@ class CompressedSensing(TightRows):
         seed: of the shuffle, which all channels share.
 
     Raises:
-        OperatorError: W not divisible by ratio, or Hadamard asked for a size that is no power of two.
+        OperatorError: W not divisible by ratio, or Hadamard for a size that is no power of two.
     """
 
     kind: ClassVar[str] = "compressed_sensing"

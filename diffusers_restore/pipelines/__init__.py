@@ -1,1 +1,1 @@
-"""Pipelines: what a user calls, on top of a scheduler and a network."""
+"""Pipelines, each with a scheduler and a network."""

@@ -1,4 +1,4 @@
-"""How pictures meet a network: in its channels, at a size that it can halve, one at a time or together; and back."""
+"""Pictures to a network's input and back: its channels, a size that it can halve, one at a time or together."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Canvas:
 
     Attributes:
         channels: C, of the network.
-        split: how many images of the network's batch are one picture: the channels of one on a grey network, else 1.
+        split: images of the network's batch that make one picture: its channels on a grey network, else 1.
         grey: whether grey pictures on a colour network come back grey.
         size: (H, W) of the pictures.
-        multiple: of what the network needs height and width to be.
+        multiple: height and width must be multiples of this for the network.
     """
 
     channels: int
@@ -39,7 +39,7 @@ class Canvas:
 
     @classmethod
     def of(cls, pictures: Tensor, channels: int, multiple: int = 1, *, keeps_grey: bool) -> Self:
-        """The canvas of pictures (B, C', H, W) on a network of so many channels.
+        """The canvas of pictures (B, C', H, W) on a network of `channels` channels.
 
         Raises:
             InvalidInputError: colours that the network doesn't have.
@@ -58,7 +58,7 @@ class Canvas:
         return pictures.reshape(-1, self.channels, *pictures.shape[2:])
 
     def extend(self, x: Tensor) -> Tensor:
-        """Continued below and to the right by its last row and column, to the multiple that the network needs."""
+        """Pad below and to the right by repeating the last row and column, to the multiple that the network needs."""
         height, width = self.size
         padding = (0, -width % self.multiple, 0, -height % self.multiple)
         return functional.pad(x, padding, mode="replicate")
@@ -69,7 +69,7 @@ class Canvas:
 
     def to_pictures(self, x: Tensor) -> Tensor:
         """Undo `lay` and `extend`; of a grey picture that went through colours, their mean."""
-        x = self.crop(x).contiguous()  # so that the borders' memory is freed
+        x = self.crop(x).contiguous()  # frees the memory of the borders
         if self.grey:
             x = x.mean(dim=1, keepdim=True)
         return x.reshape(-1, self.split * x.shape[1], *self.size)
@@ -81,7 +81,7 @@ def pictures_at_once(device: torch.device, batch: int) -> int:
 
 
 def size_multiple(network: Any) -> int:
-    """What height and width must be multiples of, for a network to halve them."""
+    """The number that height and width must be multiples of, for a network to halve them."""
     own = uncompiled(network)
     if isinstance(own, ResidualUNet2DModel):
         return own.size_multiple
@@ -89,10 +89,10 @@ def size_multiple(network: Any) -> int:
 
 
 def new_size(unet: Network) -> tuple[int, int]:
-    """Height and width of pictures that a network makes of noise.
+    """Height and width of the pictures that a network generates.
 
     Raises:
-        InvalidInputError: its configuration doesn't say.
+        InvalidInputError: its configuration doesn't state them.
     """
     size = unet.config.sample_size
     if size is None:
@@ -101,7 +101,7 @@ def new_size(unet: Network) -> tuple[int, int]:
 
 
 def new_count(batch_size: int | None) -> int:
-    """How many pictures to make of noise; None is 1."""
+    """How many pictures to generate; None is 1."""
     return check_int("batch_size", 1 if batch_size is None else batch_size, 1)
 
 
@@ -112,7 +112,7 @@ def check_output_type(output_type: str) -> None:
 
 
 def check_channels(output_type: str, channels: int) -> None:
-    """Raise InvalidInputError if pictures of so many channels can't be shown."""
+    """Raise InvalidInputError if pictures with this number of channels can't be output."""
     if output_type == "pil" and channels not in (1, 3):
         raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
 
@@ -129,7 +129,7 @@ def check_generators(generator: Generators, pictures: int) -> Generators:
 
 
 def to_output(pictures: Tensor, output_type: OutputType, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
-    """Pictures (B, C, H, W) in [-1, 1] as a call returns them."""
+    """Pictures (B, C, H, W) in [-1, 1] as the return value of a call."""
     result: Any = pictures
     if output_type == "pil":
         result = images.to_pil(pictures)

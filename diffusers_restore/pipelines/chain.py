@@ -1,4 +1,4 @@
-"""What the chains of all pipelines have in common: a scheduler of the call's own, timesteps, progress and callbacks."""
+"""Shared by the chains of all pipelines: a separate scheduler for each call, timesteps, progress and callbacks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ S = TypeVar("S", bound=SchedulerMixin)
 
 
 def own_scheduler(scheduler: Any, kind: type[S]) -> S:
-    """A scheduler for one call alone, so that threads may share a pipeline.
+    """A shallow copy of the scheduler for one call, so that threads may share a pipeline.
 
-    It is a shallow copy: what a method's `step` sets on itself ends with the call; lists and dicts that it has had since
-    its `__init__` are shared. `pipe.scheduler` and `pipe.num_timesteps` are those of whichever call began last.
+    What a method's `step` sets on itself ends with the call; lists and dicts from its `__init__` are shared.
+    `pipe.scheduler` and `pipe.num_timesteps` are those of the call that began last, in any thread.
 
     Args:
         scheduler: that of the pipeline.
-        kind: what it must be.
+        kind: the class that it must have.
 
     Raises:
-        InvalidInputError: a scheduler that was set on the pipeline and is not one of its own.
+        InvalidInputError: the pipeline's scheduler was replaced by one of another kind.
     """
     if not isinstance(scheduler, kind):
         example = "DDRMScheduler" if kind.__name__ == "ZeroShotScheduler" else kind.__name__
@@ -46,7 +46,7 @@ def check_callback(callback: Callback | None, names: Sequence[str], known: Seque
     """The tensors that the callback gets: `names`, or what a callback object of diffusers asks for.
 
     Raises:
-        InvalidInputError: what isn't a callback, or a tensor that it can't have.
+        InvalidInputError: not a callback, or a tensor that it can't get.
     """
     if callback is not None and not callable(callback):
         raise InvalidInputError(f"callback_on_step_end must be a function or None, got {callback!r}")
@@ -68,15 +68,16 @@ def run_chain(
     callback: Callback | None,
     asked: Sequence[str],
 ) -> Tensor:
-    """The last state (B, C, H, W), with progress, and with a callback after each timestep.
+    """Run a chain, with progress and a callback after each timestep; returns the last state (B, C, H, W).
 
     Args:
-        pipe: whose bar it is, and which the callback gets; its `_callback_tensor_inputs` name what `step` gives.
+        pipe: shows the progress bar and is passed to the callback; its `_callback_tensor_inputs` name what `step`
+            returns.
         timesteps: of the chain.
-        states: the first states, (b, C, H, W), of the parts that go through the network at once.
+        states: the first states, (b, C, H, W), of the parts that go through the network together.
         step: makes the next ones.
         callback: of the call, or None.
-        asked: the tensors that it gets, of `check_callback`.
+        asked: the tensors that it gets, from `check_callback`.
     """
     size = len(states[0])
     with pipe.progress_bar(total=len(timesteps)) as progress:
@@ -94,7 +95,7 @@ def run_chain(
 
 
 def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
-    """The sample, or what a callback answered in its place; it may answer with all that it was given."""
+    """The sample, or a callback's replacement for it; the callback may return all tensors that it was given."""
     if answer is None or answer == {}:
         return sample
     known = isinstance(answer, dict) and all(name in given for name in answer if name != "sample")

@@ -1,4 +1,4 @@
-"""The networks of all pipelines, and what is refused of them."""
+"""The networks of all pipelines, and checks of them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def check_evaluates(name: str, network: Any) -> None:
 
 
 def is_score_network(network: Network) -> bool:
-    """Whether it gives the score of a VE process (arXiv:2011.13456), and is told of sigma instead of a timestep."""
+    """Whether it predicts the score of a VE process (arXiv:2011.13456) and takes sigma instead of a timestep."""
     return bool(network.config.get("time_embedding_type") == "fourier")
 
 
 def uncompiled(network: Any) -> Any:
-    """The network inside one that was compiled."""
+    """The network inside a compiled one."""
     return network._orig_mod if is_compiled_module(network) else network

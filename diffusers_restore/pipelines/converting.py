@@ -1,4 +1,4 @@
-"""Where converters of published weights were before `diffusers_restore.conversion`; the names still work."""
+"""Former place of `diffusers_restore.conversion`; the names still work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DDRM (arXiv:2201.11793) as modular blocks of diffusers: the steps of `DDRMPipeline`, which can be exchanged."""
+"""DDRM (arXiv:2201.11793) as modular blocks of diffusers: the steps of `DDRMPipeline`, each replaceable."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .chain import own_scheduler
 from .pipeline_ddrm import DDRMPipeline
 from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
-# What a call of the pipeline is given, with the defaults of a call of `DDRMPipeline`.
+# The inputs of a call of the pipeline, with the defaults of `DDRMPipeline`.
 _GIVEN = {
     "image": "the degraded pictures, as they were measured",
     "operator": "what was done to them, by the name of a task or as a `LinearOperator`",
@@ -49,8 +49,8 @@ _GIVEN = {
     "num_images_per_input": "restored samples of each picture",
     "output_type": "'pil', 'np' or 'pt'",
 }
-# What blocks hand on. A list has an item for each part of the batch that goes through the network at once: a picture on
-# a CPU, where the size of a batch changes how sums are rounded; else there is one part.
+# What blocks pass on. A list has an item for each part of the batch that goes through the network at once: a picture on
+# a CPU, where the batch size changes how sums are rounded; else there is one part.
 _MADE = {
     "method": ("ZeroShotScheduler", "the scheduler, or a `DDRMScheduler` made of it, with its timesteps set"),
     "options": ("dict[str, float]", "for each step of the method"),
@@ -84,7 +84,7 @@ def _outputs(*names: str) -> list[OutputParam]:
 
 
 def _loaded(components: ModularPipeline, name: str) -> Any:
-    """A component; diffusers leaves None where it could not load one, and only logs why."""
+    """A component, checked: diffusers leaves None where it could not load one, and only logs why."""
     component = getattr(components, name)
     if component is None:
         raise InvalidInputError(
@@ -97,7 +97,7 @@ def _loaded(components: ModularPipeline, name: str) -> Any:
 class DDRMSetTimestepsStep(ModularPipelineBlocks):
     """The zero-shot method of the scheduler, its timesteps and the options of its steps.
 
-    A scheduler of a stock repository stays as it is: a `DDRMScheduler` of its noise schedule is made for the call.
+    A stock repository's scheduler stays unchanged: a `DDRMScheduler` of its noise schedule is made for the call.
 
     Raises:
         InvalidInputError: a scheduler or a network of another kind of process, timesteps or options that the method
@@ -134,7 +134,7 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
 
 
 class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
-    """The pictures as the network will meet them, on a `MeasuredCanvas`, with their labels and generators.
+    """The pictures as the network takes them, on a `MeasuredCanvas`, with their labels and generators.
 
     Raises:
         InvalidInputError: pictures, operator and network that don't fit each other.
@@ -171,7 +171,7 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
 
 
 class DDRMStartStep(ModularPipelineBlocks):
-    """The first states of the chain, drawn about what was measured.
+    """The first states of the chain, drawn around the measurement.
 
     Raises:
         InvalidInputError: sigma_y is larger than the noise level of the first timestep.
@@ -198,7 +198,7 @@ class DDRMStartStep(ModularPipelineBlocks):
 
 
 class DDRMPredictStep(ModularPipelineBlocks):
-    """Within the loop: what the network says of the current states. Blocks that guide it belong after this one."""
+    """Within the loop: the network's output for the current states. Blocks for guidance belong after this one."""
 
     description = "Within the loop: evaluates the network."
 
@@ -224,7 +224,7 @@ class DDRMPredictStep(ModularPipelineBlocks):
 
 
 class DDRMUpdateStep(ModularPipelineBlocks):
-    """Within the loop: the step of the method, which corrects the network's estimates by the data."""
+    """Within the loop: the step of the method, which corrects the network's estimates with the data."""
 
     description = "Within the loop: steps to the next state, which agrees with the data."
 
@@ -275,7 +275,7 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
 
 
 class DDRMDecodeStep(ModularPipelineBlocks):
-    """The last states as pictures: cropped, grey where the measured pictures were, of the wanted type."""
+    """The last states as pictures: cropped, grey where the measured pictures were, of the requested type."""
 
     description = "Makes pictures of the last state."
 
@@ -298,7 +298,7 @@ class DDRMDecodeStep(ModularPipelineBlocks):
 class DDRMBlocks(SequentialPipelineBlocks):
     """`DDRMPipeline` in blocks: y = A x + sigma_y z, restored by a diffusion prior of x (arXiv:2201.11793).
 
-    On a CPU it gives what `DDRMPipeline` gives with the same generator, bit for bit.
+    On a CPU its results are those of `DDRMPipeline` with the same generator, bit for bit.
 
     Example:
         >>> from PIL import Image
@@ -330,7 +330,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
         components_manager: ComponentsManager | None = None,
         collection: str | None = None,
     ) -> ModularPipeline:
-        """As `ModularPipelineBlocks.init_pipeline`, and of a repository with all files at its root too.
+        """As `ModularPipelineBlocks.init_pipeline`; also loads repositories with all files at their root.
 
         Raises:
             InvalidInputError: the network works on the latents of another component of the repository.
@@ -339,7 +339,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
         if source is not None:
             with suppress(OSError):  # a modular repository has no model_index.json
                 load_index(DDRMPipeline, source)
-        pipe = super().init_pipeline(source, components_manager, collection)  # whose components can't load from a Path
+        pipe = super().init_pipeline(source, components_manager, collection)  # components can't load from a Path
         for name, spec in pipe._component_specs.items():
             if spec.subfolder == name and not _holds(spec, name) and _holds(spec, ""):
                 spec.subfolder = ""
@@ -353,7 +353,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
             folder = Path(save_directory)
             folder.mkdir(parents=True, exist_ok=True)
             source = PACKAGE if module.startswith(f"{PACKAGE}.") else module
-            file = f"{module.rpartition('.')[2]}.py"  # as diffusers names it in modular_config.json
+            file = f"{module.rpartition('.')[2]}.py"  # diffusers' name for it in modular_config.json
             write_text(folder / file, plug_in_file(source, name))
         super().save_config(save_directory, push_to_hub, **kwargs)
 
@@ -365,6 +365,6 @@ def _holds(spec: ComponentSpec, subfolder: str) -> bool:
         return Path(repository, file).is_file()
     try:
         hf_hub_download(repository, file.as_posix())
-    except (HfHubHTTPError, OSError):  # no such file, or no way to it
+    except (HfHubHTTPError, OSError):  # no such file, or unreachable
         return False
     return True

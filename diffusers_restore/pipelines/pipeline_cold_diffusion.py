@@ -37,14 +37,14 @@ from .common import Network, check_evaluates, check_network
 class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     """Undoes the degradation D(x, t) that its network R was trained on: R(D(x, t), t - 1) = x.
 
-    It restores pictures that were degraded so, and generates pictures from what D leaves of one at its largest
-    severity T: from a fitted `prior`, or where nothing of the picture is left, from the state of D alone. Several
-    threads may call one pipeline at once.
+    It restores pictures degraded by D, and generates new ones from draws at the largest severity T: from a fitted
+    `prior`, or, where D leaves nothing of a picture, from the state of D alone. Several threads may call one pipeline
+    at once.
 
     Args:
         unet: a `UNet2DModel` or `ResidualUNet2DModel` that predicts clean pictures, such as `examples/train_cold.py`
             trains.
-        scheduler: a `ColdDiffusionScheduler`, which holds D and says which algorithm is run.
+        scheduler: a `ColdDiffusionScheduler`, which holds D and the choice of algorithm.
         prior: draws pictures of severity T; only needed to generate.
 
     Raises:
@@ -152,19 +152,19 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         pictures on a colour network come back grey where the degradation leaves grey pictures grey; a colour picture on
         a grey network goes through it channel by channel, unless the degradation mixes them.
 
-        Some degradations act through a state that a picture doesn't tell: where the hole is, how the snow fell. To run
-        the algorithms, give it as `state`; without it, there is only the network's `direct` reconstruction. Where a
-        picture is mixed with another one, `image` is taken for that endpoint unless `start` is below T.
+        Some degradations have a state that the picture doesn't show: where the hole is, how the snow fell. The
+        algorithms need it as `state`; without it, only the network's `direct` reconstruction is available. Where
+        pictures are mixed with another one, `image` counts as that endpoint unless `start` is below T.
 
         Args:
             image: pictures of severity `start`: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in [-1, 1],
-                or a list of one size. Any size that the degradation can carry.
+                or a list of one size. Any size that the degradation supports.
             start: their severity in 1..T; None is T.
             num_inference_steps: network evaluations, at most `start`; None takes every severity.
-            state: of the degradation, from its `sample_state` or known otherwise; not looked at where `direct`.
+            state: of the degradation, from its `sample_state` or otherwise known; ignored where `direct`.
             direct: return the network's first estimate R(x_t, t - 1) instead of running the algorithm.
             batch_size: how many pictures to generate; None is 1.
-            generator: one, or one for each picture, for what generating draws.
+            generator: one, or one for each picture, for the draws of generation.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
             return_dict: False returns a tuple.
             callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
@@ -187,7 +187,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
             )
         if state is not None and not isinstance(state, Mapping):
             raise InvalidInputError(f"state must be a mapping of names to tensors, got {state!r:.99}")
-        for one in (self.scheduler, scheduler):  # that of the pipeline is left as the last call has set it
+        for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
             one.set_timesteps(num_inference_steps, start=start)
         steps = scheduler.timesteps.tolist()
 
@@ -279,11 +279,11 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
                 "it as state, or take the network's first estimate by direct=True"
             )
         state = dict(state or {})
-        for name, shape in wanted.items():  # of a grey picture that goes through a network for colours
+        for name, shape in wanted.items():  # for a grey picture on a colour network
             value = state.get(name)
             if isinstance(value, Tensor) and len(shape) == 3 and value.shape == (len(x), 1, *shape[1:]):
                 state[name] = value.expand(-1, *shape)
-        if split > 1:  # a state is for the whole picture, or holds something for each of its channels
+        if split > 1:  # a state is for the whole picture, or has values for each of its channels
             pictures = len(x) // split
             for name, shape in wanted.items():
                 value = state.get(name)
@@ -297,5 +297,5 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
 
 
 def _to_device(state: State, device: torch.device) -> State:
-    """The state on another device; what is no tensor is left for `Degradation.check` to refuse."""
+    """The state on another device; `Degradation.check` refuses anything that is no tensor."""
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -41,9 +41,9 @@ restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images
 class DDRMPipeline(HubMixin, DiffusionPipeline):
     """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
 
-    Any unconditional or class-conditional `UNet2DModel` or `ResidualUNet2DModel` of a DDPM is a prior; a repository
-    with a DDPM, DDIM or PNDM scheduler loads as it is, and its scheduler is converted without being changed. Pictures
-    may have any size. Several threads may call one pipeline at once.
+    Any unconditional or class-conditional `UNet2DModel` or `ResidualUNet2DModel` of a DDPM is a prior; repositories
+    with a DDPM, DDIM or PNDM scheduler load directly, and a converted copy of the scheduler is used. Pictures may have
+    any size. Several threads may call one pipeline at once.
 
     Args:
         unet: predicts epsilon, x0 or v; a learned variance is ignored.
@@ -105,20 +105,20 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         """Restore degraded pictures.
 
         A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
-        pictures on a colour network come back grey: the network's picture is measured through its mean colour.
+        pictures on a colour network come back grey: the network's picture is measured by its mean colour.
 
         Args:
-            image: the degraded pictures, as they were measured: PIL, arrays in [0, 1] (or integers), tensors
+            image: the degraded pictures as measured: PIL, arrays in [0, 1] (or integers), tensors
                 (B, C, H, W) in [-1, 1], or a list of one size. Noisy values may exceed the range.
             operator: what was done to them, by the name of a task ("sr4") or as an operator for clean pictures.
             sigma_y: sd of their noise in the unit of [-1, 1]. Grey levels rounded to 8 bits have 0.0023.
-            num_inference_steps: network evaluations. The method was made for 20; more do not end in the posterior.
-            timesteps: a decreasing list instead, which may start below T.
+            num_inference_steps: network evaluations. The method was made for 20; more don't lead to the posterior.
+            timesteps: a decreasing list instead of `num_inference_steps`, which may start below T.
             eta: share of new noise in each step, [0, 1]; None is the method's own, 0.85 for DDRM.
             eta_b: how far measured coefficients follow y, [0, 1]; None is the method's own, 1 for DDRM.
             class_labels: for a class-conditional network, one or one per picture.
             classifier: (x_t, t) -> log p(class | x_t) of each picture, (B,), differentiable; guides the chain. On a CPU
-                it is asked for one picture at a time.
+                it is called with one picture at a time.
             classifier_scale: strength of the classifier.
             generator: one, or one for each restored picture.
             num_images_per_input: restored samples of each picture, next to each other in the result.
@@ -140,7 +140,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         options = step_options(scheduler, eta=eta, eta_b=eta_b)
         check_real("classifier_scale", classifier_scale)
         samples = check_int("num_images_per_input", num_images_per_input, 1)
-        for one in (self.scheduler, scheduler):  # that of the pipeline is left as the last call has set it
+        for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
             one.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
 
         canvas = MeasuredCanvas(image, operator, sigma_y, self.unet)

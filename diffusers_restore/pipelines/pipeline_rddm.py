@@ -33,12 +33,12 @@ from .common import Network, check_evaluates, check_network, is_score_network
 
 
 class Inputs(NamedTuple):
-    """What the network is shown beside I_t.
+    """The inputs of the network beside I_t.
 
     Attributes:
         channels: C of the pictures.
         conditioned: the degraded pictures.
-        masked: a mask of one channel, too.
+        masked: also a mask of one channel.
     """
 
     channels: int
@@ -47,10 +47,10 @@ class Inputs(NamedTuple):
 
 
 def network_inputs(unet: Network, heads: int) -> Inputs:
-    """What a network with so many outputs is made for, from its numbers of channels.
+    """The inputs that a network with `heads` outputs takes, from its numbers of channels.
 
-    Its input is I_t, I_t and I_in, or I_t, I_in and a mask: C, 2C or 2C + 1 channels. Its output are `heads` times C
-    channels; one of C input and 2C output channels for one head is that of a DDPM with a learned variance.
+    Its input is I_t, I_t and I_in, or I_t, I_in and a mask: C, 2C or 2C + 1 channels. Its output has `heads` times C
+    channels; with C input and 2C output channels for one head, it is a DDPM's network with a learned variance.
 
     Raises:
         InvalidInputError: numbers of channels that are none of these, class labels, or the network of a VE process.
@@ -74,14 +74,14 @@ def network_inputs(unet: Network, heads: int) -> Inputs:
 
 
 def network_condition(inputs: Inputs, degraded: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    """What goes into a network beside I_t: nothing, (I_in,), or (I_in, the mask as -1 and 1)."""
+    """The network's inputs beside I_t: nothing, (I_in,), or (I_in, the mask as -1 and 1)."""
     if not inputs.conditioned:
         return ()
     return (degraded,) if mask is None else (degraded, 2 * mask - 1)
 
 
 def network_codes(scheduler: RDDMScheduler, timestep: int | Tensor) -> tuple[float | Tensor, float | Tensor]:
-    """The time code of the first network, that of the noise if this is all that it says, and of the second one."""
+    """The time codes of the first network (that of the noise if it predicts nothing else) and of the second."""
     of_residual, of_noise = scheduler.time_codes(timestep)
     return (of_noise if scheduler.heads == ("epsilon",) else of_residual), of_noise
 
@@ -99,7 +99,7 @@ def network_outputs(
     Args:
         unet: has the outputs of `scheduler.heads`; with `unet_noise`, the first of them.
         unet_noise: has the second, or None.
-        scheduler: says what the time codes are.
+        scheduler: gives the time codes.
         sample: I_t, (B, C, H, W).
         condition: of `network_condition`.
         timestep: t, one or (B,).
@@ -111,7 +111,7 @@ def network_outputs(
         if network is not None:
             if isinstance(code, Tensor):
                 t = code.to(x.device).expand(len(x))
-            else:  # filled on the device, which is not waited for
+            else:  # filled on the device, without a host sync
                 t = torch.full((len(x),), code, device=x.device)
             outputs.append(network(x, t, return_dict=False)[0])
     heads = 1 if unet_noise is not None else len(scheduler.heads)
@@ -119,11 +119,11 @@ def network_outputs(
 
 
 class RDDMPipeline(HubMixin, DiffusionPipeline):
-    """Takes the residual and the noise from degraded pictures in a few steps, from I_T = I_in + noise to I_0.
+    """Removes the residual and the noise from degraded pictures in a few steps, from I_T = I_in + noise to I_0.
 
-    One network says everything (2C outputs for "residual_epsilon" and its like), or `unet` says the residual (or I_0)
-    and `unet_noise` the noise. Networks are shown I_t with the degraded picture (and a mask), or I_t alone: then
-    pictures are translated, or, from noise, generated. A DDPM's repository loads as it is and generates as its DDIM.
+    One network predicts everything (2C outputs for "residual_epsilon" and similar), or `unet` predicts the residual (or
+    I_0) and `unet_noise` the noise. Networks take I_t with the degraded picture (and a mask), or I_t alone: then
+    pictures are translated, or, from noise, generated. A DDPM's repository loads directly and generates as its DDIM.
     Several threads may call one pipeline at once.
 
     Args:
@@ -131,7 +131,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted.
         unet_noise: the network for the second output, where there are two.
         keeps_grey: grey pictures come back grey from a colour network; False for one that colours them.
-        generates: of networks that are shown I_t alone: whether they learned to make pictures of noise (True) or of
+        generates: for networks that take I_t alone: whether they learned to make pictures from noise (True) or from
             other pictures (False); None allows both.
 
     Raises:
@@ -228,7 +228,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
 
     @property
     def inputs(self) -> Inputs:
-        """What the networks are shown beside I_t."""
+        """The inputs of the networks beside I_t."""
         return network_inputs(self.unet, len(self.scheduler.heads) if self.unet_noise is None else 1)
 
     @torch.no_grad()
@@ -249,22 +249,22 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         """Restore or translate degraded pictures, or generate new ones where no `image` is given.
 
         A batch gives what its pictures give one by one, bit for bit on a CPU, with one generator for each. Grey
-        pictures on a colour network come back grey if the pipeline keeps them so; a colour picture on a grey network
+        pictures on a colour network come back grey if `keeps_grey` is set; a colour picture on a grey network
         goes through it channel by channel.
 
         Args:
             image: the degraded pictures, of any size: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in
                 [-1, 1], or a list of one size.
             mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for networks with one.
-            num_inference_steps: 1..T, of which restorers need 1 to 10; None is 5, or T if that is less.
+            num_inference_steps: 1..T; restorers need 1 to 10; None is 5, or T if that is less.
             timesteps: a decreasing list instead.
-            eta: share of new noise in each step, [0, 1]. Restoration takes 0.
+            eta: share of new noise in each step, [0, 1]; 0 for restoration.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for the noise.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
             return_dict: False returns a tuple.
             callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}. The
-                tensors are what the network sees: continued to a size that it can halve.
+                tensors are the network's: padded to a size that it can halve.
             callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
                 "pred_residual", "pred_epsilon".
 
@@ -281,7 +281,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         multiple = self._checked_multiple()
         if timesteps is None and num_inference_steps is None:
             num_inference_steps = min(5, len(scheduler))
-        for one in (self.scheduler, scheduler):  # that of the pipeline is left as the last call has set it
+        for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
             one.set_timesteps(num_inference_steps, timesteps=timesteps)
 
         device, inputs = self._execution_device, self.inputs
@@ -318,7 +318,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         return to_output(restored, output_type, return_dict)
 
     def _checked_multiple(self) -> int:
-        """What height and width must be multiples of, for networks that evaluate alike."""
+        """The number that height and width must be multiples of; checks that the networks are ready to evaluate."""
         networks = {name: getattr(self, name) for name in ("unet", "unet_noise") if getattr(self, name) is not None}
         for name, network in networks.items():
             if network.dtype != self.unet.dtype:
@@ -331,7 +331,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     def _given(
         self, image: images.ImageInput | None, batch_size: int | None, inputs: Inputs, scheduler: RDDMScheduler
     ) -> Tensor:
-        """The degraded pictures (B, C, H, W), zeros where new ones are made of noise."""
+        """The degraded pictures (B, C, H, W), or zeros where new ones are generated."""
         if image is None:
             if inputs.conditioned:
                 raise InvalidInputError("image is needed: the network restores pictures, it doesn't generate them")

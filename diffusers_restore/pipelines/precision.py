@@ -1,4 +1,4 @@
-"""In which precision and memory layout networks are evaluated fast, device by device."""
+"""The fast precision and memory layout for networks on each device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def lay_out(pipe: DiffusionPipeline) -> None:
-    """On a CPU, put the weights of a pipeline's networks in the order that its convolutions want: channels last."""
+    """On a CPU, put the weights of a pipeline's networks in the layout that its convolutions prefer: channels last."""
     for component in pipe.components.values():
         if isinstance(component, nn.Module) and next(component.parameters(), torch.empty(0)).device.type == "cpu":
             component.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""What `DDRMPipeline` and its modular blocks share: networks, schedulers and pictures of zero-shot restoration."""
+"""Shared by `DDRMPipeline` and its modular blocks: networks, schedulers and pictures of zero-shot restoration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .common import Network, check_network, is_score_network
 
 
 def check_unet(unet: Network) -> None:
-    """Refuse networks whose inputs and outputs mean something else than those of an unconditional DDPM."""
+    """Refuse networks whose inputs and outputs mean something other than those of an unconditional DDPM."""
     check_network("unet", unet)
     config = unet.config
     centered = config.get("center_input_sample", False)
@@ -47,7 +47,7 @@ def zero_shot_scheduler(scheduler: SchedulerMixin, unet: Network) -> ZeroShotSch
     """The scheduler itself, or a `DDRMScheduler` of its noise schedule if it is no zero-shot method.
 
     Raises:
-        InvalidInputError: no scheduler, or that of another process than the network's.
+        InvalidInputError: not a scheduler, or one of another process than the network's.
     """
     if not isinstance(scheduler, SchedulerMixin):
         raise InvalidInputError(f"scheduler must be a DDRMScheduler, got {type(scheduler).__name__}")
@@ -66,7 +66,7 @@ def zero_shot_scheduler(scheduler: SchedulerMixin, unet: Network) -> ZeroShotSch
 
 
 def step_options(scheduler: ZeroShotScheduler, **given: float | None) -> dict[str, float]:
-    """The options that were given, once it is sure that the method has them."""
+    """The options that were given, after checking that the method has them."""
     options = {name: check_real(name, value, 0, 1) for name, value in given.items() if value is not None}
     for name in options:
         if name not in scheduler.step_options:
@@ -89,7 +89,8 @@ def predict(
 ) -> Tensor:
     """The network's output (b, C, H, W) in the sample's dtype, its first channels if it predicts a variance too.
 
-    A VE network (arXiv:2011.13456) gives the score of x0 + sigma z, of pictures in [0, 1]: epsilon_hat = -sigma score.
+    A VE network (arXiv:2011.13456) predicts the score of x0 + sigma z, for pictures in [0, 1]:
+    epsilon_hat = -sigma score.
     """
     if is_score_network(unet):
         sigma = scheduler.sigma(timestep) / 2
@@ -104,15 +105,15 @@ def predict(
 
 
 class MeasuredCanvas:
-    """How a call's pictures meet the network: the measurement of the canvas that it works on, and the way back.
+    """A call's pictures as the network takes them: the measurement of the canvas that it works on, and the way back.
 
-    The canvas is the picture, extended below and to the right to a multiple that the network can halve. What is added
-    counts as not measured, so the data term stays exact. A grey picture on a colour network is measured through the
-    mean colour; a colour picture on a grey network goes through it channel by channel.
+    The canvas is the picture, padded below and to the right to a multiple that the network can halve. Padding counts as
+    not measured, so the data term stays exact. A grey picture on a colour network is measured by the mean colour; a
+    colour picture on a grey network goes through it channel by channel.
 
     Args:
         image, operator, sigma_y: as in a call of `DDRMPipeline`.
-        unet: the network, whose channels and levels make the canvas.
+        unet: the network, whose channels and levels determine the canvas.
 
     Raises:
         InvalidInputError: pictures, operator and network that don't fit each other.
@@ -172,7 +173,7 @@ class MeasuredCanvas:
         return 1 if self.grey is not None else self.operator.input_shape[0] * self.split
 
     def measurements(self, samples: int, device: torch.device) -> list[Measurement]:
-        """What was measured, `samples` times each picture, in the parts that the network will see at once."""
+        """The measurements, `samples` times each picture, in the parts that the network evaluates together."""
         y = self.y.repeat_interleave(samples, dim=0).to(device)
         y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
         whole = Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)

@@ -1,10 +1,10 @@
-"""The engine under the command line: files to files, by any model that restores.
+"""The engine of the command line: restores files to files, with any model.
 
     restorer = restoring.load(task="denoise", sigma_y=0.1)
     for outcome in restorer.restore_files(["photos/"], "restored/"):
         print(outcome.job.name, outcome.seconds, outcome.error)
 
-Nothing here knows how it was asked: errors name arguments, and `ArgumentError.message_for` gives them other names.
+Nothing here depends on the command line: errors name arguments, and `ArgumentError.message_for` puts other names in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors that name arguments, by whatever name who asked knows them."""
+"""Errors that name arguments by the caller's names for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ArgumentError(InvalidInputError):
 
     Args:
         message: names of arguments in braces, {0}, {1!r} ... for `values`.
-        values: words of the caller, which may hold anything.
+        values: values from the caller, which may contain anything, braces included.
     """
 
     def __init__(self, message: str, *values: Any) -> None:
@@ -29,7 +29,7 @@ class ArgumentError(InvalidInputError):
         super().__init__(self.message_for(str))
 
     def message_for(self, name_of: Callable[[str], str]) -> str:
-        """The message, with the arguments called as `name_of` says."""
+        """The message, with the names that `name_of` gives the arguments."""
         return Formatter().vformat(self.message, self.values, _Names(name_of))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -37,7 +37,7 @@ class ArgumentError(InvalidInputError):
 
 
 class ModelError(ArgumentError):
-    """A model that can't be loaded, or that can't do what is asked of it."""
+    """A model that can't be loaded, or that lacks a required ability."""
 
 
 def check(name: str, checker: Callable[..., T], value: Any, *limits: Any) -> T:

@@ -1,4 +1,4 @@
-"""Drawing new pictures from a model: to see what a prior has learnt."""
+"""Generates new pictures with a model, to see what a prior has learnt."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .trained import check_steps
 
 Generators = list[torch.Generator]
 Draw = Callable[[Generators, Callable[[int], object]], Tensor]
-"""(a generator for each picture, what is told how many evaluations were made) -> the pictures (B, C, H, W)."""
+"""(a generator for each picture, a callback for the number of evaluations made) -> the pictures (B, C, H, W)."""
 
 
 class Drawer:
-    """A model that makes pictures of noise.
+    """A model that generates pictures.
 
     Args:
         kind: of the model.
@@ -36,7 +36,7 @@ class Drawer:
         steps: network evaluations for each picture; None is 50, one for each severity, or 10.
         size: (width, height) for a prior; None is its own.
         class_label: for a class-conditional prior.
-        seed: of the first picture; the second has the next.
+        seed: of the first picture; each further picture has the next.
         batch_size: pictures at once; None is 1 on a CPU, where it changes how sums are rounded, else 16.
     """
 
@@ -55,11 +55,11 @@ class Drawer:
         self.pipe: Any = None
 
     def load(self, model: str, device: str = "auto", dtype: str = "auto") -> None:
-        """Load the model, and check that it can draw so.
+        """Load the model, and check that it can draw with these options.
 
         Raises:
             ArgumentError: it can't.
-            ModelError: it can't be loaded, or draws nothing.
+            ModelError: it can't be loaded, or can't generate.
         """
         self.pipe = load_pipeline(self.kind, model, device, dtype)
         make = _prior_draw if self.kind is PRIOR else _trained_draw
@@ -72,7 +72,7 @@ class Drawer:
             number: of pictures.
             targets: one file for a grid, else as many.
             name: in the progress bar.
-            grid: whether they lie side by side in one file.
+            grid: whether they are side by side in one file.
 
         Raises:
             InvalidInputError: a file can't hold them.
@@ -100,7 +100,7 @@ class Drawer:
 
 
 def _trained_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
-    """What draws pictures with a trained pipeline, and how many network evaluations that takes for each."""
+    """A function that draws pictures with a trained pipeline, and its network evaluations for each."""
     pipe, steps = drawer.pipe, drawer.steps
     if drawer.kind is RDDM:
         able = not pipe.inputs.conditioned and pipe.config.generates is not False
@@ -148,7 +148,7 @@ def _prior_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
 
 
 def _stock_scheduler(model: str, pipe: Any, sampler: str) -> DDIMScheduler | DDPMScheduler:
-    """The repository's scheduler as one of diffusers' own, once it is sure that the network draws pictures with it."""
+    """The repository's scheduler as one of diffusers' own, after checking that the network can draw with it."""
     config = pipe.unet.config
     if config.in_channels not in (1, 3):
         raise ModelError("{model} {0!r} draws {1} channels; a picture has 1 or 3", model, config.in_channels)
@@ -160,7 +160,7 @@ def _stock_scheduler(model: str, pipe: Any, sampler: str) -> DDIMScheduler | DDP
         )
     cls = DDIMScheduler if sampler == "ddim" else DDPMScheduler
     try:
-        scheduler = cls.from_config(pipe.scheduler.config)  # it has kept the options that DDRM has no use for
+        scheduler = cls.from_config(pipe.scheduler.config)  # it has kept the options that DDRM doesn't use
     except NotImplementedError as error:  # a beta_schedule that only DDPMScheduler knows
         raise ModelError("{model} {0!r} cannot be sampled by {1}: {2}", model, sampler, one_line(error)) from error
     if _learned_variance(scheduler) and config.out_channels == config.in_channels:
@@ -177,7 +177,7 @@ def _learned_variance(scheduler: DDIMScheduler | DDPMScheduler) -> bool:
 
 
 def _size(pipe: Any, size: tuple[int, int] | None) -> tuple[int, int]:
-    """(width, height): the one that was asked for, or the network's own."""
+    """(width, height): the requested size, or the network's own."""
     if size is None:
         own = pipe.unet.config.sample_size
         if own is None:
@@ -204,8 +204,8 @@ def sample(
 ) -> Tensor:
     """Pictures (B, C, *size), one for each generator: the loop of DDIMPipeline and DDPMPipeline.
 
-    It is not called there because those know one size only, keep the state in the network's dtype, and DDIM fails on
-    a network with a learned variance.
+    Those pipelines are not called because they support one size only, keep the state in the network's dtype, and
+    DDIM fails on a network with a learned variance.
     """
     channels = unet.config.in_channels
     outputs = 2 * channels if _learned_variance(scheduler) else channels

@@ -1,4 +1,4 @@
-"""Which files are read and written: pictures, folders and patterns to a file or a folder; and how it went."""
+"""Files to read and write (pictures, folders and patterns to a file or a folder), and the outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Job:
     """One input, and the files to write for it.
 
     Attributes:
-        source: what is read.
+        source: the file to read.
         targets: one file, or one for each sample.
         fixed: the caller chose the name of the target, suffix included.
     """
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The source, as it can be printed."""
+        """The source in printable form."""
         return _printable(self.source)
 
     @property
@@ -52,7 +52,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether all targets are there."""
+        """Whether all targets exist."""
         return all(target.exists() for target in self.targets)
 
     def as_numbers(self, task: str) -> Job:
@@ -62,7 +62,7 @@ class Job:
         return replace(self, targets=tuple(target.with_suffix(".npy") for target in self.targets))
 
     def alpha(self, picture: Picture) -> Tensor | None:
-        """The transparency to put back, refused before any work is done where the file can't hold it."""
+        """The transparency to put back; an error before any work is done if the file can't hold it."""
         suffix = self.targets[0].suffix.lower()
         if picture.alpha is None or suffix in ALPHA_SUFFIXES:
             return picture.alpha
@@ -73,18 +73,18 @@ class Job:
         return None
 
     def bits(self, picture: Picture) -> int:
-        """Bits of the result: those of the source; exact numbers say nothing about it and give 8."""
+        """Bits of the result: those of the source; 8 for exact numbers, which have none."""
         return 8 if self.source.suffix.lower() == ".npy" else picture.bits
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job went.
+    """The result of a job.
 
     Attributes:
-        job: that it was; its targets may have become others.
-        size: (width, height) of what was written; None where it failed.
-        seconds: that it took.
+        job: the job; its targets may have changed.
+        size: (width, height) of the result; None where it failed.
+        seconds: its duration.
         error: why it failed, None if it didn't.
         notes: what the caller may not expect.
     """
@@ -114,7 +114,7 @@ def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) ->
     Args:
         jobs: what to do.
         work: does one; InvalidInputError and OSError are failures of this job.
-        report: is told of each outcome as soon as it is known.
+        report: is called with each outcome as soon as it is known.
     """
     outcomes = []
     for number, job in enumerate(jobs, 1):
@@ -135,7 +135,7 @@ def describe_pages(picture: Picture) -> tuple[str, ...]:
 
 
 def restored_suffix(source: Path) -> str:
-    """What the result for a picture in a folder ends in: as the picture, or .png where it can't be written so."""
+    """Suffix of the result for a picture in a folder: that of the picture, or .png if that can't be written."""
     return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
 
 
@@ -145,7 +145,7 @@ def pair(
     suffix: Callable[[Path], str] = restored_suffix,
     samples: int = 1,
 ) -> list[Job]:
-    """What to read and where to write it.
+    """Pair the files to read with the files to write.
 
     Args:
         inputs: one or several: files, folders (with all folders in them, whose layout is kept) and patterns.
@@ -154,7 +154,7 @@ def pair(
         samples: results for each input, which get a number each; 1 gets none.
 
     Raises:
-        ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+        ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
     """
     sources = [_as_text("inputs", one) for one in _as_several(inputs)]
     output = _as_text("output", output)
@@ -223,7 +223,7 @@ def make_folders(jobs: Iterable[Job]) -> None:
     """Make the output folders, before any work is done.
 
     Raises:
-        OSError: one can't be made, or written to; the message says so.
+        OSError: one can't be made or written to; the message names it.
     """
     for folder in sorted({target.parent for job in jobs for target in job.targets}):
         try:
@@ -274,5 +274,5 @@ def _is_readable(path: Path) -> bool:
 
 
 def _printable(path: Path) -> str:
-    """A path whose bytes may be no text, as text."""
+    """A path as text, even if its bytes aren't valid text."""
     return os.fspath(path).encode(errors="surrogateescape").decode(errors="replace")

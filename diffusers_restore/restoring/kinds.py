@@ -22,10 +22,10 @@ class Kind:
     """A kind of model.
 
     Attributes:
-        noun: what it is called.
-        pipeline: the name of its class in this package, which is in the index of a saved one.
+        noun: its name in messages.
+        pipeline: the name of its class in this package, as in the index of a saved one.
         options: those of `load` that not every kind has.
-        home: "module:Class" of what restores with it, a `Restorer`.
+        home: "module:Class" of its `Restorer`.
     """
 
     noun: str
@@ -34,7 +34,7 @@ class Kind:
     home: str
 
     def restorer(self, **options: Any) -> Restorer:
-        """What restores with it, by these options; it is imported now.
+        """Its `Restorer` with these options; imported now.
 
         Raises:
             ArgumentError: an option that can't be used.
@@ -95,7 +95,7 @@ def find_kind(model: str) -> Kind:
 
     try:
         index = load_index(DiffusionPipeline, model)
-    except (OSError, ValueError):  # a UNet by itself, or nothing: what loads it says so
+    except (OSError, ValueError):  # a UNet by itself, or nothing: loading it gives the error
         return PRIOR
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
@@ -103,7 +103,7 @@ def find_kind(model: str) -> Kind:
 
 
 def is_absent_folder(model: str) -> bool:
-    """Whether this can only be a folder, and isn't there."""
+    """Whether this can only be a folder, and doesn't exist."""
     return not Path(model).exists() and (Path(model).is_absolute() or len(Path(model).parts) > 2 or model[0] in ".~")
 
 

@@ -1,4 +1,4 @@
-"""Loading a model for a device, in a precision that is fast there."""
+"""Loads a model for a device, in a precision that is fast there."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def find_dtype(name: str, device: torch.device, kind: Kind) -> torch.dtype:
     """
     name = str(name).removeprefix("torch.")  # a torch.dtype too
     if name == "auto":
-        # What a strong blur leaves of a picture is too fine for bfloat16.
+        # bfloat16 is too coarse for what a strong blur leaves of a picture.
         return torch.float32 if kind is COLD and device.type == "cpu" else precision.fast_dtype(device)
     if name not in DTYPES:
         raise ArgumentError("{dtype} must be one of auto, {0}, got {1!r}", ", ".join(DTYPES), name)

@@ -21,11 +21,11 @@ from .jobs import Done, Job, describe_pages
 from .memory import enough_memory
 
 FILE_ARGUMENTS = ("mask", "kernel")
-"""Arguments of tasks that are given as a file, by an option of their own."""
+"""Arguments of tasks that are given as a file, each with its own option."""
 
 
 class Measurer:
-    """Measures clean pictures: what was done to them is what a restorer undoes.
+    """Measures clean pictures, which a restorer can then restore.
 
     Args:
         task: by name.
@@ -38,7 +38,7 @@ class Measurer:
         max_pixels: of a picture.
 
     Raises:
-        ArgumentError: the task lacks an argument, or has no such one.
+        ArgumentError: a missing or unknown argument of the task.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Measurer:
 def task_arguments(
     task: str, given: Mapping[str, Any], mask: Path | None, kernel: Path | None, max_pixels: int
 ) -> dict[str, Any]:
-    """All arguments of a task, once it is sure that it has what it needs and no other, with those of files loaded.
+    """All arguments of a task, checked for missing and unknown ones, with files loaded.
 
     Raises:
-        ArgumentError: an argument that the task doesn't have, or lacks.
+        ArgumentError: an unknown or missing argument.
         ModelError: a file that can't be read.
     """
     if not isinstance(task, str) or task not in TASKS:
@@ -112,7 +112,7 @@ def task_arguments(
 
 
 def _accepted(task: str) -> Iterable[str]:
-    """The arguments of a task, none of one that can't be loaded."""
+    """The arguments of a task; none if it can't be loaded."""
     try:
         return list(TASKS[task].arguments)
     except PlugInError:
@@ -161,7 +161,7 @@ def is_picture(operator: LinearOperator) -> bool:
 
 
 def _fit(task: str, arguments: Mapping[str, Any], picture: Picture, crop: bool) -> tuple[LinearOperator, Picture]:
-    """The operator for a clean picture, which may be cropped to a size that the task can carry."""
+    """The operator for a clean picture, which may be cropped to a size that suits the task."""
     channels, height, width = picture.tensor.shape[1:]
     if task == "colorize" and channels == 1:
         raise InvalidInputError("the picture is grey already; the task colorize measures a colour picture")
@@ -188,7 +188,7 @@ def _fit(task: str, arguments: Mapping[str, Any], picture: Picture, crop: bool) 
 
 
 def _fitting_size(create: Callable[[int, int], object], height: int, width: int) -> tuple[int, int] | None:
-    """A size just below, of multiples of one number, that the operator can carry; None if there is none."""
+    """The next smaller size, of multiples of one number, that suits the operator; None if there is none."""
     for multiple in range(2, min(height, width, 64) + 1):
         rows, columns = height - height % multiple, width - width % multiple
         try:

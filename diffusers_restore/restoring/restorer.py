@@ -1,4 +1,4 @@
-"""A model with its options, and what it does with files."""
+"""A model with its options, applied to files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Draw = Callable[[int], Tensor]
 
 
 class Restorer(ABC):
-    """Options, which are checked at once, and a pipeline, once it is loaded.
+    """Options, which are checked immediately, and a pipeline, once loaded.
 
     Args:
         max_pixels: larger pictures are refused, before they are decoded; None is 64 million.
@@ -50,7 +50,7 @@ class Restorer(ABC):
 
     @abstractmethod
     def load(self, model: str, device: str, dtype: str) -> None:
-        """Load the pipeline, and check that it can do what the options ask for.
+        """Load the pipeline, and check that it supports the options.
 
         Raises:
             ArgumentError: it can't.
@@ -59,23 +59,23 @@ class Restorer(ABC):
 
     @abstractmethod
     def prepare(self, picture: Picture, of_picture: bool) -> Draw:
-        """What restores a picture, once it is sure that it can be restored.
+        """A function that restores the picture, after checking that it can be restored.
 
         Args:
             picture: the degraded one.
-            of_picture: False for numbers of a file, which may measure something else.
+            of_picture: False for an .npy file, which may hold another kind of measurement.
 
         Raises:
             InvalidInputError: it can't.
         """
 
     def restore(self, job: Job, position: str = "", *, keep: bool = False) -> Done:
-        """Read a picture, restore it, write what comes out.
+        """Read a picture, restore it, write the result.
 
         Args:
             job: its files.
-            position: words before its name in the progress bar.
-            keep: samples that are there.
+            position: text before its name in the progress bar.
+            keep: keep samples that exist.
 
         Raises:
             InvalidInputError: the picture can't be read or restored.
@@ -139,11 +139,11 @@ class Restorer(ABC):
 
         Args:
             inputs, output: as in `jobs.pair`.
-            skip_existing: keep what is there.
-            report: is told of each outcome as soon as it is known.
+            skip_existing: keep results that exist.
+            report: is called with each outcome as soon as it is known.
 
         Raises:
-            ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+            ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
             OSError: the folder of the results can't be made.
         """
         todo, _ = self.plan(inputs, output, skip_existing=skip_existing)

@@ -1,4 +1,4 @@
-"""Restoring with pipelines that were trained for a damage."""
+"""Restoring with pipelines that were trained for one kind of damage."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class ColdRestorer(Restorer):
     Args:
         steps: network evaluations; None is one for each severity.
         start: how severe the damage is; None is the largest severity.
-        direct: take the network's first estimate alone.
+        direct: take the network's first estimate only.
         max_pixels: of a picture.
 
     Raises:
-        ArgumentError: `steps` with `direct`, which looks once.
+        ArgumentError: `steps` with `direct`, which is one evaluation.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RDDMRestorer(Restorer):
     """An `RDDMPipeline`.
 
     Args:
-        steps: network evaluations; None is 5, or as many as there are.
+        steps: network evaluations; None is 5, or T if that is less.
         mask: file of a black and white picture for a network that takes one: white is damaged.
         seed: of the noise.
         max_pixels: of a picture and of the mask.

@@ -1,4 +1,4 @@
-"""Restoring with a diffusion prior, which was trained for no damage."""
+"""Restoring with a diffusion prior, which was not trained for any damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .trained import check_steps
 
 
 class ZeroShotRestorer(Restorer):
-    """A `DDRMPipeline`, of any unconditional DDPM.
+    """A `DDRMPipeline` with any unconditional DDPM.
 
     Args:
         task: what was done to the pictures.
@@ -43,13 +43,13 @@ class ZeroShotRestorer(Restorer):
             is then taken as exact (benchmarks/results/quality.md).
         eta_b: as in a call of `DDRMPipeline`.
         class_label: for a class-conditional network.
-        seed: of the first sample; the second has the next.
+        seed: of the first sample; each further sample has the next.
         samples: restorations of each picture.
         average: whether their mean is the result.
         max_pixels: of a picture, of its restoration, of the mask and the kernel.
 
     Raises:
-        ArgumentError: the task lacks an argument, or has no such one; an average of one sample.
+        ArgumentError: a missing or unknown argument of the task, or an average of one sample.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ZeroShotRestorer(Restorer):
         check_class_label(self.pipe, self.class_label)
 
     def _choose_method(self) -> None:
-        """Set the pipeline's scheduler to that of a method, with options of its own."""
+        """Set the pipeline's scheduler to that of the method, with its options."""
         if self.method is None and not self.method_args:
             return
         try:
@@ -163,7 +163,7 @@ class ZeroShotRestorer(Restorer):
 
 
 def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
-    """The options of a method's own, with their defaults: all but the noise schedule, which no method changes."""
+    """A method's own options with their defaults: all but the noise schedule, which no method changes."""
     parameters = signature(method.__init__).parameters
     return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
 

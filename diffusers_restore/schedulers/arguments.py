@@ -1,4 +1,4 @@
-"""Checks of the tensors and generators that a step is given."""
+"""Checks of the tensors and generators that a step takes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def check_shape(name: str, value: object, of: str, like: Tensor) -> None:
 
 
 def check_shapes(of: str, like: Tensor, **tensors: Tensor | None) -> None:
-    """`check_shape` of each that is given."""
+    """`check_shape` for each tensor that is given."""
     for name, value in tensors.items():
         if value is not None:
             check_shape(name, value, of, like)
 
 
 def check_generators(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> None:
-    """Raise InvalidInputError for a list of another length than the batch; diffusers would draw from its first ones."""
+    """Raise InvalidInputError for a list of another length than the batch; diffusers would use only the first ones."""
     if isinstance(generator, list) and len(generator) != len(like):
         raise InvalidInputError(f"generator must be one, or a list of {len(like)} for this batch; got {len(generator)}")

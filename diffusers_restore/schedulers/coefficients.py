@@ -33,9 +33,9 @@ def increments(steps: int, schedule: Schedule, power: float = 1.0, grid: Grid = 
 
     Args:
         steps: T.
-        schedule: "increased", "decreased", "average" (all alike) or "normal" (a Gaussian over +-3 of its deviations).
+        schedule: "increased", "decreased", "average" (all equal) or "normal" (a Gaussian over +-3 of its deviations).
         power: of the first two; 1 is linear.
-        grid: x = (i + 1) / T ("v1"), or i / (T - 1) ("v2"), by which the first increment is 0.
+        grid: x = (i + 1) / T ("v1"), or i / (T - 1) ("v2"), where the first increment is 0.
 
     Raises:
         InvalidInputError: a power below 0, or a grid of v2 with a single step.
@@ -80,7 +80,7 @@ def rddm(
 
 
 def _sums(parts: Tensor) -> Tensor:
-    """Cumulative sums, 1 where nothing is left to come: they miss it by their rounding, and 1 - a is divided by."""
+    """Cumulative sums, exactly 1 where nothing is left to add: rounding errors would spoil divisions by 1 - a."""
     sums = parts.cumsum(0)
     return sums.where(sums < 1 - 1e-12, 1.0)
 
@@ -132,7 +132,7 @@ def i2sb(steps: int, beta_max: float = 0.3, beta_min: float = 0.1) -> Coefficien
 
     Args:
         steps: T.
-        beta_max: beta of a schedule that would rise over all of T, as the authors count it.
+        beta_max: beta of a schedule that would rise over all of T, as in the authors' code.
         beta_min: beta at both ends.
     """
     low = check_real("beta_min", beta_min, above=0)
@@ -174,7 +174,7 @@ PROCESSES: Mapping[str, Callable[..., Coefficients]] = {
 
 
 def in_stages(coefficients: Coefficients, removal_order: str) -> Coefficients:
-    """The same scales gone through by a path on which the residual and the noise are removed one after the other.
+    """The same scales along a path that removes the residual and the noise one after the other.
 
     "residual_first" keeps b_t = b_T while a_t falls to 0 in the first half of the way back, then b_t falls;
     "noise_first" keeps a_t = a_T first. "both" is the path as it is.
@@ -202,12 +202,12 @@ _RDDM_OPTIONS = ("residual_schedule", "residual_power", "noise_schedule", "noise
 
 
 class Process(NamedTuple):
-    """A process and what its steps are like.
+    """A process and its steps.
 
     Attributes:
         coefficients: a_t and b_t.
-        variance_type: of `rddm_variance`, where the configuration doesn't say another.
-        of_ddpm: whether it is made from the betas of a DDPM.
+        variance_type: of `rddm_variance`, unless the configuration sets another.
+        of_ddpm: whether it comes from the betas of a DDPM.
     """
 
     coefficients: Coefficients
@@ -224,7 +224,7 @@ def choose_process(config: Mapping[str, Any]) -> Process:
     """The process that the configuration of an `RDDMScheduler` describes.
 
     Raises:
-        InvalidInputError: an option of another process than the one that is chosen, or one out of range.
+        InvalidInputError: an option of a process other than the chosen one, or one out of range.
         UnknownNameError: an argument that the process doesn't have.
     """
     process, of_ddpm, arguments = config["process"], is_of_ddpm(config), config["process_args"]

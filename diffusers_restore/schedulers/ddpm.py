@@ -88,7 +88,7 @@ VARIANCE_PRESERVING = (
     "UniPCMultistepScheduler",
 )
 
-# Why others are refused that someone may well try.
+# Why other schedulers are refused that users may try.
 _REASONS = {
     "CMStochasticIterativeScheduler": "its network is a consistency model, which estimates no noise",
     "EDMDPMSolverMultistepScheduler": "its network is fed with scaled pictures and log sigma / 4 (EDM)",
@@ -100,13 +100,13 @@ _REASONS = {
 }
 
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
-"""What describes the noise schedule that a network was trained with, in the configuration of any scheduler."""
+"""The options of any scheduler's configuration that describe the noise schedule of the training."""
 
 
 def stated_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a scheduler, with the defaults of its own class where it leaves the noise schedule out.
+    """The configuration of a scheduler, with its own class's defaults where it omits the noise schedule.
 
-    diffusers would put those of the class that is made from it: a Heun's betas end at 0.012, a DDPM's at 0.02.
+    diffusers would use the defaults of the new class: a Heun's betas end at 0.012, a DDPM's at 0.02.
     """
     stated = {name: value for name, value in config.items() if name != "_use_default_values"}
     parameters = signature(getattr(diffusers, str(config.get("_class_name")), dict).__init__).parameters
@@ -115,7 +115,7 @@ def stated_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_variance_preserving(config: Mapping[str, Any]) -> None:
-    """Refuse the configuration of a scheduler whose network is no DDPM: its numbers would be read as another's.
+    """Refuse the configuration of a scheduler whose network is no DDPM; its options would be misread.
 
     Raises:
         InvalidInputError: a VE, flow-matching, consistency or zero-terminal-SNR schedule, or one not known here.

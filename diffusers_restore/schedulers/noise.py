@@ -1,4 +1,4 @@
-"""The noise that a step draws."""
+"""Noise for the steps of schedulers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def predict_x0_and_epsilon(
 
 
 def shift_epsilon(model_output: Tensor, shift: Tensor, alpha_bar: float, prediction_type: str) -> Tensor:
-    """The network's output, of any prediction type, once its noise estimate is moved to epsilon_hat + shift."""
+    """The network's output, of any prediction type, after moving its noise estimate to epsilon_hat + shift."""
     a, b = sqrt(alpha_bar), sqrt(1 - alpha_bar)
     if prediction_type == "epsilon":
         return model_output + shift

@@ -32,7 +32,7 @@ HEADS: Mapping[str, tuple[str, ...]] = {
     "sample_epsilon": ("sample", "epsilon"),
     "sample_sum": ("sample", "sum"),
 }
-"""What the outputs of a network are, by prediction type, in the order of their channels."""
+"""The outputs of a network by prediction type, in the order of their channels."""
 
 FORMS = ("incremental", "posterior", "recompose")
 VARIANCES = ("residual", "mean_reverting", "bridge")
@@ -53,19 +53,19 @@ def rddm_predict(
     clip: float | None = None,
     clip_residual: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x0_hat, residual_hat, epsilon_hat) from what a network says of I_t = I_0 + a (I_in - I_0) + b epsilon.
+    """(x0_hat, residual_hat, epsilon_hat) from a network's outputs for I_t = I_0 + a (I_in - I_0) + b epsilon.
 
     With one output, the rest follow from I_t; of two outputs, "sum" is the first one plus epsilon. Where they cannot
     follow (b = 0, or a = 1), the noise is taken as 0 and I_0 as I_in.
 
     Args:
-        outputs: one or two, (B, C, H, W), as `HEADS` says of the prediction type.
+        outputs: one or two, (B, C, H, W), as `HEADS` gives for the prediction type.
         sample: I_t, (B, C, H, W).
         degraded: I_in; 0.0 where pictures are generated.
         a, b: a_t in [0, 1] and b_t >= 0.
         prediction_type: a key of `HEADS`.
-        clip: I_0 is clipped to [-clip, clip]; None doesn't.
-        clip_residual: the residual likewise. The noise is never clipped.
+        clip: I_0 is clipped to [-clip, clip]; None disables it.
+        clip_residual: the same for the residual. The noise is never clipped.
     """
 
     def clip_x0(x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def rddm_predict(
 def rddm_variance(
     a: float, b: float, a_next: float, b_next: float, eta: float = 0.0, variance_type: str = "residual"
 ) -> float:
-    """sigma^2 of the noise that is new in a step from (a_t, b_t) to (a_u, b_u).
+    """sigma^2 of the new noise in a step from (a_t, b_t) to (a_u, b_u).
 
         residual:       eta   (b_t^2 -     b_u^2) b_u^2 / b_t^2                           RDDM: eta scales the variance
         mean_reverting: eta^2 (b_t^2 - k^2 b_u^2) b_u^2 / b_t^2,  k = (1-a_t) / (1-a_u)   DDIM, IR-SDE
@@ -122,7 +122,7 @@ def rddm_variance(
             new = eta**2 * (variance_next - (a_next / a) ** 2 * variance) if a > 0 else 0.0
         case _:
             raise unknown_name("variance_type", variance_type, VARIANCES)
-    return new if new > 1e-14 * variance_next else 0.0  # what InDI leaves is rounding
+    return new if new > 1e-14 * variance_next else 0.0  # InDI leaves only rounding errors
 
 
 def rddm_update(
@@ -144,8 +144,8 @@ def rddm_update(
         posterior:   q I_t + (1 - q) I_0 + (a_u - a_t q) I_res + sigma z       the mean of I_u given I_t and I_0
         recompose:   I_0 + a_u I_res + m epsilon + sigma z                     as DDIM takes a clipped I_0
 
-    They are the same where the estimates add up to I_t, as they do unless something was clipped or a network says both
-    I_0 and the noise.
+    They are the same where the estimates add up to I_t, as they do unless something was clipped or a network predicts
+    both I_0 and the noise.
     """
     m = sqrt(max(0.0, b_next**2 - sigma**2))
     match form:
@@ -177,7 +177,7 @@ def rddm_update_plain(
         I_u = I_t - (a_t - a_u) I_res - (b_t - sqrt(b_u^2 - sigma^2)) epsilon + sigma z
         sigma^2 = eta (b_t^2 - b_u^2) b_u^2 / b_t^2
 
-    Tests compare `rddm_update` with it, of which it is the form "incremental" with the variance "residual".
+    Tests compare it with `rddm_update` of the form "incremental" with the variance "residual".
     """
     sigma2 = eta * (b**2 - b_next**2) * b_next**2 / b**2 if b > 0 else 0.0
     kept = sqrt(b_next**2 - sigma2)

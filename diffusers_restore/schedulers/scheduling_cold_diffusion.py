@@ -23,7 +23,7 @@ Endpoint = Literal["fixed", "estimated"]
 
 
 def naive_update(x0_hat: Tensor, degradation: Degradation, s: Tensor, state: State) -> Tensor:
-    """Algorithm 1, x_s = D(x0_hat, s): what the network errs in is carried on.
+    """Algorithm 1, x_s = D(x0_hat, s): errors of the network accumulate.
 
     Args:
         x0_hat: the network's estimate of the clean pictures, (B, C, H, W).
@@ -39,7 +39,7 @@ def improved_update(
 ) -> Tensor:
     """Algorithm 2, x_s = x_t - D(x0_hat, t) + D(x0_hat, s): errors cancel where D is nearly linear in t.
 
-    Where D(x, t) = x + t e, x_s is exact whatever the network says.
+    Where D(x, t) = x + t e, x_s is exact for any network.
 
     Args:
         x_t: pictures of severity t, (B, C, H, W).
@@ -53,11 +53,11 @@ def improved_update(
 
 @dataclass
 class ColdDiffusionSchedulerOutput(BaseOutput):
-    """What a step gives, both (B, C, H, W).
+    """The output of a step, both (B, C, H, W).
 
     Attributes:
         prev_sample: the pictures of the next severity.
-        pred_original_sample: x0_hat, the network's estimate, clipped if the scheduler does.
+        pred_original_sample: x0_hat, the network's estimate, clipped if the scheduler clips.
     """
 
     prev_sample: Tensor
@@ -67,15 +67,15 @@ class ColdDiffusionSchedulerOutput(BaseOutput):
 class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
     """Cold Diffusion (arXiv:2208.09392): Algorithms 1 and 2 with a degradation D(x, t) of severities t = 0..T.
 
-    A network R is fed with timesteps k = T-1..0, as it is for other schedulers of diffusers; pictures at timestep k
-    have the severity t = k + 1, and R(x_t, k) estimates the clean picture x0.
+    A network R takes timesteps k = T-1..0, as with other schedulers of diffusers; pictures at timestep k have the
+    severity t = k + 1, and R(x_t, k) estimates the clean picture x0.
 
     Args:
         degradation: D, or its `to_config()`.
         num_train_timesteps: T; None takes it from the degradation, and another number is refused.
         algorithm: "improved" (2) or "naive" (1).
         endpoint: of a degradation that mixes with an endpoint z: "fixed" takes the state's; "estimated" takes in each
-            step the z with which D(x0_hat, t) = x_t. Then both algorithms are the same, and those of DDIM.
+            step the z with which D(x0_hat, t) = x_t. Then both algorithms are the same as DDIM.
         clip_sample: clip x0_hat to [-1, 1].
         eight_bit: `degrade` and `add_noise` floor to 8 bits, as the authors' training does; steps do not.
 
@@ -112,7 +112,7 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         self.register_to_config(
             degradation=chosen.to_config(),
             num_train_timesteps=chosen.num_timesteps,
-            _use_default_values=[],  # diffusers lists what came by position here, and from_config would drop it
+            _use_default_values=[],  # diffusers lists positional arguments here, and from_config would drop them
         )
         self.degradation: Degradation = chosen
         self.set_timesteps(chosen.num_timesteps)
@@ -138,12 +138,12 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         return self.apply(x0, severities, state)
 
     def apply(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
-        """`degrade` for arguments known to be right: t of shape (B,) on the device of `x0`. Never waits for it."""
+        """`degrade` for valid arguments: t of shape (B,) on the device of `x0`. No host sync."""
         degraded = self.degradation.apply(x0, t, state)
         if not self.config.eight_bit:
             return degraded
         levels = (degraded.to(torch.promote_types(x0.dtype, torch.float32)).clamp(-1, 1) + 1) * 127.5
-        rounding = min(0.25, 1e-3 + 127.5 * torch.finfo(x0.dtype).eps)  # so that what is 8-bit already stays
+        rounding = min(0.25, 1e-3 + 127.5 * torch.finfo(x0.dtype).eps)  # so that 8-bit values don't change
         floored = (levels + rounding).floor() / 127.5 - 1
         return torch.where(per_picture(t == 0), x0, floored.to(x0.dtype))
 
@@ -165,11 +165,11 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         *,
         start: int | None = None,
     ) -> None:
-        """Choose the ladder of severities from `start` to 0 in n steps, as even as whole numbers are.
+        """Choose the severities from `start` to 0 in n steps, as even as whole numbers allow.
 
         Args:
             num_inference_steps: n in 1..start; None takes every severity.
-            device: where `timesteps` goes.
+            device: of `timesteps`.
             start: the severity of the pictures to restore, 1..T; None is T.
 
         Raises:
@@ -205,7 +205,7 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         """
         k, following = self.following(timestep)
         check_shape("model_output", model_output, "sample", sample)
-        x0_hat = model_output.to(sample.dtype)  # a network may work in less precision than differences of D need
+        x0_hat = model_output.to(sample.dtype)  # differences of D may need more precision than the network's
         x0_hat = x0_hat.clamp(-1, 1) if self.config.clip_sample else x0_hat
         t, s = (torch.full((len(sample),), at + 1, device=sample.device) for at in (k, following))
         if self.config.endpoint == "estimated" and isinstance(self.degradation, Mix):

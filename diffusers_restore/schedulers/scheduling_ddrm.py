@@ -18,7 +18,7 @@ from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch
 
 
 def ddrm_start(noise: Tensor, measurement: Measurement, sigma_start: float) -> Tensor:
-    """The first state of a chain in VE form, x = x0 + sigma_start * noise as far as y knows it.
+    """The first state of a chain in VE form, x = x0 + sigma_start * noise as far as y determines it.
 
     A measured coefficient starts from N(y_bar, sigma_start^2 - r^2), r = sigma_y / s, where r < sigma_start; any other
     coefficient from N(0, sigma_start^2).
@@ -60,7 +60,7 @@ def ddrm_update(
 
     Args:
         x0_hat, epsilon_hat, noise: (B, C, H, W), the network's estimates and standard normal noise.
-        measurement: of B images, with an operator that has an SVD; None is that of nothing.
+        measurement: of B images, with an operator that has an SVD; None if nothing is measured.
         sigma_next: the next noise level; 0 at the last step.
         eta, eta_b: in [0, 1].
     """
@@ -71,7 +71,7 @@ def ddrm_update(
     measured = operator.measured_coefficients
     value = operator.single_value if sigma_y > 0 else inf
     # u - V^T x = pull (y_bar - V^T x0_hat) + renoise V^T z - c V^T epsilon_hat; pull and renoise depend on s only.
-    if value is not None:  # one rule for every measured coefficient: one transform carries the three images
+    if value is not None:  # one rule for every measured coefficient: one transform of the three images combined
         x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
         pull, renoise = _single_rule(sigma_y / value, sigma_next, c, eta_noise, eta_b)
         change = torch.mul(noise, renoise).sub_(x0_hat, alpha=pull).sub_(epsilon_hat, alpha=c)
@@ -86,7 +86,7 @@ def ddrm_update(
     spread = torch.where(noisier, (sigma_next**2 - (eta_b * r).square()).clamp_min(0).sqrt(), eta_noise)
     x0_coefficients = operator.vt(x0_hat)
     coefficients = scale(y_bar - x0_coefficients, pull_map)
-    if measured is None and operator.complete:  # nothing is left over for the first rule
+    if measured is None and operator.complete:  # no coefficient is left for the first rule
         coefficients += x0_coefficients
         coefficients += scale(operator.vt(noise), spread)
         return operator.v(coefficients)
@@ -109,7 +109,7 @@ def ddrm_update_plain(
     eta: float = 0.85,
     eta_b: float = 1.0,
 ) -> Tensor:
-    """`ddrm_update` as the paper writes it, its three rules for each coefficient (arXiv:2201.11793, equations 7 and 8).
+    """`ddrm_update` as in the paper, with its three rules for each coefficient (arXiv:2201.11793, equations 7 and 8).
 
     Slow and easy to read: it needs all coefficients of a complete basis V. Tests compare `ddrm_update` with it.
 
@@ -140,7 +140,7 @@ class DDRMScheduler(ZeroShotScheduler):
     """DDRM (arXiv:2201.11793) on the noise schedule of a DDPM: `ddrm_start` and `ddrm_update` in diffusers' scale.
 
     Build it from the configuration of a repository's scheduler, `DDRMScheduler.from_config(scheduler.config)`. Nothing
-    is clipped inside the chain. The arguments are those of `ZeroShotScheduler`.
+    is clipped within the chain. The arguments are those of `ZeroShotScheduler`.
     """
 
     step_options = ("eta", "eta_b")
@@ -186,11 +186,11 @@ class DDRMScheduler(ZeroShotScheduler):
             model_output: (B, C or 2C, H, W); a learned variance in the second half is ignored.
             timestep: one of `timesteps`.
             sample: x_t, (B, C, H, W).
-            measurement: of B images; None where nothing was measured, and pictures are generated.
+            measurement: of B images; None to generate pictures, where nothing was measured.
             eta: share of the noise that is new, [0, 1].
-            eta_b: how far a measured coefficient follows y, [0, 1]; 1 agrees with a noiseless y exactly.
+            eta_b: how closely a measured coefficient follows y, [0, 1]; 1 agrees with a noiseless y exactly.
             generator: for the noise, one or one per image.
-            variance_noise: the noise itself, instead.
+            variance_noise: the noise itself, instead of a generator.
             return_dict: False returns (prev_sample, pred_original_sample).
 
         Raises:

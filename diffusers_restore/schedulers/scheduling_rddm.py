@@ -1,4 +1,4 @@
-"""RDDM, Residual Denoising Diffusion Models (arXiv:2308.13712), and the relatives that share its step."""
+"""RDDM, Residual Denoising Diffusion Models (arXiv:2308.13712), and related processes that share its step."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _DDPM = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "le
 
 @dataclass
 class RDDMSchedulerOutput(BaseOutput):
-    """What a step gives, all (B, C, H, W).
+    """The output of a step, all (B, C, H, W).
 
     Attributes:
         prev_sample: the next state I_u of the chain; after the last step, the restored pictures.
@@ -77,8 +77,8 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
 
     Args:
         num_train_timesteps: T.
-        residual_schedule, residual_power: how alpha_i, the increments of a_t, run: "increased", "decreased" with a
-            power, "average", "normal".
+        residual_schedule, residual_power: the course of alpha_i, the increments of a_t: "increased" or "decreased" with
+            a power, "average", "normal".
         noise_schedule, noise_power: the same for beta_i^2, the increments of b_t^2.
         noise_scale: b_T^2, the variance of the noise of a start; 0 makes a chain of residuals alone.
         grid: "v1" or "v2", where the first increment of "increased" is 0.
@@ -87,19 +87,20 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         process_args: of that function of `schedulers.coefficients`, by name.
         beta_schedule, beta_start, beta_end, trained_betas: of diffusers' DDPMScheduler; where the first or the last is
             given, the coefficients are those of that DDPM.
-        prediction_type: what the network says: a key of `HEADS`. "epsilon", "sample" and "v_prediction" are diffusers'.
+        prediction_type: what the network predicts: a key of `HEADS`. "epsilon", "sample" and "v_prediction" are
+            diffusers'.
         variance_type: see `rddm_variance`; None is that of the process. With the betas of a DDPM, what it samples with
             ("fixed_small", ...) is kept so that the config converts back to `DDPMScheduler`; it is ignored here.
         update_form: see `rddm_update`; None is "recompose" for the coefficients of a DDPM, as DDIM does, else
             "incremental".
         removal_order: "both", or "residual_first" or "noise_first", which need time_embedding="cumulative".
         clip_sample, clip_sample_range: clip the estimate of I_0.
-        clip_residual_range: where clip_sample, clip the estimate of the residual to this. 2 is what pictures in [-1, 1]
-            can differ by; the authors' code has 1.
-        time_embedding: what networks are told: the "timestep", or "cumulative", T a_t for the residual and T b_t for
+        clip_residual_range: with clip_sample, clip the estimate of the residual to this. 2 is the largest difference of
+            pictures in [-1, 1]; the authors' code has 1.
+        time_embedding: the networks' time input: the "timestep", or "cumulative", T a_t for the residual and T b_t for
             the noise, with which the coefficients can be changed after training (path-independent).
-        timestep_spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as diffusers has them;
-            None is "leading" for the coefficients of a DDPM, as there, else "rddm".
+        timestep_spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as in diffusers; None
+            is "leading" for the coefficients of a DDPM, as there, else "rddm".
         steps_offset: of "leading".
 
     Raises:
@@ -140,7 +141,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         check_int("num_train_timesteps", num_train_timesteps, 1)
         if timestep_spacing is None:
             timestep_spacing = "rddm" if beta_schedule is None and trained_betas is None else "leading"
-        # Without the list, from_config would drop what came by position.
+        # Without the list, from_config would drop positional arguments.
         self.register_to_config(timestep_spacing=timestep_spacing, _use_default_values=[])
         _check_options(self.config)
         chosen = choose_process(self.config)
@@ -151,7 +152,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         if variance_type is not None and variance_type not in _DDPM:
             self._variance_type = variance_type
         self._update_form = update_form or ("recompose" if chosen.of_ddpm else "incremental")
-        # A DDPM is started from noise of deviation 1, which its last b_t is a little below.
+        # A DDPM starts from noise of deviation 1; its last b_t is slightly less.
         self.init_noise_sigma = 1.0 if chosen.of_ddpm else float(self.noise_scales[-1])
         # Index -1 is the clean picture.
         self._a: list[float] = [*self.residual_scales.tolist(), 0.0]
@@ -169,13 +170,13 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         """
         config = check_config(config)
         name = config.get("_class_name")
-        # A scheduler in memory has lost its class; a plain mapping without one may hold options of ours alone.
+        # The configuration of a scheduler in memory names no class; a plain mapping may hold only our options.
         foreign = isinstance(config, FrozenDict) if name is None else name != cls.__name__
         if (foreign or "beta_schedule" in config) and "residual_schedule" not in config:
             check_variance_preserving(config)
             if config.get("thresholding"):
                 raise InvalidInputError("a scheduler with thresholding=True is not supported; set it to False")
-            # What old files leave out, and PNDM, Euler and their like don't have: they don't clip.
+            # Missing in old files and for PNDM, Euler and similar schedulers, which don't clip.
             defaults = {
                 "beta_schedule": "linear",
                 "prediction_type": "epsilon",
@@ -188,7 +189,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """What the outputs of the network are, one or two of "residual", "epsilon", "sample", "v_prediction", "sum"."""
+        """The outputs of the network, one or two of "residual", "epsilon", "sample", "v_prediction", "sum"."""
         return HEADS[self.config.prediction_type]
 
     def scales(self, timestep: int) -> tuple[float, float]:
@@ -197,7 +198,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         return self._a[t], self._b[t]
 
     def time_codes(self, timestep: int | Tensor) -> tuple[float | Tensor, float | Tensor]:
-        """What a network is told of the time: (for the residual or I_0, for the noise).
+        """The networks' time inputs: (for the residual or I_0, for the noise).
 
         Args:
             timestep: t, a number or (B,).
@@ -217,11 +218,11 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps: n of `timestep_spacing`, or a list of one's own.
+        """Choose the timesteps: n of `timestep_spacing`, or an explicit list.
 
         Args:
             num_inference_steps: n in 1..T.
-            device: where `timesteps` goes.
+            device: of `timesteps`.
             timesteps: decreasing whole numbers in 0..T-1.
 
         Raises:
@@ -233,7 +234,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
     def start(self, degraded: Tensor, noise: Tensor) -> Tensor:
         """The first state of a chain, I_in + b_t noise, (B, C, H, W), at the first timestep that was set.
 
-        b_T^2 is `noise_scale`; for the coefficients of a DDPM, the noise has deviation 1, as diffusers starts.
+        b_T^2 is `noise_scale`; for the coefficients of a DDPM, the noise has deviation 1, as in diffusers.
         """
         first = max(self._following)
         return degraded + (self.init_noise_sigma if is_of_ddpm(self.config) else self._b[first]) * noise
@@ -247,14 +248,14 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         degraded: Tensor | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        """I_t = I_0 + a_t I_res + b_t noise, (B, C, H, W). Never waits for the device.
+        """I_t = I_0 + a_t I_res + b_t noise, (B, C, H, W). No host sync.
 
         Args:
             original_samples: I_0, (B, C, H, W) in [-1, 1].
             noise: standard normal.
             timesteps: (B,) in 0..T-1, or (1,) for all.
             degraded: I_in.
-            residual: I_in - I_0, instead of it. With neither, I_in = 0.
+            residual: I_in - I_0, instead of `degraded`. With neither, I_in = 0.
 
         Raises:
             InvalidInputError: both of these, or shapes that don't fit.
@@ -272,7 +273,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
     def get_target(
         self, original_samples: Tensor, noise: Tensor, timesteps: Tensor, *, degraded: Tensor | None = None
     ) -> Tensor:
-        """What the network should say, its outputs one after the other, (B, C or 2C, H, W); arguments as `add_noise`.
+        """The network's target, its outputs one after the other, (B, C or 2C, H, W); arguments as for `add_noise`.
 
         Raises:
             InvalidInputError: shapes that don't fit.
@@ -307,9 +308,9 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
             timestep: one of `timesteps`.
             sample: I_t, (B, C, H, W).
             degraded: I_in; None is 0.
-            eta: share of the noise that is new, [0, 1]; see `rddm_variance`. Restoration takes 0.
+            eta: share of the noise that is new, [0, 1]; see `rddm_variance`. 0 for restoration.
             generator: for that noise, one or one per image.
-            variance_noise: the noise itself, instead.
+            variance_noise: the noise itself, instead of a generator.
             return_dict: False returns (prev_sample, pred_original_sample, pred_residual, pred_epsilon).
 
         Raises:
@@ -337,7 +338,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
             self.config.clip_residual_range if self.config.clip_sample else None,
         )
         if following < 0:
-            previous = x0.clone()  # what is done to one of them is not done to the other
+            previous = x0.clone()  # so that changing one doesn't change the other
         else:
             a_next, b_next = self.scales(following)
             sigma = sqrt(rddm_variance(a, b, a_next, b_next, eta, self._variance_type))
@@ -361,7 +362,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
             raise InvalidInputError(
                 f"timesteps must be whole numbers, one for each picture, got {timesteps.dtype} {tuple(timesteps.shape)}"
             )
-        if timesteps.device.type == "cpu" and len(timesteps):  # looking at those of a GPU would wait for it
+        if timesteps.device.type == "cpu" and len(timesteps):  # reading those of a GPU would be a host sync
             smallest, largest = torch.aminmax(timesteps)
             if smallest < 0 or largest >= len(self):
                 raise InvalidInputError(f"timesteps must be in 0..{len(self) - 1}, got {timesteps.tolist()}")

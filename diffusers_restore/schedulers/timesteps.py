@@ -1,4 +1,4 @@
-"""The timesteps of a chain: how they are chosen, and which one follows which."""
+"""The timesteps of a chain: their choice and their order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def space_timesteps(count: int, total: int, spacing: str, offset: int = 0) -> li
     Args:
         count: n in 1..total.
         total: T.
-        spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as diffusers has them.
+        spacing: "rddm", T k / n - 1 rounded down, or "trailing", "leading", "linspace" as in diffusers.
         offset: of "leading".
     """
     if spacing == "rddm":
@@ -43,7 +43,7 @@ def space_timesteps(count: int, total: int, spacing: str, offset: int = 0) -> li
 def choose_timesteps(
     num_inference_steps: int | None, timesteps: Sequence[int] | None, total: int, spacing: str, offset: int = 0
 ) -> list[int]:
-    """The timesteps of a chain: `space_timesteps`, or a list of one's own.
+    """The timesteps of a chain: `space_timesteps`, or an explicit list.
 
     Raises:
         InvalidInputError: not exactly one of the two, or one that isn't decreasing in 0..total-1.
@@ -97,7 +97,7 @@ class TimestepsMixin:
         return t, self._following[t]
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample as it is; diffusers' pipelines ask for it."""
+        """The sample unchanged; diffusers' pipelines call this."""
         return sample
 
     def __len__(self) -> int:

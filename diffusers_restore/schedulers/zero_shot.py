@@ -1,4 +1,4 @@
-"""What the schedulers of zero-shot methods share: the noise schedule of a DDPM, on which pictures are restored."""
+"""Shared by the schedulers of zero-shot methods: the noise schedule of a DDPM, on which pictures are restored."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .timesteps import check_timestep as check_timestep  # it can be imported fr
 
 @dataclass
 class ZeroShotSchedulerOutput(BaseOutput):
-    """What a step gives, both (B, C, H, W).
+    """The output of a step, both (B, C, H, W).
 
     Attributes:
-        prev_sample: the next state x_t' of the chain, in the scale that the network is fed with.
+        prev_sample: the next state x_t' of the chain, in the scale of the network's input.
         pred_original_sample: the network's x0_hat, before the data corrected it.
     """
 
@@ -36,11 +36,11 @@ class ZeroShotSchedulerOutput(BaseOutput):
 
 
 class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
-    """A method that restores y = A x + sigma_y z with the network of a DDPM, which knows nothing of A.
+    """A method that restores y = A x + sigma_y z with the network of a DDPM, which was trained without A.
 
-    A method is its `start` and its `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
-    pipe.scheduler.config)`. Its own options belong in its `__init__`, after those of the noise schedule, or are named
-    in `step_options`. The configuration is the part of `DDPMScheduler`'s that describes the network.
+    A method consists of `start` and `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
+    pipe.scheduler.config)`. Its own options go into its `__init__`, after those of the noise schedule, or are named in
+    `step_options`. The configuration is the part of `DDPMScheduler`'s that describes the network.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: as in `DDPMScheduler`.
@@ -70,7 +70,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
         check_prediction_type(prediction_type)
         steps = check_int("num_train_timesteps", num_train_timesteps, 1)
         betas = make_betas(steps, beta_start, beta_end, beta_schedule, trained_betas)
-        self.register_to_config(_use_default_values=[])  # or from_config would drop what came by position
+        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.init_noise_sigma = 1.0
@@ -96,11 +96,11 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps: n of "leading" spacing, 0, T // n, 2 (T // n), ..., or a list of one's own.
+        """Choose the timesteps: n of "leading" spacing, 0, T // n, 2 (T // n), ..., or an explicit list.
 
         Args:
             num_inference_steps: 1..T.
-            device: where `timesteps` goes.
+            device: of `timesteps`.
             timesteps: decreasing whole numbers in 0..T-1; the first may be far below T - 1.
 
         Raises:
@@ -147,7 +147,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
             sample: x_t, (B, C, H, W).
             measurement: of B images.
             generator: for the noise, one or one per image.
-            variance_noise: the noise itself, (B, C, H, W), instead.
+            variance_noise: the noise itself, (B, C, H, W), instead of a generator.
             return_dict: False returns (prev_sample, pred_original_sample).
         """
 
@@ -161,7 +161,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
 
 
 def check_batch(sample: Tensor, measurement: Measurement) -> None:
-    """`sample` has the shape of the measured images."""
+    """Raise an error unless `sample` has the shape of the measured images."""
     measurement.operator.check_input(sample)
     if len(sample) != len(measurement.y):
         raise InvalidInputError(f"a batch of {len(sample)} does not fit a measurement of {len(measurement.y)} images")

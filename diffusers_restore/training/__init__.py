@@ -1,6 +1,6 @@
-"""Training: one loop for every method, what a method adds to it, and the data.
+"""Training: one loop for every method, the methods' additions to it, and the data.
 
-Names are imported when they are first used, so that the options of the command line cost no torch.
+Names are imported when they are first used, so that the options of the command line don't import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training on CPUs in bfloat16: a copy of the network does the work beside the float32 weights that are trained."""
+"""Training on CPUs in bfloat16: a copy of the network computes the gradients of the float32 weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTra
 
 @final
 class BFloat16Copy:
-    """A copy of a network whose convolutions and linear layers are in bfloat16, channels_last; it takes the gradients.
+    """A copy of a network with convolutions and linear layers in bfloat16, channels_last, which computes gradients.
 
-    Autocast casts their weights in every pass; the copy's are cast once for each step. All else is in float32 as
-    autocast wants it: norms, spectral norms and tokens of one's own don't take bfloat16 everywhere. What is trained,
-    averaged and saved are the float32 weights of `master`, which lie contiguously, as optimisers want them.
+    Autocast casts their weights in every pass; the copy's are cast once for each step. Everything else is in float32,
+    as with autocast: norms, spectral norms and custom parameters don't support bfloat16 everywhere. The float32 weights
+    of `master`, contiguous for the optimisers, are trained, averaged and saved.
 
     Args:
         master: the network, on a CPU; its weights are made contiguous.

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written aside and renamed, read back only if they are whole.
+"""Checkpoints of a training run: written aside and renamed, read back only if complete.
 
 checkpoint-500/
 unet.safetensors             weights of each network
@@ -35,7 +35,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or not, the latest last."""
+    """The checkpoints in a folder, complete or not, the latest last."""
     found = [path for path in output_dir.glob("checkpoint-*") if step_of(path) >= 0 and path.is_dir()]
     return sorted(found, key=step_of)
 
@@ -57,7 +57,7 @@ def save_checkpoint(
 
 
 def discard_later(output_dir: Path, step: int) -> None:
-    """Remove the checkpoints of a run that was given up after `step`, the latest first, and what a kill left half."""
+    """Remove the checkpoints later than `step`, the latest first, and half-written ones of a killed run."""
     for checkpoint in reversed(checkpoints(output_dir)):
         if step_of(checkpoint) > step:
             _remove(checkpoint)
@@ -66,9 +66,9 @@ def discard_later(output_dir: Path, step: int) -> None:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, and leave a folder of that name alone which is another program's."""
+    """Remove a checkpoint, but not another program's folder of that name."""
     if (checkpoint / MANIFEST).exists():
-        aside = checkpoint.with_name(checkpoint.name + ASIDE)  # what a kill leaves of it is seen for what it is
+        aside = checkpoint.with_name(checkpoint.name + ASIDE)  # a kill leaves a name that marks it as incomplete
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
         shutil.rmtree(aside)
@@ -88,7 +88,7 @@ def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint; None if they are what was written."""
+    """What is wrong with the files of a checkpoint; None if they are as written."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -115,7 +115,7 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     """Undo `optimizer_tensors`; rates and other numbers stay those of `optimizer`.
 
     Raises:
-        ValueError: they are of other parameters, or of another optimiser, which has them in another order.
+        ValueError: they belong to other parameters, or to an optimiser with another order of parameters.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -126,7 +126,7 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
         parameter = parameters[int(index)]
         if name != "step" and value.shape != parameter.shape:  # fused optimisers would write beyond its end
             raise ValueError(f"{key} is {tuple(value.shape)}, its parameter {tuple(parameter.shape)}")
-        # In the memory layout of the parameter: fused optimisers walk through both in the order of memory.
+        # In the memory layout of the parameter: fused optimisers process both in memory order.
         like = torch.empty_like(value if name == "step" else parameter)
         state.setdefault(int(index), {})[name] = like.copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,7 +1,7 @@
-"""The configurations that all methods share, as frozen dataclasses, and what fills and flattens any configuration.
+"""The configurations that all methods share, as frozen dataclasses, and how to fill and flatten any configuration.
 
-Nothing here imports torch, so that `--help` is answered at once. The names of the options are those of diffusers'
-training scripts where these have one. The configuration of a method lies in the method's folder.
+Nothing here imports torch, so that `--help` is fast. The names of the options are those of diffusers' training
+scripts where these have one. The configuration of a method is in the method's folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
 from .lazy import lazy_names
 
-# The configurations of the methods, which lie in their folders.
+# The configurations of the methods, which are in their folders.
 __getattr__ = lazy_names(
     __name__,
     {
@@ -34,7 +34,7 @@ __getattr__ = lazy_names(
 
 
 def option(default: Any, help: str) -> Any:
-    """A field of a configuration that the command line has too."""
+    """A field of a configuration that is also a command-line option."""
     return field(default=default, metadata={"help": help})
 
 
@@ -49,7 +49,7 @@ def options_of(part: type) -> list[tuple[str, Any, dataclasses.Field[Any]]]:
 
 
 def check_words(part: Any) -> None:
-    """Raise InvalidInputError for an option that is no word, no flag or not one of the choices, if it has to be."""
+    """Raise InvalidInputError unless text options are text, flags are flags, and choices are one of the choices."""
     for name, hint, _ in options_of(type(part)):
         value, kinds = getattr(part, name), [hint]
         if get_origin(hint) in (Union, types.UnionType):
@@ -135,11 +135,9 @@ class DataConfig:
     random_rotate: bool = option(False, "Turn pictures by random quarter turns.")
     validation_data_dir: str | None = option(None, "Folder of pictures to measure on, instead of holding some out.")
     validation_images: int = option(
-        8, "How many pictures to measure on: of validation_data_dir, or of the data, out of which they are held."
+        8, "How many pictures to measure on: from validation_data_dir, else held out of the training data."
     )
-    validation_resolution: int | None = option(
-        None, "Side of the pictures that are measured on.  [default: --resolution]"
-    )
+    validation_resolution: int | None = option(None, "Side of the pictures to measure on.  [default: --resolution]")
     dataloader_num_workers: int = option(0, "Processes that prepare pictures, for each training process.")
     strict: bool = option(False, "Stop at a picture that can't be read instead of skipping it with a report.")
 
@@ -185,7 +183,7 @@ class OptimizerConfig:
     learning_rate: float = option(1e-4, "Of one optimiser step, whatever the number of processes.")
     lr_scheduler: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = option(
         "warmup_stable_decay",
-        "How the rate falls after its warm-up; warmup_stable_decay is constant and falls in the last lr_decay_steps, "
+        "How the rate changes after its warm-up; warmup_stable_decay is constant and falls in the last lr_decay_steps, "
         "so that a longer run repeats a shorter one up to its decay.",
     )
     lr_warmup_steps: int = option(200, "Steps over which the rate rises.")
@@ -219,11 +217,11 @@ class LoopConfig:
     max_train_steps: int = option(20_000, "Optimiser steps.")
     train_batch_size: int = option(16, "Pictures per process and micro-batch.")
     gradient_accumulation_steps: int = option(1, "Micro-batches of an optimiser step.")
-    max_grad_norm: float = option(1.0, "Gradients of each network are clipped to this norm; 0 doesn't clip.")
+    max_grad_norm: float = option(1.0, "Gradients of each network are clipped to this norm; 0 disables it.")
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
-        None, "Precision of the networks' forward passes.  [default: what accelerate is configured for, else no]"
+        None, "Precision of the networks' forward passes.  [default: accelerate's setting, else no]"
     )
-    use_ema: bool = option(True, "Average the weights over the run; the average is what is measured and exported.")
+    use_ema: bool = option(True, "Average the weights over the run; the average is measured and exported.")
     ema_max_decay: float = option(0.999, "Decay of that average after its warm-up.")
     ema_inv_gamma: float = option(1.0, "Inverse multiplicative factor of the warm-up of the average.")
     ema_power: float = option(0.75, "Exponent of the warm-up of the average.")
@@ -231,10 +229,10 @@ class LoopConfig:
     checkpoints_total_limit: int = option(2, "Older checkpoints are removed.")
     resume_from_checkpoint: str | None = option(
         None,
-        '"latest", or the folder of a checkpoint, after which later ones are removed. Without any, latest begins anew.',
+        '"latest", or the folder of a checkpoint; later ones are removed. If there is none, latest starts a new run.',
     )
     logging_steps: int = option(50, "Log the mean loss this often.")
-    logger: str = option("tensorboard", "tensorboard, wandb, ... (what accelerate has), or none.")
+    logger: str = option("tensorboard", "tensorboard, wandb, ... (any of accelerate's), or none.")
     seed: int = option(0, "Every random draw is a function of the seed, the step and the place in the batch.")
     export_dtype: Literal["float32", "float16", "bfloat16"] = option("float32", "Of the exported weights.")
     push_to_hub: bool = option(False, "Upload the trained pipeline to the Hugging Face Hub at the end.")
@@ -242,8 +240,8 @@ class LoopConfig:
     hub_private_repo: bool = option(False, "Make that repository private.")
     license: str | None = option(
         None,
-        "Terms of the weights, for the model card, in the Hub's words: apache-2.0, cc-by-nc-4.0, other. The terms of "
-        "the pictures may bind them, too.",
+        "Licence of the weights, for the model card, by the Hub's names: apache-2.0, cc-by-nc-4.0, other. The terms of "
+        "the pictures may apply, too.",
     )
 
     def __post_init__(self) -> None:
@@ -260,7 +258,7 @@ class LoopConfig:
 
 
 class _ByDefault(tuple[int, ...]):
-    """Numbers that nobody gave: `dataclasses.replace` passes them on, and another network has others."""
+    """Default values, kept apart from given ones: `dataclasses.replace` passes them on, and networks differ in them."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +271,7 @@ class UNetConfig:
 
     network: Literal["unet", "residual"] = option(
         "unet",
-        "unet is diffusers' UNet2DModel, which needs nothing else to be loaded; residual is this package's "
+        "unet is diffusers' UNet2DModel, which loads without this package; residual is this package's "
         "ResidualUNet2DModel, which CPUs train about three times as fast.",
     )
     block_out_channels: tuple[int, ...] | None = option(
@@ -321,12 +319,12 @@ class UNetConfig:
 
     @property
     def size_multiple(self) -> int:
-        """What the sides of pictures must be multiples of."""
+        """The number that the sides of pictures must be multiples of."""
         return int(2 ** (len(self.widths) - (self.network == "unet")))
 
 
 def check_folders(data: DataConfig, training: LoopConfig, **others: str | None) -> None:
-    """Raise InvalidInputError if the output would be read as data, or pictures to train on were measured on."""
+    """Raise InvalidInputError if the output would be read as data, or training pictures would be measured on."""
     folders = {"train_data_dir": data.train_data_dir, "dataset_name": data.dataset_name, **others}
     folders["validation_data_dir"] = data.validation_data_dir
     for name, folder in folders.items():
@@ -338,7 +336,7 @@ def check_folders(data: DataConfig, training: LoopConfig, **others: str | None) 
     seen, measured = data.train_data_dir, data.validation_data_dir
     if seen is None or measured is None:
         return
-    # An idx file may lie beside the one that is trained on.
+    # The idx file may be next to the one to train on.
     if (
         Path(seen).resolve() == Path(measured).resolve()
         or _lies_in(seen, measured)
@@ -377,7 +375,7 @@ def flatten(config: Any) -> dict[str, Any]:
 
 
 def build(config_class: type, values: Mapping[str, Any]) -> Any:
-    """The configuration whose options, and those of its parts, have `values`; the rest is by default.
+    """The configuration with these `values` for its options and those of its parts; the rest is by default.
 
     Raises:
         UnknownNameError: there is no option of that name.
@@ -400,13 +398,13 @@ def build(config_class: type, values: Mapping[str, Any]) -> Any:
 
 
 def to_yaml(options: Mapping[str, Any]) -> str:
-    """Options, as of `flatten`, as the text of a file that `--config` takes."""
+    """Options, as from `flatten`, as the text of a file for `--config`."""
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     return yaml.safe_dump(plain, sort_keys=False)
 
 
 def parts_of(config_class: type) -> list[tuple[str, type]]:
-    """The parts of a configuration with their titles, then the configuration itself for the options of its own."""
+    """The parts of a configuration with their titles, then the configuration itself for its own options."""
     hints = get_type_hints(config_class)
     parts = [hints[one.name] for one in dataclasses.fields(config_class) if _is_part(hints[one.name])]
     own = [config_class] if options_of(config_class) else []

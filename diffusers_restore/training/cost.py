@@ -1,4 +1,4 @@
-"""What a training step costs, measured before a long run is started."""
+"""The cost of a training step, measured before a long run."""
 
 from __future__ import annotations
 

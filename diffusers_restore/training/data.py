@@ -1,4 +1,4 @@
-"""How sample number n of a run is made from a source of pictures, and what a run is trained and measured on.
+"""Makes sample number n of a run from a source of pictures; the pictures to train and to measure on.
 
 Every sample is a pure function of (seed, n), n = 0, 1, 2, ... over all processes of a run: a resumed run, a run on two
 processes and one process with gradient accumulation see the same data.
@@ -32,7 +32,7 @@ from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_s
 CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
 SHUFFLE_BUFFER = 1000  # items of a stream that are held to draw the next one from
 
-_ORDER, _CROP, _STREAMED_CROP = range(3)  # what random numbers are for: each use has a stream of its own
+_ORDER, _CROP, _STREAMED_CROP = range(3)  # purposes of random numbers, each with its own stream
 
 
 def _rng(seed: int, *key: int) -> np.random.Generator:
@@ -43,8 +43,8 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
 
 
 def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """One random crop of all pictures alike, uint8 (len(pictures), channels, resolution, resolution)."""
-    # Always the same draws, so that an option changes nothing but what it says.
+    """The same random crop of all pictures, uint8 (len(pictures), channels, resolution, resolution)."""
+    # Always the same draws, so that an option has no side effects on others.
     scale_draw, left_draw, top_draw = rng.random(3)
     flip, turns = int(rng.integers(2)), int(rng.integers(4))
     width, height = pictures[0].size
@@ -55,7 +55,7 @@ def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArr
         side = min(side, crop.resolution / (low * (high / low) ** scale_draw))
     if crop.center_crop:
         left_draw = top_draw = 0.5
-    # Whole pixels: a crop at scale 1 is a copy, not an interpolation between neighbours.
+    # Whole pixels: a crop at scale 1 is a copy without interpolation.
     left, top = (math.floor(draw * (math.floor(x - side) + 1)) for draw, x in ((left_draw, width), (top_draw, height)))
     arrays = []
     for picture in pictures:
@@ -119,7 +119,7 @@ class Samples(Dataset[Tensor]):
             pictures = self._source[index]
         except (OSError, InvalidInputError) as error:
             reported, self._unreadable[index] = self._unreadable[index], not self._strict
-            if not reported:  # by another worker in the meantime
+            if not reported:  # else another worker has reported it
                 _refuse(self._source.name(index), error, self._strict)
             return None
         worker = get_worker_info()
@@ -144,9 +144,9 @@ class _Blocks(Sampler[list[int]]):
 
 
 class StreamedSamples:
-    """Samples of a stream: number n is made from item n, over all epochs, each of which is shuffled anew.
+    """Samples of a stream: number n is made from item n, over all epochs, each with a new shuffle.
 
-    An item that can't be read is reported on stderr whenever it comes by, and replaced by the next of `take` that can.
+    An item that can't be read is reported on stderr each time, and replaced by the next readable one of `take`.
 
     Args:
         stream: from `open_stream`.
@@ -240,7 +240,7 @@ def batches(
         pin_memory: put batches where a GPU can fetch them.
 
     Raises:
-        InvalidInputError: a number out of range, or a stream of another rank or that starts at another sample.
+        InvalidInputError: a number out of range, or a stream of another rank or start.
     """
     check_int("batch_size", batch_size, 1)
     check_int("world_size", world_size, 1)
@@ -262,7 +262,7 @@ def batches(
         pin_memory=pin_memory,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # or the loader would draw from the global one
+        generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
     return (batch.unbind() for batch in loader)
@@ -274,7 +274,7 @@ def _collate(samples: list[Tensor]) -> Tensor:
 
 
 def _ignore_interrupt(worker_id: int) -> None:
-    """Ctrl-C is for the main process, which ends its workers."""
+    """Leave Ctrl-C to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -303,7 +303,7 @@ class Batches(Protocol):
 @final
 @dataclass(frozen=True)
 class TrainingData:
-    """Pictures to train on, pictures to measure on, and how a model card calls them.
+    """Pictures to train on, pictures to measure on, and their description for a model card.
 
     Attributes:
         batches: makes the micro-batches of a process.
@@ -319,7 +319,7 @@ class TrainingData:
 
 
 def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> TrainingData:
-    """Open the pictures that `config` names, each with one of the folder `others_dir` if there is one.
+    """Open the pictures that `config` names, each with one from the folder `others_dir` if there is one.
 
     Raises:
         InvalidInputError: they can't be found, or one can't be read where `config.strict`.
@@ -361,7 +361,7 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
 
 
 def _open_others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tensor, ...]], str]:
-    """The pictures of a folder to measure on, and how a description calls them."""
+    """The pictures of a folder to measure on, and their description."""
     if not Path(folder).exists():
         raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
     pictures = _hold_out(open_source(folder), config, config.validation_images)
@@ -371,7 +371,7 @@ def _open_others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tenso
 
 
 def _hold_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
-    """So many pictures at equal distances, by their number; where one can't be read, the next one that can."""
+    """`count` pictures at equal distances, by their number; an unreadable one is replaced by the next readable one."""
     held_out: dict[int, tuple[Tensor, ...]] = {}
     for first in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist():
         for i in itertools.chain(range(first, len(source)), range(first)):
@@ -422,7 +422,7 @@ def _readable(source: Source, index: int, strict: bool) -> Pictures | None:
 
 
 def _cut_to_measure(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:
-    """The centre of held-out pictures, rescaled no more than every crop that is trained on."""
+    """The centre of held-out pictures, rescaled no more than training crops always are."""
     scale = None
     if config.min_scale is not None and config.max_scale is not None:
         scale = min(max(1.0, config.min_scale), config.max_scale)

@@ -1,4 +1,4 @@
-"""From a trained network to a pipeline folder with a model card, and to the Hub."""
+"""Exports a trained network to a pipeline folder with a model card, and to the Hub."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ GRID = "samples.png"
 
 
 def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
-    """Write a pipeline with its card and sample grid into `output_dir`: aside, then renamed file by file."""
+    """Write a pipeline with its card and sample grid to `output_dir`: aside, then renamed file by file."""
     with written_aside(output_dir / f"export{ASIDE}") as aside:
         pipeline.save_pretrained(aside)
         card.save(aside / "README.md")
         if progress.pictures is not None:
             images.save(images.grid(progress.pictures), aside / GRID)
-        mode = (aside / "README.md").stat().st_mode  # safetensors gives its files to their owner alone
+        mode = (aside / "README.md").stat().st_mode  # safetensors makes its files readable by their owner only
         for source in sorted(aside.rglob("*")):
             target = output_dir / source.relative_to(aside)
             if source.is_dir():
@@ -60,15 +60,15 @@ def model_card(
 
     Args:
         title: its heading.
-        text: what the model is and how it is used.
+        text: what the model is and how to use it.
         shown: what its grid of samples shows.
         figures: what the names of the figures mean.
         data: what it was trained on.
         config: all options as YAML.
         progress: how far the run is.
         training: how it runs.
-        dataset: the data set of the Hub with the pictures, if it is one.
-        base: the repository or folder whose network the run began with.
+        dataset: the data set of the Hub with the pictures, if there is one.
+        base: the repository or folder whose network the run started from.
     """
     name = training.hub_model_id or Path(training.output_dir).resolve().name
     front = metadata(
@@ -121,7 +121,7 @@ Licence of the weights: {terms}. The terms of the pictures that it was trained o
 
 
 def command_line() -> str:
-    """The command that started this process, as one would type it."""
+    """The command that started this process, as typed in a shell."""
     program, *arguments = sys.argv
     path = Path(program)
     # `python -m package` leaves the path of its __main__.py here.
@@ -137,7 +137,7 @@ def command_line() -> str:
 
 
 def prepare_push(config: LoopConfig) -> str:
-    """Make the repository before the training, so that a missing token is noticed then; its id.
+    """Make the repository before the training, so that a missing token is noticed early; returns its id.
 
     Raises:
         InvalidInputError: the Hub refuses.
@@ -150,7 +150,7 @@ def prepare_push(config: LoopConfig) -> str:
 
 
 def push(output_dir: Path, repo_id: str) -> str:
-    """Upload the pipeline and its card, and nothing else that lies in the folder; the address of the commit.
+    """Upload only the pipeline and its card from the folder; returns the address of the commit.
 
     Raises:
         InvalidInputError: the Hub refuses or can't be reached.
@@ -159,7 +159,7 @@ def push(output_dir: Path, repo_id: str) -> str:
     parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
     card = output_dir / "README.md"
     text = card.read_text(encoding="utf-8")
-    for name in (output_dir.resolve().name, repo_id):  # as the run has called it before it had an owner
+    for name in (output_dir.resolve().name, repo_id):  # the run's name for it, before it had an owner
         text = rename(text, name, repo_id)
     write_text(card, text)
     try:

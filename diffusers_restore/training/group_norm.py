@@ -1,4 +1,4 @@
-"""Group norm whose gradients are fast in channels_last on a CPU, where torch's own take most of a training step."""
+"""Group norm with fast gradients in channels_last on a CPU, where torch's own take most of a training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = outputs
         x, weight, mean, rate = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again, as for a penalty on gradients: they depend on x
+        if torch.is_grad_enabled():  # for second derivatives, as in a gradient penalty: they depend on x
             mean, rate = _moments(x, ctx.groups, ctx.eps)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         by_bias = _pixels(gradient).sum(1, dtype=rate.dtype)
@@ -60,7 +60,7 @@ def _over_pixels(values: Tensor, x: Tensor) -> Tensor:
 
 @final
 class ChannelsLastGroupNorm(nn.Module):
-    """`nn.GroupNorm` of pictures (B, C, H, W), with the weights of the one that it stands for."""
+    """`nn.GroupNorm` of pictures (B, C, H, W), with the weights of the one that it replaces."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class ChannelsLastGroupNorm(nn.Module):
 
 
 def replace_group_norms(network: nn.Module) -> None:
-    """Put `ChannelsLastGroupNorm` in the place of every group norm of a network; parameters keep their names."""
+    """Replace every group norm of a network by `ChannelsLastGroupNorm`; parameters keep their names."""
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.GroupNorm and child.affine:

@@ -1,4 +1,4 @@
-"""Names of a module that lie in other modules, which are imported when the names are first used."""
+"""Names of a module that come from other modules, imported when the names are first used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def lazy_names(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         module: its `__name__`.
-        homes: name -> the module in which it lies, relative to `diffusers_restore.training`.
+        homes: name -> the module that defines it, relative to `diffusers_restore.training`.
     """
 
     def find(name: str) -> Any:

@@ -1,8 +1,8 @@
 """The training loop of every method: accelerate, running averages, checkpoints, measuring, logs.
 
 A step draws its batch, its noise and its dropout from (seed, step, place in the global batch), so that a run that was
-killed and resumed ends where an unbroken one does (bit for bit where the kernels repeat themselves, as on a CPU), and
-two processes do what one does with gradient accumulation.
+killed and resumed ends as an uninterrupted one (bit for bit where the kernels are deterministic, as on a CPU), and two
+processes do what one does with gradient accumulation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def train(
     settings: Mapping[str, Any] = MappingProxyType({}),
     last_run: bool = True,
 ) -> None:
-    """Train `networks` in place by `objective`, each of its phases with an optimiser of its own.
+    """Train `networks` in place by `objective`, each of its phases with its own optimiser.
 
     At every `checkpointing_steps` and at the end the networks, averaged where `objective.averaged` says so, are
     measured on the held-out pictures, all processes sharing the work. If `objective.criterion` is the best so far (or
@@ -55,11 +55,11 @@ def train(
         networks: by the names that the objective gives them.
         data: the pictures.
         optimizer_configs: of each phase of the objective.
-        config: how the run runs.
-        export: writes what was trained.
-        settings: options, as JSON can hold them, that define the run beside those of `config` that do; a checkpoint
-            that was written with others is refused.
-        last_run: whether this process trains nothing more; several processes otherwise stay connected.
+        config: of the loop.
+        export: writes the trained networks.
+        settings: further options, as JSON values, that define the run as some of `config` do; a checkpoint with other
+            settings is refused.
+        last_run: whether this process trains nothing afterwards; otherwise several processes stay connected.
 
     Raises:
         InvalidInputError: fewer processes than were asked for, a checkpoint that doesn't fit, an unknown logger, a
@@ -92,7 +92,7 @@ def train(
         tqdm.write(f"training on {data.description}" + (f", from step {start}" if start else ""))
     folder.start_trackers(start)
     run = _Run(accelerator, objective, data, optimizer_configs, config, export, settings, folder, state)
-    # What lies in output_dir is the best of this run only if the run is gone on with where it stopped.
+    # The export in output_dir is the best of this run only if the run resumes where it stopped.
     run.steps(start, numbers.get("best", -math.inf) if config.resume_from_checkpoint == "latest" else -math.inf)
     if repo_id:
         tqdm.write(f"pushed to {push(folder.path, repo_id)}")
@@ -107,7 +107,7 @@ def train(
 @final
 @dataclass(frozen=True)
 class _Run:
-    """What the steps of a run need: the arguments of `train` and what it makes of them."""
+    """The state of a run: the arguments of `train` and the objects made from them."""
 
     accelerator: Accelerator
     objective: Objective
@@ -120,7 +120,7 @@ class _Run:
     state: RunState
 
     def steps(self, start: int, best: float) -> None:
-        """Take the steps from number `start` on; `best` is the score of what was exported before."""
+        """Take the steps from number `start` on; `best` is the score of the last export."""
         config, state = self.config, self.state
         batches = self.data.batches(
             batch_size=config.train_batch_size,
@@ -173,7 +173,7 @@ class _Run:
         )
 
     def _measure_and_save(self, done: int, best: float) -> float:
-        """Measure, export if nothing was better, write a checkpoint; the best score now."""
+        """Measure, export if nothing was better, write a checkpoint; returns the best score so far."""
         _check_finite(self.state.trained, done)
         self.state.copy_buffers()
         measured = self.state.measured
@@ -209,7 +209,7 @@ class _Means:
         return dict(zip(self._sums, means, strict=True))
 
     def restart(self) -> float:
-        """Begin anew; how many seconds a step took."""
+        """Start over; returns the seconds that a step took."""
         seconds = (time.perf_counter() - self._since) / self._count
         self._sums.clear()
         self._count = 0
@@ -217,7 +217,7 @@ class _Means:
         return seconds
 
     def restart_clock(self) -> None:
-        """Leave out the time until now, which went into something else than steps."""
+        """Leave out the time until now, which was not spent on steps."""
         self._since = time.perf_counter()
 
 

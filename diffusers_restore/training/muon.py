@@ -50,7 +50,7 @@ class Muon(Optimizer):
     """Matrices step by W <- W - lr (0.2 sqrt(max(rows, columns)) O + wd W), O = orthogonalize(g + 0.95 m).
 
     m <- 0.95 m + g. A convolution's weight (out, in, h, w) is the matrix (out, in h w), that of a transposed one, (in,
-    out, h, w), the matrix (in, out h w). What is no matrix is stepped by AdamW.
+    out, h, w), the matrix (in, out h w). Other parameters are stepped by AdamW.
 
     Args:
         matrices: parameters of 2 or more dimensions.

@@ -1,4 +1,4 @@
-"""The network of a run: new, or that of another repository."""
+"""The network of a run: new, or from another repository."""
 
 from __future__ import annotations
 

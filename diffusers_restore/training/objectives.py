@@ -1,6 +1,6 @@
-"""What a method adds to the training loop: how pictures are corrupted, what is predicted, and the loss.
+"""Objectives: how a method corrupts pictures, what it predicts, and its loss.
 
-An `Objective` is all that the loop knows of a method. A method with several networks or optimisers (a GAN) names its
+An `Objective` is the loop's only interface to a method. A method with several networks or optimisers (a GAN) names its
 phases: in each, one optimiser steps some of the networks.
 """
 
@@ -23,7 +23,7 @@ SHOWN = 16  # pictures to look at
 ERROR_LEVELS = 16
 SIGMA_MAX = 80.0  # arXiv:2206.00364, table 1
 
-# What a method adds lies in its folder.
+# The objective of a method is in its folder.
 __getattr__ = lazy_names(__name__, {"DDPMObjective": ".prior.objective", "NoisyBatch": ".prior.objective"})
 
 
@@ -49,23 +49,23 @@ class Objective(ABC):
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The networks with a running average, which is what is measured and exported: all that are stepped."""
+        """The networks with a running average, which is measured and exported: all that are stepped."""
         return tuple(dict.fromkeys(name for names in self.phases.values() for name in names))
 
     def shown(self, held_out: int) -> int:
-        """How many pictures `show` is asked for: one of each that is held out, 16 at most."""
+        """How many pictures `show` makes: one for each held-out picture, 16 at most."""
         return min(SHOWN, held_out)
 
     @abstractmethod
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Any:
-        """What `losses` needs of a micro-batch, drawn once and used in every phase of the step."""
+        """The input of `losses` from a micro-batch, drawn once and used in every phase of the step."""
 
     @abstractmethod
     def losses(self, phase: str, networks: Mapping[str, nn.Module], corrupted: Any) -> dict[str, Tensor]:
         """The terms of the loss of a phase, scalars; their sum is minimised. Names differ between phases."""
 
     def finished(self, networks: Mapping[str, nn.Module]) -> bool:
-        """Whether the run has what it was for; asked whenever losses are logged."""
+        """Whether the run has reached its goal; checked whenever losses are logged."""
         return False
 
     @abstractmethod
@@ -88,19 +88,19 @@ def psnr(x: Tensor, reference: Tensor) -> Tensor:
 def x0_errors(
     network: nn.Module, scheduler: DDPMScheduler, pictures: Sequence[Tensor]
 ) -> tuple[tuple[float, float], ...]:
-    """What x0_hat is off by: pairs (sigma, mean of |x0_hat - x0|^2 over pixels and pictures), sigma rising.
+    """The error of x0_hat: pairs (sigma, mean of |x0_hat - x0|^2 over pixels and pictures), sigma rising.
 
     x0_hat is unclipped, so that the error is the network's own, at up to 16 timesteps whose sigma = sqrt(1 - abar) /
     sqrt(abar) are spaced evenly in their logarithm, from the first timestep to the last or to sigma = 80, beyond which
-    nothing is seen.
+    the picture is invisible.
 
     Args:
-        network: predicts what the scheduler says.
+        network: of the scheduler's prediction type.
         scheduler: its noise schedule.
         pictures: clean, (1, C, H, W) each, in [-1, 1].
     """
     abar = scheduler.alphas_cumprod.double()
-    abar = abar[abar > 0]  # at a signal of nothing, sigma is infinite
+    abar = abar[abar > 0]  # without any signal, sigma is infinite
     log_sigma = ((1 - abar) / abar).log() / 2
     end = min(float(log_sigma[-1]), math.log(SIGMA_MAX))
     wanted = torch.linspace(float(log_sigma[0]), end, ERROR_LEVELS, dtype=torch.float64)

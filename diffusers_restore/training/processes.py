@@ -1,4 +1,4 @@
-"""The processes of a run, which accelerate starts or finds."""
+"""The processes of a run, through accelerate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .config import LoopConfig
 
 
 def make_accelerator(config: LoopConfig) -> Accelerator:
-    """The accelerator of a run. On a machine without a GPU, several processes talk through gloo.
+    """The accelerator of a run. On a machine without a GPU, several processes communicate through gloo.
 
     Raises:
         InvalidInputError: an unknown or absent logger, or a precision that the device doesn't have.
@@ -67,7 +67,7 @@ def check_processes(running: int) -> None:
 
 
 def _asked_processes() -> int | None:
-    """How many processes the launcher was told to start, as far as it can be known."""
+    """How many processes the launcher was told to start, if known."""
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     import psutil  # a dependency of accelerate

@@ -1,4 +1,4 @@
-"""How far a run is, and what is called with it."""
+"""The progress of a run, and the type of its export function."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: what a model card reports.
+    """The progress of a run, for model cards.
 
     Attributes:
-        step: optimiser steps that were taken.
+        step: optimiser steps taken.
         figures: of the held-out pictures, by name; empty without held-out pictures.
         pictures: to look at, (n, C, H, W) in [-1, 1]; None if there are none.
-        processes: that trained.
+        processes: number of training processes.
     """
 
     step: int
@@ -26,4 +26,4 @@ class Progress:
 
 
 Export = Callable[[Mapping[str, nn.Module], Progress], None]
-"""Writes what was trained so far: called with the measured networks, by name."""
+"""Exports the training so far: called with the measured networks, by name."""

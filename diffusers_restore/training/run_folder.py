@@ -43,10 +43,10 @@ class RunFolder:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def choose_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from; the main process chooses for all. None: the run begins.
+        """The checkpoint to resume from, which the main process chooses for all; None for a new run.
 
         Raises:
-            InvalidInputError: there is no such checkpoint or none that is whole, or the folder is another run's.
+            InvalidInputError: there is no such checkpoint or none that is complete, or the folder is another run's.
         """
         asked = self._config.resume_from_checkpoint
         chosen: list[str | None] = [None]
@@ -64,10 +64,10 @@ class RunFolder:
         return checkpoint
 
     def open(self, start: int) -> None:
-        """Make the folder, lock it as long as this process lives, and remove what a killed run wrote after `start`.
+        """Make the folder, lock it while this process lives, and remove what a killed run wrote after `start`.
 
         Raises:
-            InvalidInputError: it can't be written, another run is in it, or a model that isn't of this run.
+            InvalidInputError: it can't be written, or it holds another run or a model that isn't of this run.
         """
         if not self._accelerator.is_main_process:
             return
@@ -96,7 +96,7 @@ class RunFolder:
         self._accelerator.init_trackers("train", init_kwargs={"tensorboard": {"purge_step": start + 1}})
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Give numbers to the trackers and add them to metrics.jsonl."""
+        """Send numbers to the trackers and add them to metrics.jsonl."""
         self._accelerator.log(dict(values), step=step)
         if self._accelerator.is_main_process:
             with (self.path / LOG).open("a") as file:
@@ -105,7 +105,7 @@ class RunFolder:
     def report(self, progress: Progress) -> None:
         """Log and print the figures; write the pictures as samples/00000500.png, and to trackers that take pictures.
 
-        The main process alone calls this.
+        Only the main process calls this.
         """
         if progress.figures:
             self.log(progress.figures, progress.step)
@@ -125,14 +125,14 @@ class RunFolder:
                 tracker.log_images({"samples": pixels}, step=progress.step)
 
     def save(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: dict[str, Any]) -> None:
-        """Write checkpoint-N for `numbers["step"]` = N. The main process alone calls this."""
+        """Write checkpoint-N for `numbers["step"]` = N. Only the main process calls this."""
         if self._accelerator.scaler is not None:
             numbers["scaler"] = self._accelerator.scaler.state_dict()
         checkpoint = self.path / f"checkpoint-{numbers['step']}"
         save_checkpoint(checkpoint, tensors, numbers, limit=self._config.checkpoints_total_limit)
 
     def close(self) -> None:
-        """Let other runs into the folder."""
+        """Unlock the folder for other runs."""
         self._lock.release()
 
 
@@ -155,7 +155,7 @@ def check_resumable(numbers: Mapping[str, Any], settings: Mapping[str, Any], con
 
 
 def _find_latest(output_dir: Path) -> str | None:
-    """The latest checkpoint that is whole; None if there are none."""
+    """The latest complete checkpoint; None if there are none."""
     found = checkpoints(output_dir)
     for checkpoint in reversed(found):
         problem = find_damage(checkpoint)
@@ -181,7 +181,7 @@ def _find_named(output_dir: Path, name: str) -> Path:
 
 
 def _rewind(log: Path, step: int) -> None:
-    """Drop what was logged after `step`, and half a line that a killed run left."""
+    """Drop what was logged after `step`, and any incomplete line of a killed run."""
     if not log.exists():
         return
     kept = []

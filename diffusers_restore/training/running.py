@@ -1,4 +1,4 @@
-"""A run of any method: what all `train_*` do once they have their networks, their pictures and their objective."""
+"""A run of any method: the common part of all `train_*`, given networks, pictures and an objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .progress import Progress
 
 
 class MethodConfig(Protocol):
-    """What the configurations of all methods have."""
+    """The common parts of all methods' configurations."""
 
     @property
     def data(self) -> DataConfig:
@@ -37,13 +37,13 @@ class MethodConfig(Protocol):
 
     @property
     def training(self) -> LoopConfig:
-        """How the run runs."""
+        """The options of the loop."""
 
 
 @final
 @dataclass(frozen=True)
 class Run:
-    """What a method brings to a run.
+    """A method's part of a run.
 
     Attributes:
         objective: of the training.
@@ -51,12 +51,12 @@ class Run:
         data: the pictures.
         optimizers: of each phase of the objective.
         options: all options that mean something in this run, by name.
-        settings: what a run that is resumed must share with it, as JSON can hold it.
-        make_pipeline: makes the pipeline, and what its card says of it, of float32 copies of the measured networks.
+        settings: what a resumed run must share with it, as JSON values.
+        make_pipeline: makes the pipeline, and its card's text, from float32 copies of the measured networks.
         title: of the model card, after the name of the folder.
-        shown: what the pictures of the card are.
+        shown: what the pictures of the card show.
         figures: what the names of the figures of the card mean.
-        base: the repository or folder whose network the run began with.
+        base: the repository or folder whose network the run started from.
     """
 
     objective: Objective
@@ -120,10 +120,10 @@ def choose(options: Mapping[str, object], names: Collection[str]) -> dict[str, o
 
 
 def defining(*parts: type, more: Collection[str] = ()) -> tuple[str, ...]:
-    """The options that a resumed run must share with the run that it resumes, beside those that the loop knows of.
+    """The options that a resumed run must share with the run that it resumes, beside those of the loop.
 
     Args:
-        parts: of the configuration, all of whose options are among them.
+        parts: parts of the configuration, with all their options.
         more: others.
     """
     names = [option.name for part in parts for option in dataclasses.fields(part)]

@@ -1,4 +1,4 @@
-"""Training pictures: where they come from."""
+"""Sources of training pictures."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Source(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What a report calls the pictures: "photos/a.png", "train[17]"."""
+        """The name of the pictures in reports: "photos/a.png", "train[17]"."""
 
 
 @final
@@ -95,7 +95,7 @@ class IdxImages(Source):
         path: the file, or a folder with one `train-images-idx3-ubyte` somewhere below it.
 
     Raises:
-        InvalidInputError: no such file, several of them, or one that isn't a whole idx file of pictures.
+        InvalidInputError: no such file, several of them, or one that isn't a complete idx file of pictures.
     """
 
     def __init__(self, path: PathInput) -> None:
@@ -148,7 +148,7 @@ class PairedFolders(Source):
         masks: a third, if there are masks.
 
     Raises:
-        InvalidInputError: there is no such folder, a picture has no partner, or two differ in their suffix only.
+        InvalidInputError: there is no such folder, a picture has no partner, or two differ only in their suffix.
     """
 
     def __init__(self, degraded: PathInput, clean: PathInput, masks: PathInput | None = None) -> None:
@@ -324,7 +324,7 @@ def _load_dataset(name: str | None, config_name: str | None, split: str, *, stre
 
 
 def _leave_undecoded(dataset: Any, column: str) -> Any:
-    """The Image column of a dataset of either kind, cast so that whoever reads an item decodes it."""
+    """The dataset, of either kind, with an Image column that leaves decoding to the reader of an item."""
     features = dataset.features or {}
     if column not in features:
         raise unknown_name("image_column", column, features)

@@ -1,4 +1,4 @@
-"""What a run works on and a checkpoint holds: networks, their running averages, their optimisers."""
+"""The state of a run, which checkpoints hold: networks, their running averages, their optimisers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class RunState:
         trained: those of them that some phase steps.
         averages: the running averages of those that have one.
         optimizers: of each phase.
-        copies: of the trained networks, which do the work where that is faster.
+        copies: of the trained networks, used where that is faster.
         working: `networks`, or their copies.
         wrapped: `working` as accelerate runs them: compiled, exchanging gradients.
         stepped: `optimizers` as accelerate steps them.
@@ -54,7 +54,7 @@ class RunState:
         return {**self.networks, **self.averages}
 
     def update_averages(self) -> None:
-        """Take the weights after a step into the running averages."""
+        """Add the weights after a step to the running averages."""
         for name, ema in self._emas.items():
             ema.step(self.networks[name].parameters())
 
@@ -65,7 +65,7 @@ class RunState:
                 target.copy_(source)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """What a checkpoint holds, by the names of its files."""
+        """The tensors of a checkpoint, by the names of its files."""
         tensors: dict[str, Mapping[str, Tensor]] = {}
         for name, network in self.trained.items():
             tensors[name] = network.state_dict()
@@ -86,17 +86,17 @@ def make_state(
     tensors: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
     step: int = 0,
 ) -> RunState:
-    """Move `networks` to the device and make what trains them; after step 0, as the `tensors` of a checkpoint have it.
+    """Move `networks` to the device and make the state of the run; after step 0, from the `tensors` of a checkpoint.
 
     Raises:
-        InvalidInputError: the checkpoint is one of other networks or optimisers.
+        InvalidInputError: the checkpoint is from other networks or optimisers.
         UnknownNameError: a phase has no configuration.
     """
     trained = {name: networks[name] for names in objective.phases.values() for name in names}
     for network in networks.values():
         network.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.eval()
-    copies = make_copies(accelerator, trained)  # before the optimisers, whose tensors lie in memory as the weights do
+    copies = make_copies(accelerator, trained)  # before the optimisers, which copy the weights' memory layout
     averages: dict[str, nn.Module] = {}
     if config.use_ema:
         averages = {name: copy.deepcopy(networks[name]).requires_grad_(False) for name in objective.averaged}

@@ -1,4 +1,4 @@
-"""One step of the training loop: its batches, its rates, its losses and gradients, and what is stepped."""
+"""One step of the training loop: its batches, rates, losses, gradients and optimisers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .data import to_unit
 from .muon import Muon, hidden_convolutions
 from .objectives import Objective
 
-COMPILED_TOLERANCE = 0.1  # bfloat16 rounds the gradients of a compiled network otherwise, by about a percent
-MUON_RATE = 3.0  # of the matrices, in learning rates of AdamW
-_NOISE, _DROPOUT = 1, 2  # what a random stream is for; data.py has its own
+COMPILED_TOLERANCE = 0.1  # in bfloat16, compiling changes the gradients' rounding by about a percent
+MUON_RATE = 3.0  # learning rate of the matrices relative to AdamW's
+_NOISE, _DROPOUT = 1, 2  # purposes of random streams; data.py has its own
 
 
 def optimizer_step(
@@ -37,17 +37,17 @@ def optimizer_step(
     step: int,
     copies: Mapping[str, BFloat16Copy] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One step of every phase over the micro-batches; the losses and the gradient norms, (), without a host sync.
+    """One step of every phase over the micro-batches; returns losses and gradient norms, (), without a host sync.
 
-    Gradients are exchanged between processes with the last micro-batch only, and clipped for each network by itself.
-    Dropout is drawn anew for each phase and place in the global batch. Where `networks` holds copies, the optimisers
-    are those of their masters.
+    Gradients are exchanged between processes with the last micro-batch only, and clipped for each network separately.
+    Dropout is drawn separately for each phase and place in the global batch. Where `networks` holds copies, the
+    optimisers are those of their masters.
     """
     losses: dict[str, Tensor] = {}
     norms: dict[str, Tensor] = {}
     count = config.gradient_accumulation_steps
     if len(objective.phases) > 1:
-        corrupted = list(corrupted)  # every phase sees them; a single one takes them as they come
+        corrupted = list(corrupted)  # every phase uses them; a single phase can stream them
     for number, (phase, names) in enumerate(objective.phases.items()):
         frozen = {name: network for name, network in networks.items() if name not in names}
         view = {
@@ -83,7 +83,7 @@ def optimizer_step(
         optimizers[phase].zero_grad()
         for name in copies.keys() & set(names):
             copies[name].push_weights()
-    for one in copies.values():  # those of all: a network's running means move in the phases of others, too
+    for one in copies.values():  # all of them: a network's running means also change in the phases of others
         one.pull_buffers()
     return losses, norms
 
@@ -95,13 +95,13 @@ def check_compiled(
     networks: Mapping[str, nn.Module],
     corrupted: Any,
 ) -> None:
-    """Compare the gradients of a micro-batch by the compiled networks with those by the networks themselves.
+    """Compare the gradients of the compiled networks on a micro-batch with those of the networks themselves.
 
-    torch.compile can give others without any error: with torch 2.13 on a CPU, those of a `UNet2DModel` are off by half.
-    Networks with dropout can't be compared, since it is drawn otherwise.
+    torch.compile can give wrong ones without any error: with torch 2.13 on a CPU, those of a `UNet2DModel` are off by
+    half. Networks with dropout can't be compared, since it is drawn differently.
 
     Raises:
-        FloatingPointError: they differ by more than 10 %, in the norm of all of a phase.
+        FloatingPointError: they differ by more than 10 % in norm, over a phase.
     """
     dropout = [one for network in networks.values() for one in network.modules() if isinstance(one, nn.Dropout)]
     if any(one.p for one in dropout):
@@ -130,7 +130,7 @@ def check_compiled(
 
 @contextlib.contextmanager
 def _freeze(networks: Iterable[nn.Module]) -> Iterator[None]:
-    """Without gradients for what had them, and with them again afterwards."""
+    """Turn off gradients where they are on, and turn them on again afterwards."""
     parameters = [one for network in networks for one in network.parameters() if one.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -173,7 +173,7 @@ def learning_rate_factor(step: int, config: OptimizerConfig, max_train_steps: in
 
 
 def make_copies(accelerator: Accelerator, trained: Mapping[str, nn.Module]) -> dict[str, BFloat16Copy]:
-    """Copies of the networks that do the work where that is faster: on a CPU in bfloat16."""
+    """Copies of the networks for training where that is faster: on a CPU in bfloat16."""
     if accelerator.device.type != "cpu" or accelerator.mixed_precision != "bf16":
         return {}
     return {name: BFloat16Copy(network) for name, network in trained.items()}
@@ -182,7 +182,7 @@ def make_copies(accelerator: Accelerator, trained: Mapping[str, nn.Module]) -> d
 def make_optimizers(
     objective: Objective, networks: Mapping[str, nn.Module], configs: Mapping[str, OptimizerConfig]
 ) -> dict[str, Optimizer]:
-    """AdamW or Muon for each phase of the objective, of the parameters that its author left with gradients.
+    """AdamW or Muon for each phase of the objective, over the parameters that require gradients.
 
     Raises:
         UnknownNameError: a phase has no configuration.
@@ -237,6 +237,6 @@ def _make_seed(*words: int) -> int:
 
 @contextlib.contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Dropout draws from torch's global generators; the caller gets them back as they were."""
+    """Restore torch's global generators afterwards, from which dropout draws."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield

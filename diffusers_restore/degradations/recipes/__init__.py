@@ -1,4 +1,4 @@
-"""Recipes that damage clean photographs at random, for pairs to train with: seeded, batched, each picture by itself."""
+"""Recipes that damage clean photographs at random, to make training pairs: seeded, batched, independent per picture."""
 
 from __future__ import annotations
 

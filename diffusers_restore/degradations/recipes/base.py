@@ -1,4 +1,4 @@
-"""Recipes: clean photographs, damaged at random, and the plans that say how."""
+"""Recipes, which damage clean photographs at random, and their plans."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MAX_SEED = 2**63 - 1
 
 
 class Damage(NamedTuple):
-    """What a recipe gives, each on the device and in the dtype of the pictures.
+    """The result of a recipe, all on the device and in the dtype of the pictures.
 
     Attributes:
         degraded: (B, C, H, W) in [-1, 1].
-        clean: what is to be restored, as `degraded`: the pictures themselves, grey where the recipe makes both grey.
+        clean: the target, as `degraded`: the pictures themselves, grey where the recipe makes both grey.
         mask: (B, 1, H, W), 1 where the damage is structured (a scratch), 0 elsewhere.
     """
 
@@ -41,7 +41,7 @@ class Plan:
         steps: mappings with the operation's name, `op`, and its numbers, in the order in which they happen.
 
     Raises:
-        InvalidInputError: a step without a name that is known.
+        InvalidInputError: a step without a known name.
     """
 
     recipe: str
@@ -55,7 +55,7 @@ class Plan:
         object.__setattr__(self, "steps", tuple(self.steps))
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """The plan as JSON values, for `from_json`."""
         return {"recipe": self.recipe, "steps": [dict(step) for step in self.steps]}
 
     @staticmethod
@@ -71,9 +71,9 @@ class Plan:
 
 
 class Streams:
-    """Random numbers of one picture: `streams(slot)` is a generator of its own for each number of a slot.
+    """Random numbers of one picture: `streams(slot)` is a separate generator for each slot number.
 
-    They are those of numpy's SeedSequence(seed, spawn_key=(slot,)): what is drawn in one changes nothing in others.
+    They are those of numpy's SeedSequence(seed, spawn_key=(slot,)): draws from one don't affect the others.
     """
 
     def __init__(self, seed: int) -> None:
@@ -87,13 +87,13 @@ class Streams:
 class Recipe(ABC):
     """A random damage of clean photographs (B, C, H, W) in [-1, 1], C = 1 or 3; the result has their size.
 
-    A plan depends on its seed alone, the damage on picture, plan and severity: a batch is the same as its pictures one
-    by one. Plans are made for a size, but fit any other: sizes in them are factors.
+    A plan depends on its seed alone, the damage on picture, plan and severity: a batch equals its pictures one by one.
+    Plans are made for a size, but fit any other: sizes in them are factors.
 
-    severity 0 gives the picture back bit for bit, 1 the whole damage, and what lies between less of the same, with the
-    same noise: widths of blur, amplitudes of noise and opacities are multiplied by it, factors f of resizing become
-    1 + (f - 1) severity, and JPEG's quality q becomes 100 - (100 - q) severity. Of a grey picture, noise is that of one
-    channel and JPEG that of luma.
+    severity 0 returns the picture bit for bit, 1 the whole damage, and values between less of the same, with the same
+    noise: widths of blur, amplitudes of noise and opacities are multiplied by it, factors f of resizing become
+    1 + (f - 1) severity, and JPEG's quality q becomes 100 - (100 - q) severity. A grey picture gets noise of one
+    channel and JPEG of luma.
 
     A new one is a frozen dataclass with `steps`. Registered under the entry point "diffusers_restore.recipes", it is
     found by its `kind`.
@@ -106,10 +106,10 @@ class Recipe(ABC):
 
     @abstractmethod
     def steps(self, streams: Streams, height: int, width: int) -> list[Step]:
-        """Draw the steps of one plan, which end in the size of the picture.
+        """Draw the steps of one plan; the last one leads back to the size of the picture.
 
         Args:
-            streams: where all random numbers come from.
+            streams: the source of all random numbers.
             height, width: of the picture.
         """
 
@@ -138,7 +138,7 @@ class Recipe(ABC):
 
     @final
     def apply(self, clean: Tensor, plans: Sequence[Plan], severity: float | Tensor = 1.0) -> Damage:
-        """Carry plans out.
+        """Carry out plans.
 
         Args:
             clean: pictures (B, C, H, W) in [-1, 1], float, C = 1 or 3.
@@ -165,7 +165,7 @@ class Recipe(ABC):
 
     @final
     def to_config(self) -> dict[str, Any]:
-        """What `recipes.from_config` makes the recipe of, as JSON values."""
+        """The configuration for `recipes.from_config`, as JSON values."""
         return {"kind": self.kind, **{one.name: getattr(self, one.name) for one in dataclasses.fields(self)}}
 
 
@@ -179,13 +179,13 @@ def seeds_from(generator: torch.Generator, count: int) -> list[int]:
 
 
 def carry_out(clean: Tensor, plans: Sequence[Plan], shares: Sequence[float]) -> Damage:
-    """`Recipe.apply` for arguments known to be right, severities as numbers: reads nothing back from the device."""
+    """`Recipe.apply` for valid arguments, with severities as numbers: no host sync."""
     damaged = [i for i, plan in enumerate(plans) if shares[i] > 0 and any(step["op"] != KEEP for step in plan.steps)]
     mask = torch.zeros_like(clean[:, :1])
     if not damaged:
         return Damage(clean.clone(), clean.clone(), mask)
-    # Rounding to 8 bits and to JPEG's steps would fall this way in a batch and that way alone: float64 keeps them
-    # together, and costs little beside the rest. Apple's devices have none.
+    # In float32, rounding to 8 bits and to JPEG's steps could differ between a batch and single pictures. float64
+    # prevents this at little cost. Apple's devices have none.
     exact = torch.float32 if clean.device.type == "mps" else torch.float64
     steps, severities = [plans[i].steps for i in damaged], [shares[i] for i in damaged]
     x = ((torch.cat([clean[i : i + 1] for i in damaged]).to(exact) + 1) / 2).clamp(0, 1)
@@ -203,7 +203,7 @@ def carry_out(clean: Tensor, plans: Sequence[Plan], shares: Sequence[float]) -> 
 
 
 def check_pictures(clean: object) -> None:
-    """Raise InvalidInputError unless these are pictures that recipes can damage; looks at no number."""
+    """Raise InvalidInputError unless these are pictures that recipes can damage; reads no values."""
     right = isinstance(clean, Tensor) and clean.ndim == 4 and clean.is_floating_point() and all(clean.shape)
     if right and isinstance(clean, Tensor) and clean.shape[1] in (1, 3):
         return

@@ -13,8 +13,8 @@ from .steps import KEEP, Step, draw_seed, resized
 class Blind(Recipe):
     """Blur, loss of resolution, noise and JPEG, each by chance and mild; ours, after Real-ESRGAN (arXiv:2107.10833).
 
-    Of 100 pictures, 5 stay as they are, so that a clean one isn't changed by what is trained. With the others happen,
-    in this order:
+    Of 100 pictures, 5 stay as they are, so that the network learns to leave clean pictures alone. The others get, in
+    this order:
 
     - p 0.5: Gaussian blur, sigma 0.2..2 pixels;
     - p 0.2: smaller by a factor 0.5..1 and back, bicubic or bilinear, antialiased on the way down;

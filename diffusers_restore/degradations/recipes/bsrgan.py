@@ -1,4 +1,4 @@
-"""The degradations of BSRGAN (arXiv:2103.14006): blur, reduction, noise and JPEG in an order of chance."""
+"""The degradations of BSRGAN (arXiv:2103.14006): blur, reduction, noise and JPEG in random order."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MODES = ("bilinear", "bicubic", "area")
 class BSRGAN(Recipe):
     """Two blurs, a reduction in two steps, Gaussian noise and JPEG, shuffled, and JPEG again (arXiv:2103.14006).
 
-    The reduction's second step comes after its first and leads to 1 / scale; at the end all is enlarged bicubically,
-    which is what a network of one size is fed with. Left out are the camera's pipeline, the sharpened target, cropping
-    and mirroring.
+    The second step of the reduction comes after the first and leads to 1 / scale; at the end the picture is enlarged
+    bicubically to its original size, which networks here take. Left out are the camera's pipeline, the sharpened
+    target, cropping and mirroring.
 
     Args:
         scale: 1, 2 or 4. With 4, a quarter of the pictures is halved first, and the rest happens with 2.
@@ -69,8 +69,8 @@ class BSRGAN(Recipe):
 class BSRGANPlus(Recipe):
     """Two rounds of blur, resizing, Gaussian, Poisson and speckle noise, with a JPEG in between and at the end.
 
-    The order is shuffled wholly with p = 0.1, otherwise only the kinds of noise within each round. That is the authors'
-    later model, "BSRGAN plus" in their repository KAIR (after arXiv:2103.14006). In the end as `BSRGAN`.
+    With p = 0.1 the whole order is shuffled, otherwise only the kinds of noise within each round. This is the authors'
+    later model, "BSRGAN plus" in their repository KAIR (after arXiv:2103.14006). The result is enlarged as in `BSRGAN`.
 
     Args:
         scale: 1, 2 or 4.
@@ -120,12 +120,12 @@ class BSRGANPlus(Recipe):
 def _reduced(draw: np.random.Generator, size: float, target: float) -> Step:
     mode = _MODES[draw.integers(3)]
     if mode == "area" and target > size:
-        mode = "bilinear"  # what OpenCV's area is when it enlarges; torch's would repeat pixels
+        mode = "bilinear"  # OpenCV's area mode enlarges like this; torch's would repeat pixels
     return resized(target, target, mode)
 
 
 def _decimated(draw: np.random.Generator, before: float, scale: int) -> list[Step]:
-    """Each n-th pixel, after a Gaussian blur that lies at the middle of n pixels."""
+    """Each n-th pixel, after a Gaussian blur centred at the middle of n pixels."""
     sigma = draw.uniform(0.1, 0.6 * scale)
     blur = {"op": "blur", "kernel": "iso", "size": 25, "sigma": sigma, "stride": scale}
     return [blur, resized(before / scale, before / scale, "nearest")]

@@ -1,4 +1,4 @@
-"""What JPEG does to a picture (ITU-T T.81, JFIF), without the bytes: batched, a quality for each picture."""
+"""JPEG artefacts (ITU-T T.81, JFIF) without encoding to bytes: batched, with a quality for each picture."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _DCT = [
 
 
 def jpeg(x: Tensor, quality: Tensor, *, subsampled: bool) -> Tensor:
-    """Pictures as libjpeg gives them back: 8 bits, YCbCr, DCT of 8 x 8 blocks, rounding to the tables' steps, back.
+    """Pictures as libjpeg decodes them: 8 bits, YCbCr, DCT of 8 x 8 blocks, rounding to the tables' steps, inverse.
 
     The tables are scaled as libjpeg does: by 50 / q below quality q = 50, by 2 - q / 50 above, in whole per cent.
     Chroma at half the size is averaged and, on the way back, interpolated by the triangle that libjpeg calls fancy.
-    All is done in whole numbers as there, which float64 holds exactly: the result is libjpeg's to the bit.
+    All arithmetic is on whole numbers as in libjpeg, which float64 holds exactly: the result is libjpeg's to the bit.
 
     Args:
-        x: (B, C, H, W) in [0, 1], float64 if the result shall not depend on the batch; C = 3, or each is a luma.
+        x: (B, C, H, W) in [0, 1], float64 if the result must not depend on the batch; C = 3, or each channel is a luma.
         quality: (B,), 1..100, fractions too.
         subsampled: chroma at half the size ("4:2:0").
     """
@@ -79,7 +79,7 @@ def _coded(planes: Tensor, steps: Tensor) -> Tensor:
     planes = functional.pad(planes, (0, 8 * columns - width, 0, 8 * rows - height), mode="replicate")
     dct = _dct(planes.device, planes.dtype)
     blocks = planes.unflatten(3, (columns, 8)).unflatten(2, (rows, 8)).transpose(3, 4)
-    # All are whole numbers, and are shifted to fewer bits after each product as they are there.
+    # All are whole numbers, shifted to fewer bits after each product as in libjpeg.
     blocks = _shifted(dct @ _shifted(blocks @ dct.mT, 11), 15)  # eight times the coefficients
     steps = steps[:, :, None, None]
     blocks = torch.copysign(torch.floor((blocks.abs() + 4 * steps) / (8 * steps)), blocks) * steps
@@ -92,7 +92,7 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def _halved(chroma: Tensor) -> Tensor:
-    """Means of 2 x 2, rounded down and up by turns as libjpeg does; it repeats columns before, and rows afterwards."""
+    """Means of 2 x 2, rounded down and up in turn as in libjpeg; it repeats columns before, and rows afterwards."""
     chroma = functional.pad(chroma, (0, -chroma.shape[3] % 16, 0, chroma.shape[2] % 2), mode="replicate")
     sums = functional.avg_pool2d(chroma, 2) * 4
     turn = 1 + torch.arange(sums.shape[3], device=sums.device) % 2
@@ -100,7 +100,7 @@ def _halved(chroma: Tensor) -> Tensor:
 
 
 def _doubled(chroma: Tensor) -> Tensor:
-    """Interpolated with weights 9, 3, 3, 1 sixteenths, ties up and down by turns as libjpeg does; not if narrow."""
+    """Interpolated with weights 9, 3, 3, 1 sixteenths, ties up and down in turn as in libjpeg; not if narrow."""
     if chroma.shape[3] <= 2:
         return functional.interpolate(chroma, scale_factor=2, mode="nearest")
     sixteenths = functional.interpolate(chroma, scale_factor=2, mode="bilinear") * 16

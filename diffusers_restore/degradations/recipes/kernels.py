@@ -30,17 +30,17 @@ def elliptic(
     Args:
         size: taps in each direction, odd.
         sigma_x, sigma_y: widths along the axes, in pixels.
-        theta: by which the axes are turned, in radians.
+        theta: rotation of the axes, in radians.
         beta: of the generalised kernels.
-        plateau: which of the two.
+        plateau: the plateau instead of the Gaussian.
         shift: of the centre, in pixels, both ways.
     """
     dx, dy = _offsets(size, shift)
     cos, sin = math.cos(theta), math.sin(theta)
-    sigma_x, sigma_y = max(sigma_x, 1e-3), max(sigma_y, 1e-3)  # the latter is a single tap already
+    sigma_x, sigma_y = max(sigma_x, 1e-3), max(sigma_y, 1e-3)  # 1e-3 is a single tap already
     q = ((dx * cos + dy * sin) / sigma_x) ** 2 + ((dy * cos - dx * sin) / sigma_y) ** 2
     if shift:
-        q = q - q.min()  # or a narrow kernel between two pixels would be zero everywhere
+        q = q - q.min()  # otherwise a narrow kernel between two pixels is zero everywhere
     q = q**beta
     values = 1 / (1 + q) if plateau else torch.exp(-q / 2)
     return values / values.sum()
@@ -63,8 +63,8 @@ def kernel(numbers: Mapping[str, Any], share: float, stride_factor: float = 1.0)
     Args:
         numbers: `kernel`, one of iso, aniso, generalised, plateau, sinc; `size`; `sigma` or `sigma_x`, `sigma_y`,
             `theta`; `beta`; or `cutoff`.
-        share: by which widths are multiplied.
-        stride_factor: n where each n-th pixel is taken afterwards: the kernel lies at the middle of n pixels.
+        share: factor of the widths.
+        stride_factor: n where each n-th pixel is taken afterwards: the kernel is centred at the middle of n pixels.
     """
     kind, size = numbers["kernel"], check_int("size", numbers["size"], 1)
     if size % 2 == 0:

@@ -23,11 +23,11 @@ class OldPhotos(Recipe):
     - smaller by a factor 0.5..1 for each side, bicubic, and back, by nearest pixels or bilinear;
     - JPEG of quality 40..100, with chroma at half the size.
 
-    With p = 0.1 both the result and the target are grey then. Cropping and mirroring are left to the data's loader.
+    With p = 0.1 both the result and the target then become grey. Cropping and mirroring are left to the data loader.
 
     Args:
-        scratches: with p = 0.5, white strokes and spots besides, which the mask shows. Their shapes are ours; the
-            authors take a set of irregular masks.
+        scratches: with p = 0.5, add white strokes and spots, which the mask shows. Their shapes are ours; the authors
+            use a set of irregular masks.
     """
 
     scratches: bool = False
@@ -80,7 +80,7 @@ def _jpeg(draw: np.random.Generator) -> list[Step]:
 
 
 def _segments(draw: np.random.Generator) -> list[list[float]]:
-    """Strokes that wander, one to six, and up to four spots, which are short and thick ones: see `capsules`."""
+    """One to six crooked strokes, and up to four spots, which are short and thick strokes: see `capsules`."""
     result: list[list[float]] = []
     strokes, spots = int(draw.integers(1, 7)), int(draw.integers(0, 5))
     for i in range(strokes + spots):

@@ -1,4 +1,4 @@
-"""Operations of recipes: functions of batches (B, C, H, W) in [0, 1], with numbers of their own for each picture."""
+"""Operations of recipes: functions of batches (B, C, H, W) in [0, 1], with parameters for each picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def blur(x: Tensor, kernels: Tensor) -> Tensor:
     height, width = x.shape[2:]
     edge = kernels.shape[-1] // 2
     padded = x.index_select(2, _mirrored(height, edge, x.device)).index_select(3, _mirrored(width, edge, x.device))
-    # What comes round the border of the transform falls outside of the picture.
+    # The transform wraps around only outside of the picture.
     size = _smooth(height + 2 * edge), _smooth(width + 2 * edge)
     spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernels, s=size).conj()[:, None]
     return torch.fft.irfft2(spectrum, s=size)[:, :, :height, :width]
@@ -57,7 +57,7 @@ def resize(x: Tensor, size: Size, mode: str, antialias: bool = False) -> Tensor:
 
 
 def capsules(segments: Tensor, height: int, width: int) -> Tensor:
-    """1 where a pixel's centre lies within r of one of the segments, (1, 1, H, W); r is half a pixel at least.
+    """1 where a pixel's centre is within r of one of the segments, (1, 1, H, W); r is at least half a pixel.
 
     Args:
         segments: (n, 5), columns and rows of both ends as fractions of width and height, r as one of the shorter side.
@@ -76,14 +76,14 @@ def capsules(segments: Tensor, height: int, width: int) -> Tensor:
 
 
 def _mirrored(n: int, edge: int, device: torch.device) -> Tensor:
-    """Which of n pixels stands at -edge..n + edge - 1, mirrored as often as it takes."""
+    """The index among n pixels for each position -edge..n + edge - 1, mirrored as often as necessary."""
     period = max(1, 2 * (n - 1))
     place = torch.arange(-edge, n + edge, device=device) % period
     return torch.minimum(place, (period - place) % period if n == 1 else period - place)
 
 
 def _smooth(n: int) -> int:
-    """The next number with no prime factor above 5, of which a Fourier transform is fast."""
+    """The next number with no prime factor above 5, for which Fourier transforms are fast."""
     while True:
         rest = n
         for prime in (2, 3, 5):

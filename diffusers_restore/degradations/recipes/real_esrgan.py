@@ -36,9 +36,9 @@ _STAGES = (
 class RealESRGAN(Recipe):
     """Blur, resizing, noise and JPEG, twice, with ringing and 8 bits at the end (arXiv:2107.10833, x4plus).
 
-    The result of 1 / scale of the size is enlarged bicubically, which is what a network of one size is fed with. The
-    authors draw once for a batch how to resize and how much, Gaussian or Poisson noise, and the order at the end; here
-    each picture has its own draws. Poisson noise counts at a rate of 255; theirs is the number of different values in a
+    The result of 1 / scale of the size is enlarged bicubically to its original size, which networks here take. The
+    authors draw the mode and factor of resizing, Gaussian or Poisson noise, and the final order once for a batch; here
+    each picture has its own draws. Poisson noise has a rate of 255; theirs is the number of different values in a
     picture, rounded up to a power of two. Left out are the sharpened target, cropping and mirroring.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the steps of plans are called, the numbers they take, and how the plans of a batch are carried out together."""
+"""The names and parameters of the steps of plans, and how the plans of a batch are carried out together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .kernels import kernel, stack
 from .operations import Size, blur, capsules, luma, poisson, resize, salt_and_pepper
 
 Step = Mapping[str, Any]
-_SEEDS = 2**32  # what torch's generator on the CPU keeps of a seed
+_SEEDS = 2**32  # torch's CPU generator keeps no more of a seed
 
 
 class Turn(NamedTuple):
@@ -42,7 +42,7 @@ class Turn(NamedTuple):
         return check_bool(name, self.step[name])
 
     def rows(self, name: str, width: int) -> Tensor:
-        """Lists of so many numbers as (n, width), float64."""
+        """Lists of `width` numbers as (n, width), float64."""
         try:
             values = torch.tensor(self.step[name], dtype=torch.float64)
         except (TypeError, ValueError) as error:
@@ -52,7 +52,7 @@ class Turn(NamedTuple):
         return values
 
     def size(self, share: float | None = None) -> Size:
-        """To which a step "resize" leads: of the original, by factors from 1 (share 0) to its own (share 1)."""
+        """The size after a step "resize": the original's, by factors from 1 (share 0) to the step's own (share 1)."""
         share = self.share if share is None else share
         factors = self.step["factor_y"], self.step["factor_x"]
         height, width = (
@@ -80,10 +80,10 @@ def _uniform(channels: int, size: Size, generator: torch.Generator) -> Tensor:
 def _fields(
     x: Tensor, turns: Turns, draw: Callable[[int, Size, torch.Generator], Tensor] = _normal, count: int = 1
 ) -> Tensor:
-    """`count` times as many channels of noise as `x` has, of each picture's own seed; where `grey`, of one channel.
+    """`count` times as many channels of noise as `x` has, from each picture's own seed; one channel where `grey`.
 
-    Drawn on the CPU, so that they are the same on every device, in the size that the picture has at severity 1; a
-    picture of another size takes each pixel's nearest.
+    Drawn on the CPU, so that they are the same on every device, in the size of the picture at severity 1; a picture of
+    another size takes the nearest pixels.
     """
     size = (x.shape[2], x.shape[3])
     fields = []
@@ -174,7 +174,7 @@ def _round(x: Tensor, turns: Turns) -> Tensor:
 
 
 class Operation(NamedTuple):
-    """What the steps of a name do.
+    """The operation that a step's name stands for.
 
     Attributes:
         run: a batch and a turn for each picture -> a batch.
@@ -198,11 +198,11 @@ OPERATIONS: Mapping[str, Operation] = {
     "scratches": Operation(_scratches),
     "speckle": Operation(_speckle),
 }
-KEEP = "keep"  # a step that does nothing: it keeps the steps of several plans in line
+KEEP = "keep"  # a step that does nothing, to align the steps of several plans
 
 
 def check_step(step: Step) -> None:
-    """Raise InvalidInputError if a step has a name that no operation has."""
+    """Raise InvalidInputError if no operation has the step's name."""
     if not isinstance(step, Mapping) or not isinstance(step.get("op"), str):
         raise InvalidInputError(f"a step of a plan is a mapping with 'op', got {step!r:.200}")
     if step["op"] not in OPERATIONS and step["op"] != KEEP:
@@ -212,10 +212,10 @@ def check_step(step: Step) -> None:
 def run(x: Tensor, plans: Sequence[Sequence[Step]], shares: Sequence[float]) -> Tensor:
     """Pictures in [0, 1] after the steps of their plans, each with its share in (0, 1], clamped after each step.
 
-    At each position of the plans, pictures of one size with the same operation are one batch.
+    At each position of the plans, pictures of one size with the same operation form one batch.
 
     Raises:
-        InvalidInputError: a number that a step lacks or that is out of range, or a plan that ends in another size.
+        InvalidInputError: a step's parameter is missing or out of range, or a plan ends in another size.
     """
     original = (x.shape[2], x.shape[3])
     pictures, full = list(x.split(1)), [original] * len(x)
@@ -247,9 +247,9 @@ def run(x: Tensor, plans: Sequence[Sequence[Step]], shares: Sequence[float]) -> 
 
 
 def target(x: Tensor, plan: Sequence[Step], share: float) -> tuple[Tensor | None, Tensor | None]:
-    """What shall be restored of a picture (1, C, H, W) where it isn't `x` itself, and where its damage is structured.
+    """The target of a picture (1, C, H, W), if it isn't `x` itself, and the mask of its structured damage.
 
-    What a plan makes grey is grey in the target too, to the same share.
+    Where a plan makes a picture grey, so is the target, to the same share.
     """
     wanted, mask, size = None, None, (x.shape[2], x.shape[3])
     for step in plan:
@@ -276,7 +276,7 @@ def draw_seed(draw: np.random.Generator) -> int:
 
 
 def resized(factor_y: float, factor_x: float, mode: str, *, antialias: bool = False) -> Step:
-    """The step "resize": to so many times the size of the input."""
+    """The step "resize", by factors of the input's size."""
     return {"op": "resize", "factor_y": factor_y, "factor_x": factor_x, "mode": mode, "antialias": antialias}
 
 

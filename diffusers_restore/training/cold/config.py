@@ -31,7 +31,7 @@ class DegradationConfig:
         None, "blur, fade, color_fade, pixelate, snow, decolor, mix, synthetic, or the name of a plug-in's."
     )
     degradation_args: Mapping[str, Any] | None = option(
-        None, 'Its arguments but for num_timesteps: "{taps: 11, std: 7, border: circular}".'
+        None, 'Its arguments except num_timesteps: "{taps: 11, std: 7, border: circular}".'
     )
     num_train_timesteps: int = option(20, "Its severities, T.")
     eight_bit: bool = option(False, "Floor degraded pictures to 8 bits.")
@@ -59,7 +59,7 @@ class DegradationConfig:
 
 @dataclass(frozen=True)
 class ColdConfig:
-    """A Cold Diffusion restorer, trained from the beginning or from the weights of another network.
+    """A Cold Diffusion restorer, trained from scratch or from the weights of another network.
 
     Raises:
         InvalidInputError: the network can't take pictures of this size.
@@ -71,14 +71,14 @@ class ColdConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: LoopConfig = field(default_factory=LoopConfig)
     pretrained_model_name_or_path: str | None = option(
-        None, "Begin with the network of this repository or folder; the options on the network are off."
+        None, "Start from the network of this repository or folder; the network options are ignored."
     )
     endpoint_data_dir: str | None = option(
         None,
         "Folder of the other pictures, for degradation mix with endpoint: picture; pairs change with every step.",
     )
     prior_components: int = option(
-        0, "Fit so many Gaussians to what is left of the training pictures at T, so that the pipeline can generate."
+        0, "Fit this many Gaussians to the training pictures degraded at T, so that the pipeline can generate."
     )
     prior_size: int = option(1, "Side of the thumbnails that they are fitted to; 1 is the mean of each channel.")
 

@@ -1,4 +1,4 @@
-"""The prior of what is left of pictures at the largest severity, with which Cold Diffusion generates."""
+"""The prior of pictures at the largest severity, from which Cold Diffusion generates."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def check_prior(degradation: Degradation, data: TrainingData, config: ColdConfig
 
 
 def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: ColdConfig) -> GaussianMixturePrior:
-    """The prior of what is left of 10,000 training pictures at T (or of all, if they are fewer).
+    """The prior of 10,000 training pictures (or all, if there are fewer), degraded to severity T.
 
-    Thumbnails are enlarged by the interpolation that comes closest to D(x, T).
+    Thumbnails are enlarged by the interpolation that is closest to D(x, T).
 
     Raises:
         InvalidInputError: more components than the pictures allow.

@@ -1,4 +1,4 @@
-"""What Cold Diffusion (arXiv:2208.09392) adds to the training loop."""
+"""The objective of Cold Diffusion (arXiv:2208.09392) for the training loop."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Degraded(NamedTuple):
 
 @final
 class ColdObjective(Objective):
-    """Restoring by one look: E |R(D(x, t), t - 1) - x|_1, t uniform in 1..T (arXiv:2208.09392).
+    """One-step restoration: E |R(D(x, t), t - 1) - x|_1, t uniform in 1..T (arXiv:2208.09392).
 
     A batch is `(clean,)`, or `(endpoint, clean)` for a degradation that mixes with a picture of another set, where the
-    endpoints are dealt anew among the clean pictures.
+    endpoints are shuffled among the clean pictures.
     """
 
     def __init__(self, scheduler: ColdDiffusionScheduler) -> None:
@@ -53,7 +53,7 @@ class ColdObjective(Objective):
         return {"loss": (x0_hat.float() - corrupted.clean).abs().mean()}
 
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
-        """PSNR in dB: of one look at a quarter, half and all of T, their mean, and of Algorithm 2 from T."""
+        """PSNR in dB: of the first estimate at a quarter, half and all of T, their mean, and of Algorithm 2 from T."""
         clean, state = self._pair(picture, torch.Generator().manual_seed(index))
         last = len(self.scheduler)
         figures = {}

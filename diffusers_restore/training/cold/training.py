@@ -60,7 +60,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         pipeline = ColdDiffusionPipeline(unet=networks["unet"], scheduler=scheduler, prior=prior())
         return pipeline, pipeline.card_text
 
-    # What scheduler_name_or_path names may have been changed since.
+    # The content of scheduler_name_or_path may have changed since.
     of_scheduler = {**scheduler.degradation.to_config(), "eight_bit": scheduler.config.eight_bit}
     run = Run(
         ColdObjective(scheduler),
@@ -88,7 +88,7 @@ def _options(config: ColdConfig) -> dict[str, object]:
 
 
 def _check_endpoints(degradation: Degradation, folder: str | None) -> None:
-    """Raise InvalidInputError for a degradation that needs a folder without one, and for a folder that isn't needed."""
+    """Raise InvalidInputError if the degradation needs a folder and there is none, or needs none and there is one."""
     needed = _needs_pictures(degradation)
     if needed and folder is None:
         raise InvalidInputError("endpoint_data_dir must name the pictures that degradation mix mixes with, got None")

@@ -36,9 +36,9 @@ class DDPMConfig:
     num_train_timesteps: int = option(1000, "Noise levels.")
     timestep_sampling: Literal["uniform", "lognormal", "mixed"] = option(
         "uniform",
-        "How noise levels are drawn: all alike; with ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
-        "arXiv:2206.00364), which spends the training where pictures are half seen; or one half of each kind, for a "
-        "prior that restores: it needs fine textures as well as colours, which are decided where nearly all is noise.",
+        "How noise levels are drawn: uniform; lognormal, ln(sigma) normal around -1.2 with deviation 1.2 (EDM, "
+        "arXiv:2206.00364), which trains mostly at medium noise; or mixed, half of each, for a prior that restores: it "
+        "needs fine textures as well as colours, which are decided where nearly all is noise.",
     )
     snr_gamma: float | None = option(None, "Min-SNR weighting of the loss (arXiv:2303.09556); 5 is usual.")
     noise_offset: float = option(0.0, "Share of noise that is constant over a channel of a picture; 0.1 is usual.")
@@ -53,7 +53,7 @@ class DDPMConfig:
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """A DDPM prior, trained from the beginning or from the weights of another.
+    """A DDPM prior, trained from scratch or from the weights of another.
 
     Raises:
         InvalidInputError: the network can't take pictures of this size.
@@ -65,7 +65,7 @@ class PriorConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: LoopConfig = field(default_factory=LoopConfig)
     pretrained_model_name_or_path: str | None = option(
-        None, "Begin with the network and the noise schedule of this repository or folder; the options on them are off."
+        None, "Start from the network and the noise schedule of this repository or folder; their options are ignored."
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a DDPM adds to the training loop."""
+"""The objective of a DDPM for the training loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DDPMObjective(Objective):
     `scheduler.config.prediction_type` says what the target is: epsilon, x0 ("sample") or v (arXiv:2202.00512).
     `timestep_sampling` is "uniform", "lognormal" for ln(sqrt(1 - abar_t) / sqrt(abar_t)) ~ N(-1.2, 1.2^2)
     (arXiv:2206.00364), or "mixed", by a coin for each picture. `snr_gamma` gives the weights of min-SNR
-    (arXiv:2303.09556), which stand for min(snr, gamma) on the error of x0. `noise_offset` adds that much noise that is
+    (arXiv:2303.09556), which amount to min(snr, gamma) on the error of x0. `noise_offset` adds that much noise that is
     constant over each channel.
 
     Raises:
@@ -72,7 +72,7 @@ class DDPMObjective(Objective):
         return "psnr_25"
 
     def shown(self, held_out: int) -> int:
-        return SHOWN  # drawn from nothing
+        return SHOWN  # generated, so no held-out pictures are needed
 
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> NoisyBatch:
         (x0,) = batch
@@ -130,7 +130,7 @@ class DDPMObjective(Objective):
             for i in indices
         ]
         x = torch.stack(starts).to(device)
-        # Trailing: the chain begins at the last level, whether or not 25 divides their number.
+        # Trailing: the chain starts at the last level, even if 25 doesn't divide their number.
         sampler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=True, timestep_spacing="trailing")
         sampler.set_timesteps(min(25, len(self._sigmas)), device=device)
         for t in sampler.timesteps:

@@ -36,7 +36,7 @@ FIGURES = """\
 psnr_15, psnr_25 and psnr_50 are PSNRs in dB of a one-step denoising at noise of 15, 25 and 50 grey levels (of 255)."""
 
 DEFINING = defining(UNetConfig, DDPMConfig, CropConfig, more=["pretrained_model_name_or_path"])
-# Options that are off where a run begins with a repository, which decides them.
+# Options that are ignored where a run starts from a repository, which sets them.
 LOADED = (*flatten(UNetConfig()), "prediction_type", "beta_schedule", "num_train_timesteps")
 
 

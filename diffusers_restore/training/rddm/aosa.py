@@ -25,14 +25,14 @@ from ..objectives import Objective
 from ..progress import Progress
 from .objective import Noisy, RDDMObjective
 
-BAND = 0.01  # the weight decides once it has left 0.5 by so much
+BAND = 0.01  # the weight decides once it is this far from 0.5
 
 DECISION = "selection.json"
 
 
 @final
 class Selector(nn.Module):
-    """lambda, the weight of the residual: one learned number that begins at 0.5."""
+    """lambda, the weight of the residual: one learned number that starts at 0.5."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ def aosa_losses(
         r_hat   = lambda f + (1 - lambda) (I_in - x0),   x0 of f read as eps: clip((I_t - a I_in - b f) / (1 - a))
         eps_hat = lambda e + (1 - lambda) f,             e of f read as r: (I_t - I_in + (1 - a) f) / b
 
-    lambda is learned through all of it. Where a = 1, x0 is I_in, and where b = 0, e is 0: I_t says nothing about them.
+    lambda is learned through all terms. Where a = 1, x0 is I_in, and where b = 0, e is 0: I_t doesn't determine them.
 
     Args:
         output: f, (B, C, H, W).
@@ -82,10 +82,10 @@ def aosa_losses(
 
 @final
 class AOSAObjective(Objective):
-    """Trains "unet" and "selector" by `aosa_losses`, until lambda has left 0.5 by 0.01.
+    """Trains "unet" and "selector" by `aosa_losses`, until lambda is 0.01 away from 0.5.
 
     Args:
-        objective: of prediction_type "residual_epsilon", whose pictures, process and inputs are taken.
+        objective: of prediction_type "residual_epsilon", for its pictures, process and inputs.
     """
 
     def __init__(self, objective: RDDMObjective) -> None:
@@ -144,15 +144,15 @@ def select(
 ) -> Literal["residual", "epsilon"]:
     """What a network is to predict: "residual" if lambda rises above 0.51, "epsilon" if it falls below 0.49.
 
-    The run's own network and batches decide, at its learning rate, in `output_dir`/selection; the decision is kept in
-    selection.json, and a resumed run reads it there. After `max_steps` the side of 0.5 decides. `settings` are
+    A short run with the run's own network, batches and learning rate decides, in `output_dir`/selection; the decision
+    is kept in selection.json, which a resumed run reads. After `max_steps` the side of 0.5 decides. `settings` are
     those of `train`.
 
     Raises:
         InvalidInputError: as `train`; a resumed run without a decision, or a decision made with other settings.
     """
     if dry_run:
-        return "residual"  # which costs what the other does
+        return "residual"  # both cost the same
     output_dir = Path(training.output_dir) / "selection"
     file = output_dir / DECISION
     settings = json.loads(json.dumps({**settings, "seed": training.seed}))
@@ -174,7 +174,7 @@ def select(
             AOSAObjective(objective),
             {"unet": unet, "selector": selector},
             dataclasses.replace(data, validation=()),  # so that every measurement decides
-            # Weight decay would draw lambda to 0, and a falling rate would leave it where it is.
+            # Weight decay would pull lambda to 0, and a falling rate would stop it.
             {"unet": dataclasses.replace(optimizer, adam_weight_decay=0.0, lr_scheduler="constant")},
             dataclasses.replace(
                 training, output_dir=str(output_dir), max_train_steps=max_steps, use_ema=False, push_to_hub=False
@@ -191,7 +191,7 @@ def select(
 
 
 def _check_begins(training: LoopConfig) -> None:
-    """Raise InvalidInputError for a run without a decision whose training has begun."""
+    """Raise InvalidInputError for a run without a decision whose training has started."""
     asked, existing = training.resume_from_checkpoint, checkpoints(Path(training.output_dir))
     if asked not in (None, "latest") or existing:
         raise InvalidInputError(
@@ -201,7 +201,7 @@ def _check_begins(training: LoopConfig) -> None:
 
 
 def _check_settings(decided_with: Mapping[str, Any], settings: Mapping[str, Any], training: LoopConfig) -> None:
-    """Raise InvalidInputError for a decision of a run that this one can't resume."""
+    """Raise InvalidInputError for a decision from a run that this one can't resume."""
     if training.resume_from_checkpoint is None:
         raise InvalidInputError(
             f"output_dir {training.output_dir!r} holds the selection of another run; go on with it by "

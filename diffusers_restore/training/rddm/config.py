@@ -28,13 +28,13 @@ class PairConfig:
     """
 
     degraded_data_dir: str | None = option(
-        None, "Folder of the degraded pictures, which have the names of the clean ones in train_data_dir."
+        None, "Folder of the degraded pictures, named as the clean ones in train_data_dir."
     )
     clean_side: Literal["left", "right"] | None = option(
-        None, "Each picture of train_data_dir is two side by side, of which the clean one is here."
+        None, "Each picture of train_data_dir is two side by side; the clean one is on this side."
     )
     unpaired_data_dir: str | None = option(
-        None, "Folder of pictures that are to become like those of train_data_dir; pairs are dealt anew in every step."
+        None, "Folder of pictures to translate into those of train_data_dir; pairs are reshuffled in every step."
     )
     recipe: str | None = option(
         None, "Damage the pictures by a recipe: blind, real_esrgan, bsrgan, old_photos, ..., or that of a plug-in."
@@ -44,13 +44,13 @@ class PairConfig:
     task_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{sigma: 3, taps: 15}".')
     sigma_y: float = option(0.0, "Deviation of the noise that is added after a task, in the unit of [-1, 1].")
     degradation: str | None = option(
-        None, "Damage the pictures by a degradation of Cold Diffusion, by a severity that is drawn from 1..T."
+        None, "Damage the pictures by a degradation of Cold Diffusion, with a severity drawn from 1..T."
     )
     degradation_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{num_timesteps: 20, taps: 11, std: 7}".')
     mask_data_dir: str | None = option(
-        None, "Folder of masks, white where pictures of degraded_data_dir are damaged, which the network is shown."
+        None, "Folder of masks for the network, white where pictures of degraded_data_dir are damaged."
     )
-    recipe_mask: bool = option(False, "Show the network the mask of what a recipe scratched.")
+    recipe_mask: bool = option(False, "Give the network the mask of a recipe's scratches.")
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -108,24 +108,24 @@ class ResidualConfig:
         "auto",
     ] = option(
         "residual",
-        "What the network says; of two, each has its loss. auto learns whether residual or epsilon suits the data "
-        "(AOSA, arXiv:2308.13712), then trains that from the beginning.",
+        "What the network predicts; of two, each has its loss. auto learns whether residual or epsilon suits the data "
+        "(AOSA, arXiv:2308.13712), then trains that from scratch.",
     )
     num_train_timesteps: int = option(1000, "T.")
-    noise_scale: float = option(1.0, "Variance of the noise at T: 0.01 restores what is nearly right, 1 generates.")
+    noise_scale: float = option(1.0, "Variance of the noise at T: 0.01 corrects what is nearly right, 1 generates.")
     scheduler_args: Mapping[str, Any] | None = option(
-        None, 'More of RDDMScheduler: "{noise_schedule: average, time_embedding: cumulative}".'
+        None, 'More options of RDDMScheduler: "{noise_schedule: average, time_embedding: cumulative}".'
     )
     scheduler_name_or_path: str | None = option(
         None,
         "A repository or folder with the scheduler_config.json of an RDDMScheduler, such as schedulers/rddm-lol, "
         "instead of the options above.",
     )
-    conditioned: bool = option(True, "Show the network the degraded picture beside I_t; without it, I_t alone.")
+    conditioned: bool = option(True, "Give the network the degraded picture beside I_t, instead of I_t alone.")
     two_networks: bool = option(False, "A network for each of two predictions, each with its own optimiser.")
     noise_learning_rate: float | None = option(None, "Learning rate of the second network.  [default: --learning_rate]")
     loss: Literal["l1", "l2"] = option("l1", "Mean absolute or mean squared error.")
-    aosa_max_steps: int = option(2000, "With prediction_type auto: decide after so many steps at the latest.")
+    aosa_max_steps: int = option(2000, "With prediction_type auto: decide after this many steps at the latest.")
     validation_steps: int = option(5, "Steps of the restorations that are measured and shown.")
 
     def __post_init__(self) -> None:
@@ -164,7 +164,7 @@ class ResidualConfig:
 
 @dataclass(frozen=True)
 class RDDMConfig:
-    """An RDDM restorer, translator or generator, trained from the beginning or from the weights of another network.
+    """An RDDM restorer, translator or generator, trained from scratch or from the weights of another network.
 
     Raises:
         InvalidInputError: the network can't take pictures of this size, or values contradict each other.
@@ -178,8 +178,8 @@ class RDDMConfig:
     training: LoopConfig = field(default_factory=LoopConfig)
     init_from: str | None = option(
         None,
-        "Begin with the network of this repository or folder, such as google/ddpm-ema-bedroom-256, given more "
-        "channels by zeros where needed; the options on the network are off.",
+        "Start from the network of this repository or folder, such as google/ddpm-ema-bedroom-256, extended by "
+        "zero-weight channels where needed; the network options are ignored.",
     )
 
     def __post_init__(self) -> None:

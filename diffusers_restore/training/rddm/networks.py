@@ -1,4 +1,4 @@
-"""The networks of an RDDM training: new, or grown from those of another repository."""
+"""The networks of an RDDM training: new, or extended from those of another repository."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
     bases = _load_bases(load_pipeline("init_from", name), name, channels)
     networks = {}
     for part, outputs in wanted.items():
-        # The base that has these outputs, which are taken over; other outputs begin at zero.
+        # The base that has these outputs, which are kept; other outputs start at zero.
         base, base_outputs = next((pair for pair in bases if _find(pair[1], outputs) is not None), bases[0])
         base = check_unconditional(base, name, config.data)
         if base.config.in_channels > in_channels:
@@ -43,7 +43,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
                 f"degraded one, a mask), more than the {in_channels} that there are here"
             )
         first = _find(base_outputs, outputs)
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are replaced
+        with torch.random.fork_rng(devices=[]):  # for initial weights that are replaced
             if first is not None and base.config.out_channels != channels * len(base_outputs):
                 base = _cut_variance(base, channels * len(base_outputs))
             first_channel = None if first is None else first * channels
@@ -52,7 +52,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
 
 
 def _load_bases(pipeline: DiffusionPipeline, name: str, channels: int) -> list[tuple[Network, tuple[str, ...]]]:
-    """The networks of a pipeline and the outputs of each; names that no head of RDDM has match none."""
+    """The networks of a pipeline and the outputs of each, by names that may match no head of RDDM."""
     unet: Any = getattr(pipeline, "unet", None)
     second: Any = getattr(pipeline, "unet_noise", None)
     check_network(f"init_from: the network of {name!r}", unet)
@@ -68,7 +68,7 @@ def _load_bases(pipeline: DiffusionPipeline, name: str, channels: int) -> list[t
 
 
 def _cut_variance(unet: Network, out_channels: int) -> Network:
-    """The network with its first outputs alone."""
+    """The network with its first outputs only."""
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     cut = type(unet).from_config({**config, "out_channels": out_channels})
     weights = dict(unet.state_dict())

@@ -1,4 +1,4 @@
-"""What RDDM (arXiv:2308.13712) adds to the training loop."""
+"""The objective of RDDM (arXiv:2308.13712) for the training loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENERATION_STEPS = 10  # of the pictures that are drawn to look at
 
 
 class Noisy(NamedTuple):
-    """I_t (B, C, H, W), what the networks are shown beside it, timesteps (B,), what they should predict, and I_in."""
+    """I_t (B, C, H, W), the networks' inputs beside it, timesteps (B,), their targets, and I_in."""
 
     noisy: Tensor
     condition: tuple[Tensor, ...]
@@ -35,12 +35,12 @@ class RDDMObjective(Objective):
 
     Args:
         scheduler: the process.
-        inputs: what the networks are shown.
-        two_networks: "unet" predicts the first head and "unet_noise" the second, each with an optimiser of its own.
-        damage: makes pairs of clean pictures. Without it and without pairs, I_in = 0.
+        inputs: what the networks take.
+        two_networks: "unet" predicts the first head and "unet_noise" the second, each with its own optimiser.
+        damage: makes pairs from clean pictures. Without it and without pairs, I_in = 0.
         loss: "l1" or "l2".
         validation_steps: of the restorations that are measured and shown, T at most.
-        unpaired: the degraded pictures of a batch are of another set, to be dealt anew.
+        unpaired: the degraded pictures of a batch are from another set, to be shuffled.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RDDMObjective(Objective):
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
         """PSNR in dB of the degraded picture, of its restoration in one step and in `validation_steps`, "psnr".
 
-        Where pictures are generated or translated, "psnr" is that of one look at pictures half-way to the noise.
+        Where pictures are generated or translated, "psnr" is that of one evaluation half-way to the noise.
         """
         generator = torch.Generator().manual_seed(index)
         degraded, clean, mask = self._pair(picture, generator)

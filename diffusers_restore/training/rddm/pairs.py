@@ -1,4 +1,4 @@
-"""Pairs of degraded and clean pictures: from folders, or made of clean pictures while training."""
+"""Pairs of degraded and clean pictures: from folders, or made from clean pictures while training."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Pair(NamedTuple):
 
 
 PairMaker = Callable[[Tensor, torch.Generator], Pair]
-"""Makes pairs of clean pictures; all that is random comes from the generator."""
+"""Makes pairs from clean pictures; all randomness comes from the generator."""
 
 
 def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
-    """The pictures of a run, in pairs where they lie in pairs.
+    """The pictures of a run, in pairs where they are stored in pairs.
 
     Raises:
         InvalidInputError: they can't be found, or don't fit together.
@@ -63,14 +63,14 @@ def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
 
 
 def keeps_grey(pairs: PairConfig) -> bool:
-    """Whether what is grey in a degraded picture is grey in the clean one, so that a network isn't to colour it."""
+    """Whether grey in a degraded picture means grey in the clean one, so that the network must not colour it."""
     if pairs.degradation is not None:
         return bool(DEGRADATIONS[pairs.degradation].keeps_grey) or pairs.degradation == "synthetic"
     return pairs.task != "colorize"
 
 
 def make_damage(pairs: PairConfig) -> PairMaker | None:
-    """What makes pairs of clean pictures; None where pictures come in pairs, or there is nothing to undo.
+    """A function that makes pairs from clean pictures; None where pictures come in pairs, or there is no damage.
 
     Raises:
         InvalidInputError: an unknown name, or arguments that don't fit.
@@ -121,7 +121,7 @@ def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> PairMaker:
     def damage(clean: Tensor, generator: torch.Generator) -> Pair:
         a = operator((clean.shape[1], clean.shape[2], clean.shape[3]))
         y = operators.measure(a, clean, sigma_y, generator).y
-        # A network is shown pictures of the clean size: small ones enlarged, grey ones in three channels.
+        # Networks take pictures of the clean size: small ones enlarged, grey ones in three channels.
         return Pair(y if y.shape == clean.shape else a.pinv(y), clean, None)
 
     return damage
@@ -142,7 +142,7 @@ def _by_degradation(name: str, arguments: dict[str, Any]) -> PairMaker:
         degradation.check_size(clean.shape[2], clean.shape[3])
         state = degradation.sample_state(clean, generator)
         last = degradation.num_timesteps
-        # On the generator's device: pictures are measured with one of the CPU.
+        # On the generator's device: validation uses a CPU generator.
         severities = torch.randint(1, last + 1, (len(clean),), generator=generator, device=generator.device)
         return Pair(degradation.apply(clean, severities.to(clean.device), state), clean, None)
 

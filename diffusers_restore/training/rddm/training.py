@@ -51,7 +51,7 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
     inputs, scheduler = _inputs(config), make_scheduler(config.objective)
     objective, networks = _make_objective(config, scheduler, damage), make_networks(config, scheduler, inputs)
     trained_for: dict[str, Any] = {"keeps_grey": keeps_grey(config.pairs), "generates": not config.pairs.paired}
-    RDDMPipeline(scheduler=scheduler, **networks, **trained_for)  # what it refuses, it refuses now
+    RDDMPipeline(scheduler=scheduler, **networks, **trained_for)  # raises its errors now
     optimizers = dict.fromkeys(networks, config.optimizer)
     if config.objective.noise_learning_rate is not None:
         rate = config.objective.noise_learning_rate
@@ -87,7 +87,7 @@ def _check_damage(damage: PairMaker, data: DataConfig) -> None:
 
 
 def _inputs(config: RDDMConfig) -> Inputs:
-    """What the networks are shown."""
+    """The inputs of the networks."""
     return Inputs(
         config.data.channels,
         conditioned=config.objective.conditioned and config.pairs.paired,
@@ -115,7 +115,7 @@ def _select_prediction(
     *,
     dry_run: bool,
 ) -> RDDMConfig:
-    """The configuration with the prediction type that the data choose."""
+    """The configuration with the prediction type chosen by AOSA."""
     both = _with_prediction(config, "residual_epsilon")
     objective = _make_objective(both, make_scheduler(both.objective), damage)
     one = _with_prediction(config, "residual")
@@ -138,8 +138,8 @@ def _with_prediction(config: RDDMConfig, prediction_type: str) -> RDDMConfig:
 
 
 def _settings(options: dict[str, object], scheduler: RDDMScheduler) -> dict[str, object]:
-    """What a run that is resumed must share with it."""
-    # What scheduler_name_or_path names may have been changed since.
+    """The settings that a resumed run must share."""
+    # The content of scheduler_name_or_path may have changed since.
     of_scheduler = {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
     return {**choose(options, DEFINING), "scheduler": of_scheduler}
 
@@ -157,13 +157,13 @@ def _options(config: RDDMConfig) -> dict[str, object]:
 
 
 def _with_steps(text: CardText, steps: int) -> CardText:
-    """With the number of steps that the card's figures are of."""
+    """The card's text with the number of steps that its figures refer to."""
     example = re.sub(r"num_inference_steps=\d+", f"num_inference_steps={steps}", text.example)
     return dataclasses.replace(text, example=example)
 
 
 def _describe_pictures(config: RDDMConfig, steps: int) -> tuple[str, str]:
-    """What the pictures and the figures of the card are."""
+    """Descriptions of the pictures and the figures of the card."""
     if not config.pairs.paired:
         return "Pictures that the network drew", HALF_WAY
     if config.pairs.unpaired_data_dir is not None:

@@ -1,4 +1,4 @@
-"""A zero-shot method of our own."""
+"""A custom zero-shot method."""
 
 from __future__ import annotations
 
