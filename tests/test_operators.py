@@ -168,6 +168,16 @@ def test_an_operator_of_ones_own_brings_its_exact_products() -> None:
         flip @ 2
 
 
+@pytest.mark.parametrize("product", [5, BlockMean(SHAPE, 2)])
+def test_a_rule_that_gives_no_product_is_named(product: object) -> None:
+    class Odd(Flip):
+        def after(self, inner: LinearOperator) -> LinearOperator | None:
+            return product  # type: ignore[return-value]
+
+    with pytest.raises(OperatorError, match=r"the rule of <Odd .*must give an operator \(3, 12, 20\) -> \(3, 12, 20\)"):
+        Odd(SHAPE) @ Mask(SHAPE, random_mask(12, 20))
+
+
 def test_check_operator_finds_what_is_wrong() -> None:
     class Wrong(Grayscale):
         def rows_transposed(self, y: torch.Tensor) -> torch.Tensor:

@@ -124,15 +124,23 @@ class LinearOperator(ABC):
         where neither has a rule, the product is a `Composition`.
 
         Raises:
-            OperatorError: `inner` gives another shape than this one takes.
+            OperatorError: `inner` gives another shape than this one takes, or a rule gives what is no product.
         """
         if not isinstance(inner, LinearOperator):
             return NotImplemented
         _check_chain(self, inner)
-        product = self.after(inner)
+        product: object = self.after(inner)
         if product is None:
             product = inner.before(self)
-        return Composition(self, inner) if product is None else product
+        if product is None:
+            return Composition(self, inner)
+        shapes = (inner.input_shape, self.output_shape)
+        if not isinstance(product, LinearOperator) or (product.input_shape, product.output_shape) != shapes:
+            raise OperatorError(
+                f"the rule of {self!r} and {inner!r} must give an operator {shapes[0]} -> {shapes[1]} "
+                f"or None, got {product!r}"
+            )
+        return product
 
     def to_config(self) -> dict[str, Any]:
         """The operator as JSON values; `operators.from_config` builds it again."""
