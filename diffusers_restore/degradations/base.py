@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int
+from ..generators import Generators, check_generators
 
 State = Mapping[str, Tensor]
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,9 @@ def draw_each(
     Raises:
         InvalidInputError: not a generator, or a list that isn't one for each picture.
     """
+    generator = check_generators(generator, count)
     if not isinstance(generator, list):
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
         return draw(count, generator, device if generator is None else generator.device).to(device)
-    if not all(isinstance(one, torch.Generator) for one in generator):
-        raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    if len(generator) != count:
-        raise InvalidInputError(f"generator must be one, or a list of {count} for this batch; got {len(generator)}")
     return torch.cat([draw(1, one, one.device).to(device) for one in generator])
 
 

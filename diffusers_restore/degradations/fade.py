@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..caching import keep_tables
 from ..errors import InvalidInputError, check_int, check_real
-from .base import Degradation, Generators, State, check_choice, check_floats, draw_each
+from ..generators import Generators
+from .base import Degradation, State, check_choice, check_floats, draw_each
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..caching import keep_tables
 from ..errors import InvalidInputError
-from .base import Degradation, Generators, State, check_choice, check_floats, draw_each, per_picture
+from ..generators import Generators
+from .base import Degradation, State, check_choice, check_floats, draw_each, per_picture
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from ..caching import keep_tables
 from ..errors import InvalidInputError, check_bool, check_int
-from .base import Degradation, Generators, State, check_floats, draw_each, per_picture
+from ..generators import Generators
+from .base import Degradation, State, check_floats, draw_each, per_picture
 
 
 class _Level(NamedTuple):

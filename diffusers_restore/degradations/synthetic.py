@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
-from .base import Degradation, Generators, State, draw_each
+from ..generators import Generators
+from .base import Degradation, State, draw_each
 from .recipes import Plan, Recipe, create
 from .recipes.base import carry_out, check_pictures
 

@@ -11,8 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional
 
-from ..degradations.base import Generators, check_choice, draw_each
+from ..degradations.base import check_choice, draw_each
 from ..errors import InvalidInputError, check_int, check_real
+from ..generators import Generators
 
 
 class GaussianMixturePrior(ModelMixin, ConfigMixin):

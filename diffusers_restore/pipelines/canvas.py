@@ -16,7 +16,6 @@ from ..models.unet_2d_residual import ResidualUNet2DModel
 from .common import Network, uncompiled
 
 OutputType = Literal["pil", "np", "pt"]
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 @dataclass(frozen=True)
@@ -115,17 +114,6 @@ def check_channels(output_type: str, channels: int) -> None:
     """Raise InvalidInputError if pictures with this number of channels can't be output."""
     if output_type == "pil" and channels not in (1, 3):
         raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
-
-
-def check_generators(generator: Generators, pictures: int) -> Generators:
-    """The generator, or the list of one for each picture; anything else raises InvalidInputError."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if not isinstance(generator, list) or not all(isinstance(one, torch.Generator) for one in generator):
-        raise InvalidInputError(f"generator must be a torch.Generator or a list of them, got {generator!r}")
-    if len(generator) != pictures:
-        raise InvalidInputError(f"generator must be one, or a list of {pictures} for this batch; got {len(generator)}")
-    return generator
 
 
 def to_output(pictures: Tensor, output_type: OutputType, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:

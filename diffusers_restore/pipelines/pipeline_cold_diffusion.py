@@ -13,16 +13,15 @@ from torch import Tensor
 from .. import images
 from ..degradations import Mix, State
 from ..errors import InvalidInputError, check_bool
+from ..generators import Generators, check_generators
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..models.gaussian_mixture import GaussianMixturePrior
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from .canvas import (
     Canvas,
-    Generators,
     OutputType,
     check_channels,
-    check_generators,
     check_output_type,
     new_count,
     new_size,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import images
 from ..errors import InvalidInputError, check_bool, check_real
+from ..generators import check_generators
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..schedulers.scheduling_rddm import RDDMScheduler
@@ -20,7 +21,6 @@ from .canvas import (
     Canvas,
     OutputType,
     check_channels,
-    check_generators,
     check_output_type,
     new_count,
     new_size,

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError, OperatorError, check_real
+from ..generators import Generators, check_generators
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
 from ..schedulers.prediction import VARIANCE_PRESERVING
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
-from .canvas import Generators, check_generators, pictures_at_once, size_multiple
+from .canvas import pictures_at_once, size_multiple
 from .common import Network, check_network, is_score_network
 
 

@@ -1,8 +1,7 @@
-"""Checks of the tensors and generators that a step takes."""
+"""Checks of the tensors that a step takes."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
@@ -20,9 +19,3 @@ def check_shapes(of: str, like: Tensor, **tensors: Tensor | None) -> None:
     for name, value in tensors.items():
         if value is not None:
             check_shape(name, value, of, like)
-
-
-def check_generators(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> None:
-    """Raise InvalidInputError for a list of another length than the batch; diffusers would use only the first ones."""
-    if isinstance(generator, list) and len(generator) != len(like):
-        raise InvalidInputError(f"generator must be one, or a list of {len(like)} for this batch; got {len(generator)}")

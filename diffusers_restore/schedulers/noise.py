@@ -6,7 +6,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .arguments import check_generators
+from ..generators import check_generators
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
@@ -15,5 +15,5 @@ def standard_normal(like: Tensor, generator: torch.Generator | list[torch.Genera
     Raises:
         InvalidInputError: a list of another length.
     """
-    check_generators(like, generator)
+    check_generators(generator, len(like))
     return randn_tensor(like.shape, generator=generator, device=like.device, dtype=like.dtype)

@@ -13,8 +13,9 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from ..degradations import Degradation, Mix, State, from_config
-from ..degradations.base import Generators, check_choice, per_picture
+from ..degradations.base import check_choice, per_picture
 from ..errors import InvalidInputError, check_bool, check_int
+from ..generators import Generators
 from .arguments import check_shape
 from .timesteps import TimestepsMixin
 

@@ -14,7 +14,8 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
-from .arguments import check_generators, check_shapes
+from ..generators import check_generators
+from .arguments import check_shapes
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
 from .ddpm import check_config, check_variance_preserving, stated_schedule
 from .noise import standard_normal
@@ -325,7 +326,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
                 f"model_output must be {wanted}, {' and '.join(self.heads)} for this sample, got {got}"
             )
         check_shapes("sample", sample, degraded=degraded, variance_noise=variance_noise)
-        check_generators(sample, generator)
+        check_generators(generator, len(sample))
         a, b = self.scales(t)
         x0, residual, epsilon = rddm_predict(
             model_output.to(sample.dtype).chunk(len(self.heads), dim=1),
