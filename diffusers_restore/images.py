@@ -469,13 +469,12 @@ def _read_pixels(path: Path, max_pixels: int) -> _Pixels:
                     _check_tiff(path, image)
                 tiles = image.tile
                 transparent = image.info.get("transparency")
-                pages = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # phones add a preview
                 upright = _upright(image)
                 if not tiles or not all(_CUT_RAW_MODE.fullmatch(_raw_mode(tile)) for tile in tiles):
                     pixels = _pixels(upright)
                 else:
                     pixels = _deep_pixels(_read_samples16(path, tiles, np.asarray(upright)), transparent)
-                return pixels._replace(metadata=read_metadata(upright), pages=pages)
+                return pixels._replace(metadata=read_metadata(upright), pages=_count_pages(path))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             size, *_ = str(error).split(" exceeds")  # "Image size (144000000 pixels)"
             raise _too_large(path, size, max_pixels) from error
@@ -492,6 +491,17 @@ def _check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:
             f"cannot read {str(path)!r}: a TIFF of {depth} bits per sample, {layout}; expected 8, 16 or 32 bits, and "
             "above 8 bits interleaved samples where black is zero"
         )
+
+
+def _count_pages(path: Path) -> int:
+    """How many pictures a file holds: 1 where that can't be told, since the first has been read."""
+    try:
+        with Image.open(path, formats=_READABLE) as image:
+            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # phones add a preview
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises whatever it trips on
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

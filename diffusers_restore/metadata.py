@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,9 @@ from PIL import ExifTags, Image
 _ORIENTATION = ExifTags.Base.Orientation
 _SIZE = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
 _INCH = 0.0254  # metres
+_MAX_PROFILE = 2**24 - 2**16  # bytes; `images` reads no longer ones from a PNG
+_MAX_EXIF_OF_JPEG = 65533
+_MAX_DPI = 65535  # of a JPEG
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Metadata:
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        # What no file can hold is no reason not to write the pixels.
+        if self.icc_profile is not None and not 20 < len(self.icc_profile) <= _MAX_PROFILE:
+            object.__setattr__(self, "icc_profile", None)
+        if self.dpi is not None and not all(1 <= value <= _MAX_DPI for value in self.dpi):
+            object.__setattr__(self, "dpi", None)
+
 
 NO_METADATA = Metadata()
 
@@ -38,11 +47,10 @@ def read_metadata(image: Image.Image) -> Metadata:
     dpi = None
     try:
         across, down = (float(value) for value in resolution)  # type: ignore[union-attr]
-        if math.isfinite(across * down) and across > 0 and down > 0:
-            dpi = (across, down)
+        dpi = (across, down)
     except (TypeError, ValueError, ZeroDivisionError):
         pass
-    return Metadata(profile if isinstance(profile, bytes) and len(profile) > 20 else None, _read_exif(image), dpi)
+    return Metadata(profile if isinstance(profile, bytes) else None, _read_exif(image), dpi)
 
 
 def _read_exif(image: Image.Image) -> bytes | None:
@@ -71,7 +79,8 @@ def encoder_options(metadata: Metadata, file_format: str, channels: int) -> dict
     wanted: dict[str, Any] = {}
     if file_format in ("PNG", "JPEG", "WEBP", "TIFF"):
         profile = None if file_format == "WEBP" and channels < 3 else fitting_profile(metadata, channels)
-        wanted = {"icc_profile": profile, "exif": metadata.exif}
+        too_long = file_format == "JPEG" and len(metadata.exif or b"") > _MAX_EXIF_OF_JPEG
+        wanted = {"icc_profile": profile, "exif": None if too_long else metadata.exif}
     if file_format in ("PNG", "JPEG", "TIFF", "BMP"):
         wanted["dpi"] = metadata.dpi
     return {name: value for name, value in wanted.items() if value is not None}
@@ -84,7 +93,7 @@ def png_chunks(metadata: Metadata, channels: int) -> list[tuple[bytes, bytes]]:
     if profile is not None:
         chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile)))
     if metadata.dpi is not None:
-        dots = b"".join(min(round(value / _INCH), 2**31 - 1).to_bytes(4, "big") for value in metadata.dpi)
+        dots = b"".join(round(value / _INCH).to_bytes(4, "big") for value in metadata.dpi)
         chunks.append((b"pHYs", dots + b"\1"))
     if metadata.exif is not None:
         chunks.append((b"eXIf", metadata.exif.removeprefix(b"Exif\0\0")))

@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from diffusers_restore import images
 from diffusers_restore.errors import ImageError, InvalidInputError
+from diffusers_restore.metadata import Metadata
 
 H, W = 7, 11
 SEED = 20
@@ -919,6 +920,38 @@ def test_metadata_that_nobody_needs_hurts_nobody(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="too large"):
         images.load(tmp_path / "bomb.png")
     assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20
+
+
+def test_metadata_that_a_format_cannot_hold_is_left_out(tmp_path: Path) -> None:
+    x = torch.zeros(3, 8, 8)
+    long = b"Exif\0\0II*\0\x08\0\0\0" + bytes(70_000)
+    profile = bytes(16) + b"RGB " + bytes(2**24)
+    for metadata in (Metadata(dpi=(1e300, 1e-300)), Metadata(exif=long), Metadata(icc_profile=profile)):
+        for suffix, bits in (
+            (".jpg", 8),
+            (".png", 8),
+            (".png", 16),
+            (".tif", 8),
+            (".tif", 16),
+            (".webp", 8),
+            (".bmp", 8),
+        ):
+            images.save(x, tmp_path / f"a{suffix}", bits=bits, metadata=metadata)
+            assert images.load(tmp_path / f"a{suffix}").tensor.shape == (1, 3, 8, 8)
+
+
+def test_a_damaged_second_page_leaves_the_first(tmp_path: Path) -> None:
+    pages = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    directory = int.from_bytes(data[4:8], "little")
+    pointer = directory + 2 + 12 * int.from_bytes(data[directory : directory + 2], "little")
+    data[pointer : pointer + 4] = (len(data) + 1000).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's
+        picture = images.load(tmp_path / "a.tif")
+    assert (picture.pages, picture.tensor[0, :, 0, 0].tolist()) == (1, [1, -1, -1])
 
 
 def test_pages_are_counted(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..restoring.jobs import make_folders, pair, run
+from ..restoring.kinds import MAX_SEED
 from .options import end, operator_options, options_named, print_outcome, real
 
 
@@ -21,7 +22,7 @@ from .options import end, operator_options, options_named, print_outcome, real
     show_default=True,
     help="Standard deviation of Gaussian noise to add, where black is -1 and white is 1.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise.")
 @click.option("--crop", is_flag=True, help="Crop a picture whose size doesn't fit the task, around its centre.")
 @click.pass_context
 def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:

@@ -10,6 +10,7 @@ import click
 
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
+from ..restoring.kinds import FILE_ARGUMENTS
 
 if TYPE_CHECKING:
     from ..operators import Task
@@ -78,7 +79,7 @@ def _describe(name: str) -> str:
 
     def text(name: str, default: Any, required: bool) -> str:
         if required:
-            return f"--{name} FILE" if name in ("mask", "kernel") else f"{name} (required)"
+            return f"--{name} FILE" if name in FILE_ARGUMENTS else f"{name} (required)"
         if isinstance(default, (tuple, list)):
             return f"{name}=[{','.join(f'{value:g}' for value in default)}]"
         if default is None:

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from ..errors import InvalidInputError, check_real, one_line, unknown_name
 from ..registries import METHODS, TASKS
 from ..restoring import ArgumentError, ModelError, Outcome
+from ..restoring.kinds import FILE_ARGUMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,7 +65,7 @@ def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str])
         name, equals, value = pair.partition("=")
         if not (name and equals and value):
             raise click.BadParameter(f"expected k=v, such as sigma=2.5, got {pair!r}", ctx, param)
-        if name in ("mask", "kernel"):
+        if name in FILE_ARGUMENTS:
             raise click.BadParameter(f"give the {name} as a file: --{name} FILE", ctx, param)
         if name in arguments:
             raise click.BadParameter(f"{name} is given twice", ctx, param)
@@ -134,6 +135,12 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple
     return int(sides[0]), int(sides[-1])
 
 
+class_label_option = click.option(
+    "--class-label",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Of what the network draws, for a class-conditional DDPM.",
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 dtype_option = click.option(
     "--dtype",

@@ -9,8 +9,10 @@ import click
 
 from .. import restoring
 from ..restoring.jobs import make_folders, run
+from ..restoring.kinds import MAX_SEED
 from .options import (
     auto_or_real,
+    class_label_option,
     device_option,
     dtype_option,
     end,
@@ -76,15 +78,10 @@ from .options import (
     callback=real(0, 1),
     help="How closely measured parts follow the file.  [default: 1 for ddrm]",
 )
-@click.option(
-    "--class-label",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Of what the network draws, for a class-conditional DDPM.",
-)
+@class_label_option
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MAX_SEED),
     default=0,
     show_default=True,
     help="Of sample 1; sample 2 has the next.",
@@ -115,7 +112,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
 
     IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns: PNG, JPEG, WebP,
-    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency and 16 bits are kept. In a folder, names stay as
+    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency, 16 bits, colour profile, EXIF and resolution are kept. In a folder, names stay as
     they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
 
     With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that

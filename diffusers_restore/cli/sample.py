@@ -11,8 +11,8 @@ import click
 from .. import DEFAULT_PRIOR
 from ..restoring import ArgumentError, find_kind
 from ..restoring.jobs import Job, make_folders, names_folder
-from ..restoring.kinds import PRIOR
-from .options import device_option, dtype_option, is_given, options_named, size
+from ..restoring.kinds import MAX_SEED, PRIOR
+from .options import class_label_option, device_option, dtype_option, is_given, options_named, size
 
 
 @click.command()
@@ -38,15 +38,10 @@ from .options import device_option, dtype_option, is_given, options_named, size
     callback=size,
     help="In pixels; must suit the network's halvings.  [default: the model's own size]",
 )
-@click.option(
-    "--class-label",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Of what the network draws, for a class-conditional DDPM.",
-)
+@class_label_option
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MAX_SEED),
     default=0,
     show_default=True,
     help="Of the first picture; each further picture has the next.",

@@ -16,6 +16,11 @@ from .arguments import ArgumentError
 if TYPE_CHECKING:
     from .restorer import Restorer
 
+FILE_ARGUMENTS = ("mask", "kernel")
+"""Arguments of tasks that are given as a file, each as an option of its own."""
+
+MAX_SEED = 2**32 - 1
+
 
 @dataclass(frozen=True)
 class Kind:

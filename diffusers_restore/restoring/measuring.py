@@ -18,10 +18,8 @@ from ..operators import TASKS, LinearOperator
 from ..registry import PlugInError
 from .arguments import ArgumentError, ModelError, check, check_file
 from .jobs import Done, Job, describe_pages
+from .kinds import FILE_ARGUMENTS, MAX_SEED
 from .memory import enough_memory
-
-FILE_ARGUMENTS = ("mask", "kernel")
-"""Arguments of tasks that are given as a file, each with its own option."""
 
 
 class Measurer:
@@ -53,7 +51,7 @@ class Measurer:
         max_pixels: int | None = None,
     ) -> None:
         self.task, self.crop = task, crop
-        self.sigma_y, self.seed = check("sigma_y", check_real, sigma_y, 0), check("seed", check_int, seed, 0, 2**32 - 1)
+        self.sigma_y, self.seed = check("sigma_y", check_real, sigma_y, 0), check("seed", check_int, seed, 0, MAX_SEED)
         self.max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
         self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
         self.inexact: list[str] = []

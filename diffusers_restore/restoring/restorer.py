@@ -22,7 +22,6 @@ from .memory import enough_memory
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
 
-MAX_SEED = 2**32 - 1
 Draw = Callable[[int], Tensor]
 """The number of a sample, 0 the first -> a restored picture (1, C, H, W) in [-1, 1]."""
 

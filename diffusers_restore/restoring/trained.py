@@ -9,10 +9,10 @@ import torch
 from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
 from .arguments import ArgumentError, check
-from .kinds import COLD, RDDM
+from .kinds import COLD, MAX_SEED, RDDM
 from .loading import load_pipeline
 from .measuring import load_files
-from .restorer import MAX_SEED, Draw, Restorer
+from .restorer import Draw, Restorer
 
 
 class ColdRestorer(Restorer):

@@ -20,10 +20,10 @@ from ..registry import PlugInError
 from ..schedulers.prediction import SCHEDULE
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .arguments import ArgumentError, check, check_mapping
-from .kinds import PRIOR
+from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .measuring import is_picture, task_arguments
-from .restorer import MAX_SEED, Draw, Restorer
+from .restorer import Draw, Restorer
 from .trained import check_steps
 
 
