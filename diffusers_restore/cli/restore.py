@@ -112,8 +112,9 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
 
     IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns: PNG, JPEG, WebP,
-    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency, 16 bits, colour profile, EXIF and resolution are kept. In a folder, names stay as
-    they are; GIF, BMP and .npy become PNG. The result of a picture depends on its content and on --seed only.
+    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency, 16 bits, colour profile,
+    EXIF and resolution are kept. In a folder, names stay as they are; GIF, BMP and .npy become PNG. The result of a
+    picture depends on its content and on --seed only.
 
     With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that
     was trained on photographs with blur, noise and JPEG artefacts removes what it finds.
