@@ -7,14 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-import re
-import struct
-import sys
-import threading
-import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -22,11 +15,25 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, TiffTags, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from .errors import ImageError, check_int, check_real
+from .decoding import (
+    check_tiff,
+    failing_as,
+    not_a_picture,
+    pillow_limit,
+    pixels_of,
+    read_array,
+    read_pixels,
+    readable_formats,
+    reading,
+    to_unit,
+    upright,
+)
+from .encoding import encode, pil_from_bytes, quantize
+from .errors import ImageError, InvalidInputError, check_int, check_real
 from .files import write_bytes
-from .metadata import NO_METADATA, Metadata, encoder_options, fitting_profile, png_chunks, read_metadata
+from .metadata import NO_METADATA, Metadata
 
 DEFAULT_MAX_PIXELS = 64_000_000
 DEFAULT_LIMIT = 8.0
@@ -35,7 +42,8 @@ SingleInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
 ImageInput: TypeAlias = SingleInput | Sequence[SingleInput]
 PathInput: TypeAlias = str | os.PathLike[str]
 
-_READABLE = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+_PICTURE = "PNG, JPEG, WebP, TIFF, AVIF, JPEG 2000, BMP, GIF or another format that Pillow decodes"
+_READABLE = f"{_PICTURE}, or .npy"
 _WRITABLE = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -48,19 +56,7 @@ _WRITABLE = {
 }
 _CARRY_ALPHA = ("PNG", "WEBP", "TIFF")
 _CARRY_16_BITS = ("PNG", "TIFF")
-_ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"lossless": True, "exact": True},
-}
-_PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels -> grey, grey + alpha, RGB, RGBA
-
-# Pillow keeps the upper byte of 16-bit colour samples. Read in the other byte order, the same data give the lower byte.
-_CUT_RAW_MODE = re.compile(r"(RGB|RGBA|RGBX|R|G|B|A|LA);16[BLN]")
-_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-
-_MAX_TEXT = 2**24  # bytes of a PNG's text or profile: workflows and printers' profiles are larger than Pillow's 2^20
-
-_pillow_limit_lock = threading.Lock()
+_CARRY_QUALITY = ("JPEG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -80,20 +76,20 @@ class Picture:
     pages: int = 1
 
 
-class _Pixels(NamedTuple):
-    color: NDArray[np.float32]  # (H, W, C) in [0, 1], C is 1 or 3
-    alpha: NDArray[np.float32] | None  # (H, W) in [0, 1]
-    bits: int
-    metadata: Metadata = NO_METADATA
-    pages: int = 1
+class MaskFile(NamedTuple):
+    """A mask (H, W) float32 of 0 and 1, and how many pixels of its file were neither black nor white."""
+
+    mask: torch.Tensor
+    soft: int
 
 
 def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF, BMP or GIF (first frame), or a `.npy` float array (C, H, W) in [-1, 1] units.
+    """Read a picture in any format that Pillow decodes, or a `.npy` float array (C, H, W) in [-1, 1] units.
 
-    The EXIF orientation is applied. Palettes and CMYK become RGB; 16-bit grey, RGB and RGBA keep all 16 bits (CMYK and
-    premultiplied alpha keep 8); transparency is kept aside in `alpha`. Float TIFFs are in [0, 1]. Colour profiles are
-    kept and not applied. The size is read from the header and compared with `max_pixels` before anything is decoded.
+    Of several pages or frames, the first is read. The EXIF orientation is applied. Palettes, CMYK and L*a*b* become
+    RGB. Grey, RGB and RGBA of 16 bits keep them in PNG and TIFF (CMYK and premultiplied alpha keep 8); transparency is
+    kept aside in `alpha`. Float TIFFs are in [0, 1]. Colour profiles are kept and not applied. The size is read from
+    the header and compared with `max_pixels` before anything is decoded.
 
     Raises:
         ImageError: absent, empty, truncated, not a picture, larger than `max_pixels`, or with NaN or Inf in it.
@@ -103,11 +99,14 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     max_pixels = check_int("max_pixels", max_pixels, 1)
     name = f"picture {str(source)!r}"
     if source.suffix.lower() == ".npy":
-        with _reading(source):
-            array = _read_npy(source, max_pixels)
+        with reading(source, _READABLE), np.errstate(over="ignore"):  # what overflows becomes Inf, which is refused
+            array = read_array(source, max_pixels)
+            if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f":
+                raise ImageError(f"{str(source)!r} must hold a float array (C, H, W), got {array.dtype} {array.shape}")
+            array = np.array(array, dtype=np.float32, order="C")  # a copy in memory
         return Picture(_checked(torch.from_numpy(array)[None], name, None), None, 32)
-    with _reading(source):
-        pixels = _read_pixels(source, max_pixels)
+    with reading(source, _READABLE):
+        pixels = read_pixels(source, max_pixels)
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
     tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT)
     return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
@@ -123,15 +122,14 @@ def read_picture(file: PathInput | bytes) -> Image.Image:
     """
     content = io.BytesIO(file) if isinstance(file, bytes) else file
     name = f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
-    with failing_as(f"cannot read {name!r}"), _pillow_limit(DEFAULT_MAX_PIXELS):
+    with failing_as(f"cannot read {name!r}"), pillow_limit(DEFAULT_MAX_PIXELS):
         try:
-            with Image.open(content, formats=_READABLE) as image:
+            with Image.open(content, formats=readable_formats()) as image:
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    _check_tiff(Path(name), image)
-                return _to_8_bits(_upright(image))
+                    check_tiff(Path(name), image)
+                return _to_8_bits(upright(image))
         except UnidentifiedImageError as error:
-            expected = ", ".join(_READABLE)
-            raise ImageError(f"cannot read {name!r}: not a picture, or a damaged one; expected {expected}") from error
+            raise not_a_picture(name, _PICTURE) from error
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -150,22 +148,53 @@ def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch
         ImageError: as for `load`, or a value that is neither black nor white, or transparency in the file.
         InvalidInputError: `max_pixels` is not a whole number >= 1.
     """
-    source = _as_path(path)
-    max_pixels = check_int("max_pixels", max_pixels, 1)
-    with _reading(source):
-        color, alpha, *_ = _read_pixels(source, max_pixels)
-    mask = color[..., 0]
-    if alpha is not None and (alpha != 1).any():
-        raise ImageError(f"mask {str(source)!r} has transparent pixels; save it as opaque black and white")
-    wrong = ((mask != 0) & (mask != 1)) | (color != mask[..., None]).any(-1)
-    if wrong.any():
-        row, column = (int(i) for i in np.argwhere(wrong)[0])
+    color = _read_mask(path, max_pixels)
+    soft = _soft(color)
+    if soft.any():
+        row, column = (int(i) for i in np.argwhere(soft)[0])
         values = ", ".join(f"{255 * v:.4g}" for v in color[row, column])
         raise ImageError(
-            f"mask {str(source)!r} must hold only 0 (black) and 255 (white), got ({values}) at row {row}, column "
-            f"{column}, and {int(wrong.sum())} such pixels in all; threshold it and save it without loss, as PNG"
+            f"mask {os.fspath(path)!r} must hold only 0 (black) and 255 (white), got ({values}) at row {row}, column "
+            f"{column}, and {int(soft.sum())} such pixels in all; threshold it and save it without loss, as PNG, or "
+            "read it by images.read_mask"
         )
-    return torch.from_numpy(mask.copy())
+    return torch.from_numpy(color[..., 0].copy())
+
+
+def read_mask(path: PathInput, *, threshold: float = 0.5, max_pixels: int = DEFAULT_MAX_PIXELS) -> MaskFile:
+    """Read a mask with soft edges, or one that was saved as JPEG: white where its brightness is above `threshold`.
+
+    Args:
+        path: of a picture file.
+        threshold: from 0 (black) to below 1 (white); the brightness is the mean of the colours.
+        max_pixels: of the picture.
+
+    Raises:
+        ImageError: as for `load`, or transparency in the file.
+        InvalidInputError: a threshold out of range, or `max_pixels` is not a whole number >= 1.
+    """
+    threshold = check_real("threshold", threshold, 0)
+    if threshold >= 1:
+        raise InvalidInputError(f"threshold must be a number >= 0 and < 1, got {threshold!r}")
+    color = _read_mask(path, max_pixels)
+    return MaskFile(torch.from_numpy((color.mean(-1) > threshold).astype(np.float32)), int(_soft(color).sum()))
+
+
+def _read_mask(path: PathInput, max_pixels: int) -> NDArray[np.float32]:
+    source = _as_path(path)
+    max_pixels = check_int("max_pixels", max_pixels, 1)
+    with reading(source, _PICTURE):
+        color, alpha, *_ = read_pixels(source, max_pixels)
+    if alpha is not None and (alpha != 1).any():
+        raise ImageError(f"mask {str(source)!r} has transparent pixels; save it as opaque black and white")
+    return color
+
+
+def _soft(color: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a mask (H, W, C) is neither black nor white."""
+    grey = color[..., :1]
+    soft: NDArray[np.bool_] = (((grey != 0) & (grey != 1)) | (color != grey)).any(-1)
+    return soft
 
 
 def save(
@@ -175,20 +204,21 @@ def save(
     alpha: torch.Tensor | None = None,
     bits: int = 8,
     metadata: Metadata | None = None,
+    quality: int | None = None,
 ) -> None:
     """Write one picture, (C, H, W) or (1, C, H, W) in [-1, 1], in the format that the suffix of `path` names.
 
     C = 1 gives a grey file (WebP has no grey: RGB), C = 3 an RGB one; values are clipped and rounded. JPEG is written
-    at quality 95 without chroma subsampling, WebP without loss. `bits` above 8 gives 16 bits in PNG and TIFF and 8
-    elsewhere. `alpha` (1, 1, h, w) in [0, 1] is resized bicubically to (H, W), clipped, and stored in PNG, WebP and
-    TIFF (grey with alpha in a 16-bit TIFF becomes RGBA). `metadata` is put back as far as the format can hold it (a
-    16-bit TIFF no EXIF, a BMP the resolution alone, .npy nothing); a colour profile stays where grey stays grey and
-    colours stay colours. `.npy` stores float32 (C, H, W), any C, unclipped. The file is
+    at quality 95 without chroma subsampling, WebP without loss; `quality` 1..100 replaces that in both. `bits` above 8
+    gives 16 bits in PNG and TIFF and 8 elsewhere. `alpha` (1, 1, h, w) in [0, 1] is resized bicubically to (H, W),
+    clipped, and stored in PNG, WebP and TIFF (grey with alpha in a 16-bit TIFF becomes RGBA). `metadata` is put back as
+    far as the format can hold it (a 16-bit TIFF no EXIF, a BMP the resolution alone, .npy nothing); a colour profile
+    stays where grey stays grey and colours stay colours. `.npy` stores float32 (C, H, W), any C, unclipped. The file is
     written aside in the same folder and renamed, so that `path` is either complete or unchanged.
 
     Raises:
-        ImageError: a shape, value, suffix, `bits` or `alpha` that the file can't hold, an absent folder, or a write
-            that fails.
+        ImageError: a shape, value, suffix, `bits`, `alpha` or `quality` that the file can't hold, an absent folder, or
+            a write that fails.
     """
     target = _as_path(path)
     file_format = _WRITABLE.get(target.suffix.lower())
@@ -198,6 +228,10 @@ def save(
         raise ImageError(f"bits must be 8, 16 or 32, got {bits!r}")
     if alpha is not None and file_format not in _CARRY_ALPHA:
         raise ImageError(f"cannot write alpha to {str(target)!r}: use .png, .webp or .tif, or pass alpha=None")
+    if quality is not None:
+        check_int("quality", quality, 1, 100)
+        if file_format not in _CARRY_QUALITY:
+            raise ImageError(f"cannot write {str(target)!r} with a quality: only .jpg and .webp have one")
     values = _batch(tensor, "tensor")
     if len(values) != 1:
         raise ImageError(f"tensor must hold one picture per file, got a batch of {len(values)}: save them one by one")
@@ -211,7 +245,7 @@ def save(
             unit = np.concatenate([unit, _fit_alpha(alpha, unit.shape[0], unit.shape[1])], axis=2)
         with failing_as(f"cannot write {str(target)!r}"):
             depth = 16 if bits > 8 and file_format in _CARRY_16_BITS else 8
-            data = _encode(unit, file_format, depth, metadata or NO_METADATA)
+            data = encode(unit, file_format, depth, metadata or NO_METADATA, quality)
     _write(target, data)
 
 
@@ -267,7 +301,7 @@ def to_pil(tensor: torch.Tensor) -> list[Image.Image]:
     Raises:
         ImageError: not such a tensor, or NaN or Inf in it.
     """
-    return [_pil_from_bytes(_quantize(unit, 8)) for unit in to_numpy(tensor)]
+    return [pil_from_bytes(quantize(unit, 8)) for unit in to_numpy(tensor)]
 
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
@@ -316,17 +350,6 @@ def _to_unit(batch: torch.Tensor) -> NDArray[np.float32]:
     return unit
 
 
-def _unit(samples: NDArray[Any], full_scale: int) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = samples.astype(np.float32) / np.float32(full_scale)
-    return scaled
-
-
-def _quantize(unit: NDArray[np.float32], bits: int) -> NDArray[Any]:
-    """Values in [0, 1] to the nearest of 2^bits levels: uint8 or uint16."""
-    levels: NDArray[Any] = np.rint(unit * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
-    return levels
-
-
 def _batch(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """A torch picture as (B, C, H, W) float32 on the CPU, finite, without gradient."""
     if not isinstance(tensor, torch.Tensor):
@@ -338,7 +361,7 @@ def _from_pil(image: Image.Image, name: str) -> torch.Tensor:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} is empty: {image.width} x {image.height} pixels")
     with failing_as(f"cannot read {name}"):
-        return _from_unit(_pixels(_upright(image)).color[None])
+        return _from_unit(pixels_of(upright(image)).color[None])
 
 
 def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
@@ -361,7 +384,7 @@ def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
     else:
         raise ImageError(f"{name} must be a numpy array of uint8, uint16 or floats in [0, 1], got {array.dtype}")
     with np.errstate(over="ignore"):  # what overflows becomes Inf, which is refused
-        return _from_unit(_unit(batch[..., :3], full_scale))
+        return _from_unit(to_unit(batch[..., :3], full_scale))
 
 
 def _from_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -394,180 +417,13 @@ def _wrong_type(name: str, value: object, more: str = "") -> ImageError:
     return ImageError(f"{name} must be a PIL picture, a numpy array or a torch tensor{more}, got {came}")
 
 
-# --- reading --------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def _as_path(path: PathInput) -> Path:
     if not isinstance(path, (str, os.PathLike)):
         raise ImageError(f"path must be a str or a path, got {path!r}")
     return Path(path)
-
-
-@contextmanager
-def failing_as(message: str) -> Iterator[None]:
-    """Turn any failure into an ImageError: decoders raise all kinds of errors on damaged files."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:
-        raise ImageError(f"{message}: {str(error) or type(error).__name__}") from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    with failing_as(f"cannot read {str(path)!r}"):
-        if not path.exists():
-            raise ImageError(f"cannot read {str(path)!r}: there is no such file")
-        if not path.is_file():
-            raise ImageError(f"cannot read {str(path)!r}: it is not a file")
-        if path.stat().st_size == 0:
-            raise ImageError(f"cannot read {str(path)!r}: the file is empty")
-        try:
-            yield
-        except UnidentifiedImageError as error:
-            raise ImageError(
-                f"cannot read {str(path)!r}: not a picture, or a damaged one; expected {', '.join(_READABLE)} or .npy"
-            ) from error
-
-
-@contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
-    """Replace Pillow's global limit by `max_pixels`, and make its warning an error, for one picture."""
-    with _pillow_limit_lock, warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = max_pixels, _MAX_TEXT
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = before
-
-
-def _too_large(path: Path, size: str, max_pixels: int) -> ImageError:
-    return ImageError(
-        f"cannot read {str(path)!r}: {size} is more than max_pixels={max_pixels}; pass a larger max_pixels if you "
-        "trust the file"
-    )
-
-
-def _read_npy(path: Path, max_pixels: int) -> NDArray[np.float32]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim != 3 or array.size == 0 or array.dtype.kind != "f":
-        raise ImageError(f"{str(path)!r} must hold a float array (C, H, W), got {array.dtype} {array.shape}")
-    if array.shape[1] * array.shape[2] > max_pixels:
-        raise _too_large(path, f"{array.shape[2]} x {array.shape[1]} pixels", max_pixels)
-    with np.errstate(over="ignore"):  # what overflows becomes Inf, which is refused
-        return np.array(array, dtype=np.float32, order="C")  # a copy in memory
-
-
-def _read_pixels(path: Path, max_pixels: int) -> _Pixels:
-    with _pillow_limit(max_pixels):
-        try:
-            with Image.open(path, formats=_READABLE) as image:
-                if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    _check_tiff(path, image)
-                tiles = image.tile
-                transparent = image.info.get("transparency")
-                upright = _upright(image)
-                if not tiles or not all(_CUT_RAW_MODE.fullmatch(_raw_mode(tile)) for tile in tiles):
-                    pixels = _pixels(upright)
-                else:
-                    pixels = _deep_pixels(_read_samples16(path, tiles, np.asarray(upright)), transparent)
-                return pixels._replace(metadata=read_metadata(upright), pages=_count_pages(path))
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            size, *_ = str(error).split(" exceeds")  # "Image size (144000000 pixels)"
-            raise _too_large(path, size, max_pixels) from error
-
-
-def _check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse layouts whose samples Pillow reads at a wrong scale or place."""
-    depth = max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
-    planar = len(image.getbands()) > 1 and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
-    inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
-    if depth == 12 or (depth > 8 and (planar or inverted)):
-        layout = "separate planes" if planar else "white is zero" if inverted else "interleaved"
-        raise ImageError(
-            f"cannot read {str(path)!r}: a TIFF of {depth} bits per sample, {layout}; expected 8, 16 or 32 bits, and "
-            "above 8 bits interleaved samples where black is zero"
-        )
-
-
-def _count_pages(path: Path) -> int:
-    """How many pictures a file holds: 1 where that can't be told, since the first has been read."""
-    try:
-        with Image.open(path, formats=_READABLE) as image:
-            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))  # phones add a preview
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises whatever it trips on
-        return 1
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """A decoded picture as its EXIF orientation says, as it is where that block can't be read."""
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises whatever it trips on
-        image.info.pop("exif", None)
-        return image.copy()
-
-
-def _raw_mode(tile: ImageFile._Tile) -> str:
-    return tile.args if isinstance(tile.args, str) else str(tile.args[0]) if tile.args else ""
-
-
-def _read_samples16(path: Path, tiles: list[ImageFile._Tile], upper: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """Decode a file again for the bytes that the first decoding dropped: (H, W, 2, 3 or 4) 16-bit samples."""
-
-    def lower_tile(tile: ImageFile._Tile) -> ImageFile._Tile:
-        raw = _raw_mode(tile)
-        # grey + alpha has no swapped form, but its four bytes per pixel can be read as they are
-        raw = "RGBA" if raw == "LA;16B" else raw[:-1] + _OTHER_BYTE[raw[-1]]
-        return tile._replace(args=(raw, *tile.args[1:]) if isinstance(tile.args, tuple) else raw)
-
-    with Image.open(path, formats=_READABLE) as image:
-        image.tile = [lower_tile(tile) for tile in tiles]
-        lower = np.asarray(_upright(image))
-    if _raw_mode(tiles[0]) == "LA;16B":
-        samples: NDArray[np.uint16] = np.ascontiguousarray(lower).view(">u2").astype(np.uint16)
-    else:
-        samples = upper.astype(np.uint16) << 8 | lower
-    return samples
-
-
-def _deep_pixels(samples: NDArray[np.uint16], transparent: Any) -> _Pixels:
-    """Pixels of (H, W, 1 to 4) 16-bit samples; `transparent` is the value that means transparent, or None."""
-    channels = samples.shape[2]
-    unit = _unit(samples, 65535)
-    if channels in (2, 4):
-        return _Pixels(unit[..., :-1], unit[..., -1].copy(), 16)
-    if transparent is not None:
-        return _Pixels(unit, (samples != np.asarray(transparent)).any(-1).astype(np.float32), 16)
-    return _Pixels(unit, None, 16)
-
-
-def _pixels(image: Image.Image) -> _Pixels:
-    """Pixels of a PIL picture of any mode."""
-    if image.mode == "F":
-        return _Pixels(np.array(image, dtype=np.float32)[..., None], None, 32)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        samples = np.asarray(image)[..., None]
-        if samples.min() < 0 or samples.max() > 65535:
-            raise ImageError(
-                f"a picture of integers must be in 0..65535, got {samples.min()} to {samples.max()} (mode {image.mode})"
-            )
-        return _deep_pixels(samples.astype(np.uint16), image.info.get("transparency"))
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    transparent = image.has_transparency_data
-    unit = _unit(np.atleast_3d(np.asarray(image.convert(mode + "A" if transparent else mode))), 255)
-    return _Pixels(unit[..., :-1], unit[..., -1].copy(), 8) if transparent else _Pixels(unit, None, 8)
-
-
-# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def _fit_alpha(alpha: torch.Tensor, height: int, width: int) -> NDArray[np.float32]:
@@ -582,67 +438,6 @@ def _fit_alpha(alpha: torch.Tensor, height: int, width: int) -> NDArray[np.float
         values = torch.nn.functional.interpolate(values, (height, width), mode="bicubic", antialias=True)
     fitted: NDArray[np.float32] = values.clamp(0, 1)[0, 0, :, :, None].numpy()
     return fitted
-
-
-def _encode(unit: NDArray[np.float32], file_format: str, bits: int, metadata: Metadata) -> bytes:
-    """A file of (H, W, 1 to 4) values in [0, 1]."""
-    levels = _quantize(unit, bits)
-    if bits == 16:
-        return _encode_png16(levels, metadata) if file_format == "PNG" else _encode_tiff16(levels, metadata)
-    buffer = io.BytesIO()
-    options = _ENCODER_OPTIONS.get(file_format, {}) | encoder_options(metadata, file_format, unit.shape[2])
-    _pil_from_bytes(levels).save(buffer, file_format, **options)
-    return buffer.getvalue()
-
-
-def _pil_from_bytes(levels: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-
-
-def _encode_png16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
-    """PNG of (H, W, 1 to 4) 16-bit samples, for which Pillow has no writer; https://www.w3.org/TR/png-3."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    height, width, channels = samples.shape
-    rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
-    differences = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))  # modulo 256: PNG's filter 2, "up"
-    lines = np.insert(differences, 0, 2, axis=1)
-    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOR_TYPES[channels], 0, 0, 0)
-    more = b"".join(chunk(*one) for one in png_chunks(metadata, channels))
-    data = chunk(b"IDAT", zlib.compress(lines.tobytes()))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + more + data + chunk(b"IEND", b"")
-
-
-def _encode_tiff16(samples: NDArray[np.uint16], metadata: Metadata) -> bytes:
-    """TIFF of (H, W, 1 to 4) 16-bit samples in one uncompressed strip; grey with alpha is written as RGBA."""
-    if samples.shape[2] == 2:
-        samples = samples[..., [0, 0, 0, 1]]
-    height, width, channels = samples.shape
-    data = samples.astype("<u2").tobytes()
-    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
-    directory[TiffImagePlugin.IMAGEWIDTH] = width
-    directory[TiffImagePlugin.IMAGELENGTH] = height
-    directory[TiffImagePlugin.BITSPERSAMPLE] = (16,) * channels
-    directory[TiffImagePlugin.COMPRESSION] = 1
-    directory[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] = 1 if channels == 1 else 2
-    directory[TiffImagePlugin.SAMPLESPERPIXEL] = channels
-    directory[TiffImagePlugin.ROWSPERSTRIP] = height
-    directory[TiffImagePlugin.STRIPOFFSETS] = 0  # counted from the end of the directory
-    directory[TiffImagePlugin.STRIPBYTECOUNTS] = len(data)
-    if channels == 4:
-        directory[TiffImagePlugin.EXTRASAMPLES] = 2  # alpha, not premultiplied
-    profile = fitting_profile(metadata, channels)
-    if profile is not None:
-        directory.tagtype[TiffImagePlugin.ICCPROFILE] = TiffTags.UNDEFINED
-        directory[TiffImagePlugin.ICCPROFILE] = profile
-    if metadata.dpi is not None:
-        directory[TiffImagePlugin.RESOLUTION_UNIT] = 2  # inches
-        directory[TiffImagePlugin.X_RESOLUTION], directory[TiffImagePlugin.Y_RESOLUTION] = metadata.dpi
-    buffer = io.BytesIO()
-    directory.save(buffer)
-    return buffer.getvalue() + data
 
 
 def _write(target: Path, data: bytes) -> None:

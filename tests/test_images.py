@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
-from diffusers_restore import images
+from diffusers_restore import decoding, images
 from diffusers_restore.errors import ImageError, InvalidInputError
 from diffusers_restore.metadata import Metadata
 
@@ -976,3 +976,85 @@ def test_masked_arrays_are_refused_and_others_are_read() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PendingDeprecationWarning)
         assert torch.equal(images.to_tensor(np.matrix(array[..., 0])), images.to_tensor(array[..., 0]))
+
+
+# --- every format of the installed Pillow; masks that aren't black and white; sizes before memory ---------------------
+
+
+@pytest.mark.parametrize(
+    "suffix", [".avif", ".jp2", ".tga", ".ppm", ".pcx", ".qoi", ".sgi", ".dds", ".ico", ".bmp", ".gif", ".jfif"]
+)
+def test_what_pillow_decodes_is_read(tmp_path: Path, suffix: str) -> None:
+    name = Image.registered_extensions()[suffix]
+    if name not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {name}")
+    rows, columns = np.mgrid[:24, :32]
+    levels = np.stack([8 * columns, 10 * rows, 4 * (rows + columns)], axis=-1).astype(np.uint8)
+    Image.fromarray(levels).save(tmp_path / f"a{suffix}", **({"sizes": [(32, 24)]} if suffix == ".ico" else {}))
+    picture = images.load(tmp_path / f"a{suffix}")
+    assert picture.tensor.shape[1] == 3
+    assert picture.bits == 8
+    if suffix != ".ico":  # which is square
+        assert np.abs(images.to_numpy(picture.tensor)[0] * 255 - levels).mean() < 4
+    assert suffix in decoding.readable_suffixes()
+
+
+def test_formats_that_run_other_programs_are_no_pictures(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    with pytest.raises(ImageError, match=r"not a picture.*expected PNG"):
+        images.load(tmp_path / "a.eps")
+    assert ".eps" not in decoding.readable_suffixes()
+
+
+def test_heic_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(ImageError, match="convert it to AVIF, JPEG or PNG"):
+        images.load(tmp_path / "a.heic")
+
+
+def test_lab_colours(tmp_path: Path) -> None:
+    rgb = Image.new("RGB", (8, 8), (200, 120, 40))
+    profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    ImageCms.profileToProfile(rgb, *profiles, outputMode="LAB").save(tmp_path / "a.tif")
+    levels = images.to_numpy(images.load(tmp_path / "a.tif").tensor) * 255
+    assert np.abs(levels - (200, 120, 40)).max() < 3
+
+
+def test_channels_of_an_array_count(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((500, 2, 2), np.float32))
+    with pytest.raises(ImageError, match=r"\(500, 2, 2\).*max_pixels=4"):
+        images.load(tmp_path / "a.npy", max_pixels=4)
+    assert images.load(tmp_path / "a.npy", max_pixels=500).tensor.shape == (1, 500, 2, 2)
+
+
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.zeros((1, 2, 2), np.float32))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ImageError, match="archive"):
+        images.load(tmp_path / "a.npy")
+
+
+def test_a_soft_mask_is_cut_at_a_threshold(tmp_path: Path) -> None:
+    levels = np.array([[0, 100, 127, 128, 200, 255]], np.uint8)
+    Image.fromarray(levels).save(tmp_path / "mask.png")
+    read = images.read_mask(tmp_path / "mask.png")
+    assert read.soft == 4
+    assert read.mask.tolist() == [[0, 0, 0, 1, 1, 1]]
+    assert images.read_mask(tmp_path / "mask.png", threshold=0.3).mask.tolist() == [[0, 1, 1, 1, 1, 1]]
+    for threshold in (1, -0.1, float("nan"), "half"):
+        with pytest.raises(InvalidInputError, match="threshold must be"):
+            images.read_mask(tmp_path / "mask.png", threshold=threshold)  # type: ignore[arg-type]
+
+
+def test_quality(tmp_path: Path) -> None:
+    picture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for suffix in (".jpg", ".webp"):
+        sizes = []
+        for quality in (20, 90, None):
+            images.save(picture, tmp_path / f"a{suffix}", quality=quality)
+            sizes.append((tmp_path / f"a{suffix}").stat().st_size)
+        assert sizes[0] < sizes[1] < sizes[2]
+    with pytest.raises(ImageError, match=r"only .jpg and .webp"):
+        images.save(picture, tmp_path / "a.png", quality=90)
+    with pytest.raises(InvalidInputError, match="quality must be"):
+        images.save(picture, tmp_path / "a.jpg", quality=0)

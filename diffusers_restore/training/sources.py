@@ -15,9 +15,10 @@ from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ..decoding import failing_as
 from ..errors import ImageError, InvalidInputError, check_int, unknown_name
 from ..files import visible_files
-from ..images import PathInput, failing_as, read_picture
+from ..images import PathInput, read_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
