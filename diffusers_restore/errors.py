@@ -30,9 +30,24 @@ class ImageError(InvalidInputError):
 def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """`no operator named 'blurr'; did you mean 'blur'? There are: blur, ...`"""
     names = sorted(known)
-    close = get_close_matches(str(name), names, n=1)
-    hint = f" did you mean {close[0]!r}?" if close else ""
+    close = _nearest_numbers(str(name), names) or get_close_matches(str(name), names, n=1)
+    hint = f" did you mean {' or '.join(map(repr, close))}?" if close else ""
     return UnknownNameError(f"no {what} named {name!r};{hint} there are: {', '.join(names)}")
+
+
+def _nearest_numbers(name: str, names: list[str]) -> list[str]:
+    """Of names that differ from this one in their number alone, those with the next smaller and the next larger one."""
+
+    def split(text: str) -> tuple[str, int]:
+        letters = text.rstrip("0123456789")
+        return letters, int("0" + text[len(letters) :][:9])
+
+    letters, number = split(name)
+    same = [(split(other)[1], other) for other in names if split(other)[0] == letters and other != letters]
+    if letters == name:
+        return []
+    below, above = [one for one in same if one[0] < number], [one for one in same if one[0] > number]
+    return [other for _, other in ([max(below)] if below else []) + ([min(above)] if above else [])]
 
 
 def one_line(error: Exception) -> str:

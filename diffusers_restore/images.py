@@ -56,7 +56,8 @@ _WRITABLE = {
 }
 _CARRY_ALPHA = ("PNG", "WEBP", "TIFF")
 _CARRY_16_BITS = ("PNG", "TIFF")
-_CARRY_QUALITY = ("JPEG", "WEBP")
+QUALITY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+"""Of files that have a quality."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def save(
         raise ImageError(f"cannot write alpha to {str(target)!r}: use .png, .webp or .tif, or pass alpha=None")
     if quality is not None:
         check_int("quality", quality, 1, 100)
-        if file_format not in _CARRY_QUALITY:
+        if target.suffix.lower() not in QUALITY_SUFFIXES:
             raise ImageError(f"cannot write {str(target)!r} with a quality: only .jpg and .webp have one")
     values = _batch(tensor, "tensor")
     if len(values) != 1:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
 
-from ..restoring.jobs import make_folders, pair, run
+from ..restoring.jobs import make_folders, run
 from ..restoring.kinds import MAX_SEED
-from .options import end, operator_options, options_named, print_outcome, real
+from .options import operator_options, options_named, output_options, real
+from .printing import Printer
 
 
 @click.command()
@@ -24,6 +24,7 @@ from .options import end, operator_options, options_named, print_outcome, real
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise.")
 @click.option("--crop", is_flag=True, help="Crop a picture whose size doesn't fit the task, around its centre.")
+@output_options
 @click.pass_context
 def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Degrade clean pictures IN to OUT: make measurements to experiment with.
@@ -35,16 +36,24 @@ def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
 
     A measurement is written as a picture, clipped and rounded, or as exact numbers if OUT ends in .npy, which holds no
     transparency. In a folder it is a PNG. Compressed sensing (cs2, cs4) measures no picture and always gives .npy.
-    """  # noqa: D301  # click reads the control character
-    with options_named(ctx):
-        jobs = pair(inputs, output, lambda source: ".png")
 
+    The exit status is 0 if all is done, 1 if something failed, 2 for wrong options, 130 after Ctrl-C.
+    """  # noqa: D301  # click reads the control character
+    quiet, verbose, as_json = (options.pop(name) for name in ("quiet", "verbose", "as_json"))
+    printer = Printer(ctx, quiet, verbose, as_json, timed=False)
+    printer.settings = {name: value for name, value in options.items() if value is not None}
+    with options_named(ctx):
         from ..restoring.measuring import Measurer
 
         measurer = Measurer(**options)
+        jobs = measurer.plan(inputs, output, printer.tell)
         make_folders(jobs)
     try:
-        end(run(jobs, measurer.measure, partial(print_outcome, ctx, timed=False)))
+        run(jobs, measurer.measure, printer.report)
+    except KeyboardInterrupt:
+        raise printer.interrupted(len(jobs), "") from None
     finally:
         if measurer.inexact:
-            click.echo("note: noise was clipped and rounded; -o NAME.npy keeps the exact numbers", err=True)
+            what = "noise was" if measurer.sigma_y > 0 else "values beyond black and white were"
+            click.echo(f"note: {what} clipped and rounded; -o NAME.npy keeps the exact numbers", err=True)
+    printer.end()

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from ..errors import InvalidInputError, check_real, one_line, unknown_name
 from ..registries import METHODS, TASKS
-from ..restoring import ArgumentError, ModelError, Outcome
+from ..restoring import ArgumentError, ModelError
 from ..restoring.kinds import FILE_ARGUMENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -48,14 +48,14 @@ def real(
     return check
 
 
-def auto_or_real(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
-    """None for the word auto, or a number >= 0."""
-    if value == "auto":
-        return None
+def noise_level(ctx: click.Context, param: click.Parameter, value: str) -> float | str | None:
+    """None for the word auto, the word estimate, or a number >= 0."""
+    if value in ("auto", "estimate"):
+        return None if value == "auto" else value
     try:
         return check_real(str(param.name), float(value), 0)
     except ValueError as error:  # InvalidInputError is one
-        raise click.BadParameter(f"expected auto or a number >= 0, got {value!r}", ctx, param) from error
+        raise click.BadParameter(f"expected auto or a number >= 0, got {value!r}; or estimate", ctx, param) from error
 
 
 def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
@@ -76,10 +76,22 @@ def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str])
     return arguments
 
 
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """A decorator that adds options, which are listed in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 def operator_options(command: Command, *, task_needed: bool = True) -> Command:
     """The arguments and options that `restore` and `degrade` share."""
+    existing = click.Path(exists=True, path_type=Path)
     existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
-    options = [
+    decorate = with_options(
         click.argument("inputs", metavar="IN...", nargs=-1, required=True),
         click.option("-o", "--output", metavar="OUT", required=True, help="A file for one picture, else a folder."),
         click.option(
@@ -100,10 +112,18 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
         ),
         click.option(
             "--mask",
-            type=existing_file,
-            metavar="FILE",
-            help="Black and white picture for the task inpaint: white is known, black is missing. For a --model that "
-            "takes masks: white is damaged.",
+            type=existing,
+            metavar="FILE|FOLDER",
+            help="Black and white picture, for the task inpaint or a --model that takes masks: white is known, black "
+            "is missing or damaged. Of a folder, each picture takes the file of its name.",
+        ),
+        click.option("--invert-mask", is_flag=True, help="White is missing, as in diffusers' inpainting pipelines."),
+        click.option(
+            "--mask-threshold",
+            type=float,
+            callback=real(0, 1),
+            metavar="X",
+            help="What counts as white in a mask with greys, from 0 (black) to 1 (white).  [default: 0.5]",
         ),
         click.option(
             "--kernel",
@@ -117,10 +137,22 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
             metavar="N",
             help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
         ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+        click.option(
+            "--quality",
+            type=click.IntRange(1, 100),
+            metavar="N",
+            help="Of JPEG and WebP results, 1 to 100.  [default: 95; WebP without loss]",
+        ),
+    )
+    return decorate(command)
+
+
+output_options = with_options(
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but warnings and errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Say which model works, and how."),
+    click.option("--json", "as_json", is_flag=True, help="A line of JSON on stdout for each picture."),
+)
+"""Options of what is printed."""
 
 
 def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -180,27 +212,3 @@ def _option(ctx: click.Context, name: str) -> str:
         if param.name == name:
             return param.opts[-1] if isinstance(param, click.Option) else name.upper()
     return name
-
-
-def print_outcome(ctx: click.Context, outcome: Outcome, *, timed: bool = True) -> None:
-    """Print a line on a success or a failure."""
-    if outcome.error is not None:
-        error = outcome.error
-        message = name_options(ctx, error) if isinstance(error, ArgumentError) else one_line(error)
-        click.echo(f"{outcome.job.name}: {message}", err=True)
-        return
-    for note in outcome.notes:
-        click.echo(f"note: {outcome.job.name} {note}", err=True)
-    assert outcome.size is not None
-    width, height = outcome.size
-    line = f"{outcome.job.name} -> {outcome.job.target_names}  {width}x{height}"
-    click.echo(f"{line}  {outcome.seconds:.1f} s" if timed else line)
-
-
-def end(outcomes: Sequence[Outcome]) -> None:
-    """Report the failures; the exit status is 1 if there are any."""
-    failed = [outcome.job.name for outcome in outcomes if outcome.error is not None]
-    if len(outcomes) > 1 and failed:
-        click.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
-    if failed:
-        raise click.exceptions.Exit(1)

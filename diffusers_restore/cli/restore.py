@@ -8,22 +8,21 @@ from typing import Any
 import click
 
 from .. import restoring
-from ..restoring.jobs import make_folders, run
 from ..restoring.kinds import MAX_SEED
 from .options import (
-    auto_or_real,
     class_label_option,
     device_option,
     dtype_option,
-    end,
     is_given,
     method_name,
+    noise_level,
     operator_options,
     options_named,
+    output_options,
     parse_args,
-    print_outcome,
     real,
 )
+from .printing import Printer
 
 
 @click.command()
@@ -32,12 +31,12 @@ from .options import (
     "--sigma-y",
     metavar="S",
     default="auto",
-    callback=auto_or_real,
+    callback=noise_level,
     show_default=True,
     help="Standard deviation of the noise in the file, where black is -1 and white is 1 (a noise of 25 of 255 grey "
-    "levels is 0.196). auto is the rounding noise of the file's bit depth, step / sqrt(12): 0.00226 for 8 bits, "
-    "8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file count as picture, and small singular "
-    "values amplify them.",
+    "levels is 0.196). estimate looks for it in the picture. auto is the rounding noise of the file's bit depth, "
+    "step / sqrt(12): 0.00226 for 8 bits, 8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file "
+    "count as picture, and small singular values amplify them.",
 )
 @click.option(
     "--model",
@@ -91,6 +90,13 @@ from .options import (
 )
 @click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
 @click.option(
+    "--strength",
+    type=float,
+    callback=real(0, 1),
+    metavar="X",
+    help="How much of the change is made: 0.5 is halfway between the picture and its restoration.  [default: 1]",
+)
+@click.option(
     "--start",
     type=click.IntRange(min=1),
     metavar="T",
@@ -99,7 +105,21 @@ from .options import (
 @click.option("--direct", is_flag=True, help="For a ColdDiffusionPipeline: its first estimate only.")
 @device_option
 @dtype_option
-@click.option("--skip-existing", is_flag=True, help="Keep existing results: resume a run that was stopped.")
+@click.option(
+    "--reference",
+    type=click.Path(exists=True),
+    metavar="FILE|FOLDER",
+    help="The undamaged picture, or a folder with one for each by its name: prints PSNR and SSIM, and their means.",
+)
+@click.option("--sheet", metavar="FILE", help="Write a picture with the inputs and the results side by side.")
+@click.option("--skip-existing", is_flag=True, help="Keep existing results, whatever made them.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with a folder: keep the results that a run with the same options has made of the same pictures. OUT "
+    "keeps a list of them in .restored.jsonl.",
+)
+@output_options
 @click.pass_context
 def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
     """Restore degraded pictures IN to OUT.
@@ -111,30 +131,46 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
     diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
 
-    IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns: PNG, JPEG, WebP,
-    TIFF, BMP, GIF, or .npy arrays (C, H, W) in [-1, 1]. Transparency, 16 bits, colour profile,
-    EXIF and resolution are kept. In a folder, names stay as they are; GIF, BMP and .npy become PNG. The result of a
-    picture depends on its content and on --seed only.
+    IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns, in every format that
+    Pillow decodes (PNG, JPEG, WebP, TIFF, AVIF, JPEG 2000, BMP, GIF ...), or .npy arrays (C, H, W) in [-1, 1]. In a
+    folder, names stay as they are; formats other than PNG, JPEG, WebP and TIFF become PNG. Transparency, 16 bits,
+    colour profile, EXIF and resolution are kept as far as the format holds them; pages and frames after the first, and
+    comments, are not. The result of a picture depends on its content and on --seed only.
 
     With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that
-    was trained on photographs with blur, noise and JPEG artefacts removes what it finds.
+    was trained on photographs with blur, noise (up to 30 of 255 grey levels) and JPEG artefacts removes what it finds;
+    it leaves clean pictures as they are.
 
-    A picture that fails doesn't stop the others: it is reported, and the exit status is 1 at the end.
+    A picture that fails doesn't stop the others. The exit status is 0 if all is done, 1 if something failed, 2 for
+    wrong options, 130 after Ctrl-C.
     """  # noqa: D301  # click reads the control character
-    model, device, dtype, skip = (options.pop(name) for name in ("model", "device", "dtype", "skip_existing"))
+    model, device, dtype = (options.pop(name) for name in ("model", "device", "dtype"))
+    quiet, verbose, as_json = (options.pop(name) for name in ("quiet", "verbose", "as_json"))
+    of_run = {name: options.pop(name) for name in ("skip_existing", "resume", "reference", "sheet")}
     given = {name: value for name, value in options.items() if is_given(ctx, name)}
+    printer = Printer(ctx, quiet, verbose, as_json)
     with options_named(ctx):
         chosen, kind = restoring.choose(model, given)
 
         from ..restoring.loading import find_device
+        from ..restoring.restorer import Batch
 
-        restorer = kind.restorer(**given)
-        todo, done = restorer.plan(inputs, output, skip_existing=skip)
+        restorer = kind.restorer(chosen, **given)
+        restorer.settings["dtype"] = dtype
+        restorer.quiet = quiet
+        printer.settings = restorer.settings
+        batch = Batch(restorer, inputs, output, tell=printer.tell, **of_run)
         find_device(device)
-        for job in done:
-            click.echo(f"{job.name}: skipped, {job.target_names} exists")
-        if not todo:
+        for job in batch.done:
+            printer.tell(f"{job.name}: skipped, {job.target_names} exists")
+        if not batch.todo:
             return
-        make_folders(todo)
+        batch.make_folders()
         restorer.load(chosen, device, dtype)
-    end(run(todo, partial(restorer.restore, keep=skip), partial(print_outcome, ctx)))
+        printer.tell_more(f"{chosen}: {restorer.description}")
+        try:
+            batch.run(printer.report)
+        except KeyboardInterrupt:
+            how = "; the same command with --resume goes on" if batch.resumable else ""
+            raise printer.interrupted(len(batch.todo), how) from None
+    printer.end()

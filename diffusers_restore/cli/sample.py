@@ -10,8 +10,9 @@ import click
 
 from .. import DEFAULT_PRIOR
 from ..restoring import ArgumentError, find_kind
-from ..restoring.jobs import Job, make_folders, names_folder
+from ..restoring.jobs import Job, make_folders
 from ..restoring.kinds import MAX_SEED, PRIOR
+from ..restoring.pairing import names_folder
 from .options import class_label_option, device_option, dtype_option, is_given, options_named, size
 
 

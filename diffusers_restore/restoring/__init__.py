@@ -10,8 +10,9 @@ Nothing here depends on the command line: errors name arguments, and `ArgumentEr
 from __future__ import annotations
 
 from .arguments import ArgumentError, ModelError
-from .jobs import Job, Outcome, pair, run
+from .jobs import Job, Outcome, Remarks, run
 from .kinds import KINDS, Kind, choose, find_kind, load
+from .pairing import pair
 
 __all__ = [
     "KINDS",
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "ModelError",
     "Outcome",
+    "Remarks",
     "choose",
     "find_kind",
     "load",

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, TypeVar
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, check_bool, check_int
 
 T = TypeVar("T")
 
@@ -65,6 +65,27 @@ def check_file(name: str, file: str | PathLike[str] | None) -> Path | None:
     if not Path(file).is_file():
         raise ArgumentError(f"{{{name}}}: there is no file {{0!r}}", str(file))
     return Path(file)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        ArgumentError: neither.
+    """
+    return check(name, check_bool, value)
+
+
+def check_samples(samples: Any, average: Any) -> tuple[int, bool]:
+    """How many restorations of each picture, and whether their mean is the result.
+
+    Raises:
+        ArgumentError: no such number, or the mean of one.
+    """
+    samples, average = check("samples", check_int, samples, 1), check_flag("average", average)
+    if average and samples == 1:
+        raise ArgumentError("{average} needs {samples} N with N >= 2")
+    return samples, average
 
 
 def check_mapping(name: str, value: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .arguments import ArgumentError, ModelError
 from .kinds import COLD, PRIOR, RDDM, Kind
 from .loading import check_class_label, load_pipeline
 from .memory import enough_memory
+from .progress import bar_options
 from .trained import check_steps
 
 Generators = list[torch.Generator]
@@ -81,7 +81,7 @@ class Drawer:
         """
         generators = [torch.Generator().manual_seed(self.seed + i) for i in range(number)]  # on the CPU
         batch = self.batch_size or (1 if self.pipe.device.type == "cpu" else 16)
-        self.pipe.set_progress_bar_config(desc=name, leave=False, disable=not sys.stderr.isatty())
+        self.pipe.set_progress_bar_config(**bar_options(name, quiet=False))
         drawn = []
         with self.pipe.progress_bar(total=number * self._evaluations) as progress:
             for first in range(0, number, batch):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import DEFAULT_PRIOR, DEFAULT_RESTORER
-from ..errors import unknown_name
-from .arguments import ArgumentError
+from ..errors import one_line, unknown_name
+from .arguments import ArgumentError, ModelError
 
 if TYPE_CHECKING:
     from .restorer import Restorer
@@ -38,28 +38,32 @@ class Kind:
     options: tuple[str, ...]
     home: str
 
-    def restorer(self, **options: Any) -> Restorer:
-        """Its `Restorer` with these options; imported now.
+    def restorer(self, model: str, **options: Any) -> Restorer:
+        """Its `Restorer` for a model with these options; imported now.
 
         Raises:
             ArgumentError: an option that can't be used.
         """
         module, _, name = self.home.partition(":")
         made: Restorer = getattr(import_module(module, __package__), name)(**options)
+        made.settings = {"model": model, **options}
         return made
 
+
+_MASK = ("mask", "invert_mask", "mask_threshold")
+_SAMPLING = ("seed", "samples", "average")
 
 PRIOR = Kind(
     "an unconditional DDPM",
     "DDRMPipeline",
     (
-        *("task", "operator_args", "mask", "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
-        *("class_label", "seed", "samples", "average"),
+        *("task", "operator_args", *_MASK, "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
+        *("class_label", *_SAMPLING),
     ),
     ".zero_shot:ZeroShotRestorer",
 )
 COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct"), ".trained:ColdRestorer")
-RDDM = Kind("an RDDMPipeline", "RDDMPipeline", ("mask", "seed"), ".trained:RDDMRestorer")
+RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING), ".trained:RDDMRestorer")
 KINDS = (PRIOR, COLD, RDDM)
 
 
@@ -78,7 +82,9 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r}", model)
     if model is not None:
         model = fspath(model)
-        kind, this = find_kind(model), "this {model} is {1}"
+        (kind, failure), this = _read_kind(model), "this {model} is {1}"
+        if failure is not None and "task" not in given:
+            raise failure
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
     else:
@@ -92,19 +98,51 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
 
 def find_kind(model: str) -> Kind:
     """The kind of a repository or folder: that of a trained pipeline of this package, else a prior."""
+    return _read_kind(model)[0]
+
+
+def _read_kind(model: str) -> tuple[Kind, ModelError | None]:
+    """The kind of a repository or folder, and why it can't be loaded, if it has no index."""
     if is_absent_folder(model):
-        return PRIOR
+        return PRIOR, ModelError("{model}: there is no folder {0!r}", model)
     from diffusers import DiffusionPipeline
 
     from ..hub.weights import load_index
 
     try:
         index = load_index(DiffusionPipeline, model)
-    except (OSError, ValueError):  # a UNet by itself, or nothing: loading it gives the error
-        return PRIOR
+    except (OSError, ValueError) as error:
+        return PRIOR, ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error))
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
-    return next((kind for kind in KINDS if kind.pipeline == name), PRIOR)
+    return next((kind for kind in KINDS if kind.pipeline == name), PRIOR), None
+
+
+def why_not(model: str, error: Exception) -> str:
+    """Why there is no model in a folder or repository, with what to do; else the error itself."""
+    folder = Path(model)
+    if folder.is_file():
+        return "it is a file; a model is a folder or a repository, which `convert` makes of a checkpoint's file"
+    if not folder.is_dir():
+        if "model_index.json" not in str(error) and "couldn't connect" not in str(error).lower():
+            return one_line(error)
+        return (
+            "there is no folder of this name, and no such pipeline of the Hugging Face Hub can be reached (without a "
+            "network, a repository must have been loaded before)"
+        )
+    if (folder / "model_index.json").exists():
+        return one_line(error)
+    if (folder / "state.json").exists() and (folder / "manifest.json").exists():
+        run = folder.parent
+        if (run / "model_index.json").exists():
+            return f"it is a checkpoint of a training; the model is in {fspath(run)!r}"
+        return f"it is a checkpoint of a training, which writes the model to {fspath(run)!r} when it ends"
+    if (folder / "config.json").exists():
+        return (
+            "it holds a network alone, without a scheduler; examples/restore_hub_unet.py shows how to save both as a "
+            "pipeline"
+        )
+    return "it has no model_index.json; a model is a folder that `train`, `convert` or save_pretrained has written"
 
 
 def is_absent_folder(model: str) -> bool:
@@ -135,11 +173,12 @@ def load(
         ModelError: the model can't be loaded, or can't do this.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    known = {"max_pixels", *(name for kind in KINDS for name in kind.options)}
+    known = {"max_pixels", "strength", "quality", *(name for kind in KINDS for name in kind.options)}
     for name in options:
         if name not in known:
             raise ArgumentError("{0}", unknown_name("option", name, known))
     chosen, kind = choose(model, options)
-    restorer = kind.restorer(steps=steps, **options)
+    restorer = kind.restorer(chosen, steps=steps, **options)
+    restorer.settings["dtype"] = str(dtype)
     restorer.load(chosen, device, dtype)
     return restorer

@@ -12,10 +12,9 @@ from diffusers.utils import logging
 
 import diffusers_restore
 
-from ..errors import one_line
 from ..pipelines import precision
 from .arguments import ArgumentError, ModelError
-from .kinds import COLD, PRIOR, Kind, is_absent_folder
+from .kinds import COLD, PRIOR, Kind, is_absent_folder, why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,7 +37,7 @@ def load_pipeline(kind: Kind, model: str, device: str, dtype: str) -> Any:
             if isinstance(error, TypeError) and kind is PRIOR:
                 raise
             how = " as a DDPM, from a folder or the Hub" if kind is PRIOR else ""
-            raise ModelError("{model} {0!r} cannot be loaded{1}: {2}", model, how, one_line(error)) from error
+            raise ModelError("{model} {0!r} cannot be loaded{1}: {2}", model, how, why_not(model, error)) from error
     pipe.to(chosen)
     precision.lay_out(pipe)
     return pipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from .. import images, operators
+from ..decoding import read_array
 from ..errors import InvalidInputError, OperatorError, check_int, check_real, one_line, unknown_name
 from ..images import Picture
 from ..operators import TASKS, LinearOperator
 from ..registry import PlugInError
-from .arguments import ArgumentError, ModelError, check, check_file
-from .jobs import Done, Job, describe_pages
+from .arguments import ArgumentError, ModelError, check, check_file, check_mapping
+from .jobs import Done, Job, PathInput, Remarks, describe_pages
 from .kinds import FILE_ARGUMENTS, MAX_SEED
+from .masks import Masks
 from .memory import enough_memory
+from .pairing import check_not_overwritten, pair
 
 
 class Measurer:
@@ -28,12 +31,19 @@ class Measurer:
     Args:
         task: by name.
         operator_args: its arguments that are no files.
-        mask: file of a black and white picture, for a task that takes one: white is known.
+        mask: file of a black and white picture, for a task that takes one: white is known; or a folder with one for
+            each picture.
+        invert_mask: white is missing.
+        mask_threshold: what counts as white, in 0..1; None is the middle.
         kernel: file of a grey picture or of numbers, for a task that takes one.
         sigma_y: sd of the noise, in the unit of [-1, 1].
         seed: of the noise.
         crop: cut a picture of a size that the task can't measure, around its centre.
         max_pixels: of a picture.
+        quality: of JPEG and WebP files, 1..100; None is 95, and WebP without loss.
+
+    Attributes:
+        inexact: the pictures whose measurements had values that a picture file can't hold.
 
     Raises:
         ArgumentError: a missing or unknown argument of the task.
@@ -43,18 +53,37 @@ class Measurer:
         self,
         task: str,
         operator_args: Mapping[str, Any] | None = None,
-        mask: Path | None = None,
-        kernel: Path | None = None,
+        mask: PathInput | None = None,
+        invert_mask: bool = False,
+        mask_threshold: float | None = None,
+        kernel: PathInput | None = None,
         sigma_y: float = 0.0,
         seed: int = 0,
         crop: bool = False,
         max_pixels: int | None = None,
+        quality: int | None = None,
     ) -> None:
         self.task, self.crop = task, crop
         self.sigma_y, self.seed = check("sigma_y", check_real, sigma_y, 0), check("seed", check_int, seed, 0, MAX_SEED)
         self.max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
-        self.arguments = task_arguments(task, operator_args or {}, mask, kernel, self.max_pixels)
         self.inexact: list[str] = []
+        self.quality = None if quality is None else check("quality", check_int, quality, 1, 100)
+        self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+        self.kernel = check_file("kernel", kernel)
+        given = check_mapping("operator_args", operator_args)
+        self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
+
+    def plan(
+        self,
+        inputs: PathInput | Sequence[PathInput],
+        output: PathInput,
+        tell: Callable[[str], object] = lambda left_out: None,
+    ) -> list[Job]:
+        """The jobs, as `Restorer.plan` does it."""
+        jobs = self.masks.assign(pair(inputs, output, lambda source: ".png", tell=tell))
+        read = {} if self.masks.partners is None else {"mask": self.masks.partners.files()}
+        check_not_overwritten(jobs, read | ({} if self.kernel is None else {"kernel": [self.kernel]}))
+        return jobs
 
     def measure(self, job: Job, position: str = "") -> Done:
         """Read a picture and write its measurement.
@@ -64,24 +93,29 @@ class Measurer:
             OSError: the measurement can't be written.
         """
         picture = images.load(job.source, max_pixels=self.max_pixels)
-        operator, picture = _fit(self.task, self.arguments, picture, self.crop)
+        arguments, remarks = dict(self.arguments), Remarks()
+        if self.masks:
+            arguments["mask"], remarks = self.masks.of(job)
+        operator, picture = _fit(self.task, arguments, picture, self.crop)
         with enough_memory("not enough memory for {1}x{0} pixels; take a smaller picture", *picture.tensor.shape[-2:]):
             y = operators.measure(operator, picture.tensor, self.sigma_y, torch.Generator().manual_seed(self.seed)).y
         if not is_picture(operator):
             job = job.as_numbers(self.task)
-        exact = job.targets[0].suffix.lower() == ".npy"
+        target = job.targets[0]
+        exact = target.suffix.lower() == ".npy"
         if not exact and (self.sigma_y > 0 or float(y.abs().max()) > 1):
             self.inexact.append(job.name)
         alpha = None if exact else job.alpha(picture)
-        images.save(y, job.targets[0], alpha=alpha, bits=job.bits(picture), metadata=picture.metadata)
+        quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
+        images.save(y, target, alpha=alpha, bits=job.bits(picture), metadata=picture.metadata, quality=quality)
         _, height, width = operator.output_shape
-        return Done(job, (width, height), describe_pages(picture))
+        return Done(job, (width, height), describe_pages(picture) + remarks)
 
 
 def task_arguments(
-    task: str, given: Mapping[str, Any], mask: Path | None, kernel: Path | None, max_pixels: int
+    task: str, given: Mapping[str, Any], masks: Masks, kernel: Path | None, max_pixels: int
 ) -> dict[str, Any]:
-    """All arguments of a task, checked for missing and unknown ones, with files loaded.
+    """All arguments of a task but the mask, checked for missing and unknown ones, with the kernel loaded.
 
     Raises:
         ArgumentError: an unknown or missing argument.
@@ -93,9 +127,9 @@ def task_arguments(
         accepted = TASKS[task].arguments
     except PlugInError as error:
         raise ArgumentError("{0}", error) from error
-    files = {"mask": mask, "kernel": kernel}
+    has_file = {"mask": bool(masks), "kernel": kernel is not None}
     for name in FILE_ARGUMENTS:
-        if files[name] is not None and name not in accepted:
+        if has_file[name] and name not in accepted:
             able = ", ".join(other for other in TASKS if name in _accepted(other))
             raise ArgumentError(f"the task {{0}} takes no {{{name}}}; it is for: {{1}}", task, able)
     for name in given:
@@ -103,10 +137,10 @@ def task_arguments(
             listed = ", ".join(key for key in accepted if key not in FILE_ARGUMENTS) or "none"
             raise ArgumentError("{operator_args}: the task {0} has no argument {1!r}; it has: {2}", task, name, listed)
     for name, parameter in accepted.items():
-        if parameter.default is parameter.empty and name not in given and files.get(name) is None:
+        if parameter.default is parameter.empty and name not in given and not has_file.get(name):
             wanted = f"{{{name}}}, a file" if name in FILE_ARGUMENTS else f"{{operator_args}} {name}=..."
             raise ArgumentError("the task {0} needs " + wanted, task)
-    return {**given, **load_files(mask, kernel, max_pixels)}
+    return dict(given) if kernel is None else {**given, "kernel": _load_kernel(kernel, max_pixels)}
 
 
 def _accepted(task: str) -> Iterable[str]:
@@ -117,35 +151,20 @@ def _accepted(task: str) -> Iterable[str]:
         return []
 
 
-def load_files(mask: Path | None, kernel: Path | None, max_pixels: int) -> dict[str, Tensor]:
-    """The arguments that are given as files.
+def _load_kernel(path: Path, max_pixels: int) -> Tensor:
+    """The numbers of a .npy file, or the grey levels of a picture divided by their sum.
 
     Raises:
-        ModelError: one can't be read.
+        ModelError: it can't be read, or holds no kernel.
     """
-    loaded: dict[str, Tensor] = {}
-    for name, file, read in (("mask", mask, images.load_mask), ("kernel", kernel, _load_kernel)):
-        path = check_file(name, file)
-        if path is None:
-            continue
-        try:
-            loaded[name] = read(path, max_pixels=max_pixels)
-        except ArgumentError:
-            raise
-        except (InvalidInputError, OSError) as error:
-            raise ModelError(f"{{{name}}}: {{0}}", one_line(error)) from error
-    return loaded
-
-
-def _load_kernel(path: Path, *, max_pixels: int) -> Tensor:
-    """The numbers of a .npy file, or the grey levels of a picture divided by their sum."""
-    if path.suffix.lower() == ".npy":
-        try:
-            numbers = np.load(path, allow_pickle=False)
+    try:
+        if path.suffix.lower() == ".npy":
+            numbers = read_array(path, max_pixels)
             return torch.from_numpy(numbers.astype(np.float64))
-        except (ValueError, TypeError, EOFError, AttributeError) as error:
-            raise ModelError("{kernel} {0!r} holds no array of numbers: {1}", str(path), one_line(error)) from error
-    levels = (images.load(path, max_pixels=max_pixels).tensor[0].double() + 1) / 2
+        levels = (images.load(path, max_pixels=max_pixels).tensor[0].double() + 1) / 2
+    except (ValueError, TypeError, EOFError, OSError) as error:  # InvalidInputError is a ValueError
+        what = " holds no array of numbers" if path.suffix.lower() == ".npy" else ""
+        raise ModelError(f"{{kernel}} {{0!r}}{what}: {{1}}", str(path), one_line(error)) from error
     if bool((levels != levels[:1]).any()):
         raise ModelError("{kernel} {0!r} must be a grey picture, got colours", str(path))
     if not bool(levels.any()):

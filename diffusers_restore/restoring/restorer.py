@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import images
-from ..errors import check_int
+from ..errors import InvalidInputError, check_int, check_real
 from ..images import Picture
-from .arguments import check
-from .jobs import Done, Job, Outcome, PathInput, describe_pages, make_folders, pair, run
+from .arguments import ArgumentError, check, check_flag
+from .comparing import Comparison
+from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, make_folders, run
+from .manifest import Manifest
+from .masks import Masks
 from .memory import enough_memory
+from .pairing import check_not_overwritten, names_folder, pair
+from .progress import bar_options
 
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
@@ -31,21 +36,33 @@ class Restorer(ABC):
 
     Args:
         max_pixels: larger pictures are refused, before they are decoded; None is 64 million.
+        strength: how much of the change is made: 0 gives the input, None and 1 the restoration.
+        quality: of JPEG and WebP files, 1..100; None is 95, and WebP without loss.
 
     Attributes:
         samples: restorations of each picture.
         average: whether their mean is the result.
+        masks: of the pictures.
+        settings: what the results depend on beside the pictures, for a list of what is done.
+        quiet: whether no progress is shown.
         pipe: the pipeline.
     """
 
     samples = 1
     average = False
+    quiet = False
     pipe: Any
 
-    def __init__(self, max_pixels: int | None = None) -> None:
+    def __init__(
+        self, max_pixels: int | None = None, strength: float | None = None, quality: int | None = None
+    ) -> None:
         self.max_pixels = (
             images.DEFAULT_MAX_PIXELS if max_pixels is None else check("max_pixels", check_int, max_pixels, 1)
         )
+        self.strength = 1.0 if strength is None else check("strength", check_real, strength, 0, 1)
+        self.quality = None if quality is None else check("quality", check_int, quality, 1, 100)
+        self.masks = Masks(None)
+        self.settings: dict[str, Any] = {}
 
     @abstractmethod
     def load(self, model: str, device: str, dtype: str) -> None:
@@ -57,16 +74,28 @@ class Restorer(ABC):
         """
 
     @abstractmethod
-    def prepare(self, picture: Picture, of_picture: bool) -> Draw:
-        """A function that restores the picture, after checking that it can be restored.
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
+        """A function that restores the picture, after checking that it can be restored, and what to say of that.
 
         Args:
             picture: the degraded one.
-            of_picture: False for an .npy file, which may hold another kind of measurement.
+            job: its files.
 
         Raises:
             InvalidInputError: it can't.
         """
+
+    @property
+    def files_read(self) -> dict[str, Iterable[Path]]:
+        """The files that each argument has read, beside the pictures."""
+        return {} if self.masks.partners is None else {"mask": self.masks.partners.files()}
+
+    @property
+    def description(self) -> str:
+        """The model and its method, for a reader."""
+        parameters = sum(one.numel() for one in self.pipe.unet.parameters()) / 1e6
+        where = f"{self.pipe.unet.dtype} on {self.pipe.device}".removeprefix("torch.")
+        return f"{type(self.pipe).__name__} with {parameters:.1f} million parameters, {where}"
 
     def restore(self, job: Job, position: str = "", *, keep: bool = False) -> Done:
         """Read a picture, restore it, write the result.
@@ -86,43 +115,65 @@ class Restorer(ABC):
         picture = images.load(job.source, max_pixels=self.max_pixels)
         alpha, bits = job.alpha(picture), job.bits(picture)
         picture, stored_as_rgb = _as_grey(picture)
-        draw = self.prepare(picture, job.source.suffix.lower() != ".npy")
+        draw, remarks = self.prepare(picture, job)
         size, total = (picture.tensor.shape[-1], picture.tensor.shape[-2]), torch.zeros(())
+
+        def save(x: Tensor, target: Path) -> None:
+            quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
+            images.save(x, target, alpha=alpha, bits=bits, metadata=picture.metadata, quality=quality)
+
         for i in range(self.samples):
             if keep and not self.average and job.targets[i].exists():
                 continue
             count = f" {i + 1}/{self.samples}" if self.samples > 1 else ""
-            self.pipe.set_progress_bar_config(
-                desc=f"{position}{job.name}{count}", leave=False, disable=not sys.stderr.isatty()
-            )
+            self.pipe.set_progress_bar_config(**bar_options(f"{position}{job.name}{count}", self.quiet))
             with enough_memory(
                 "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
             ):
-                x = draw(i)
+                x = self._blend(draw(i), picture.tensor)
             if stored_as_rgb and x.shape[1] == 1:
                 x = x.expand(-1, 3, -1, -1)
             total = total + x if self.average else x
             if not self.average:
-                images.save(x, job.targets[i], alpha=alpha, bits=bits, metadata=picture.metadata)
+                save(x, job.targets[i])
         if self.average:
-            images.save(total / self.samples, job.targets[0], alpha=alpha, bits=bits, metadata=picture.metadata)
-        return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture))
+            save(total / self.samples, job.targets[0])
+        return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture) + remarks)
+
+    def _blend(self, restored: Tensor, given: Tensor) -> Tensor:
+        """The restoration by `strength`, between the picture that was given and the restored one."""
+        if self.strength == 1:
+            return restored
+        if restored.shape != given.shape:
+            raise InvalidInputError(
+                f"strength must be 1 where the result has another size or other colours than the picture: "
+                f"{tuple(restored.shape[1:])} and {tuple(given.shape[1:])}, got {self.strength:g}"
+            )
+        return torch.lerp(given.to(restored), restored, self.strength)
 
     def plan(
-        self, inputs: PathInput | Sequence[PathInput], output: PathInput, *, skip_existing: bool = False
+        self,
+        inputs: PathInput | Sequence[PathInput],
+        output: PathInput,
+        *,
+        skip_existing: bool = False,
+        tell: Callable[[str], object] = lambda left_out: None,
     ) -> tuple[list[Job], list[Job]]:
         """The jobs to do, and those that are done; the folders for the results are not made.
 
         Args:
-            inputs, output: as in `jobs.pair`.
+            inputs, output: as in `pairing.pair`.
             skip_existing: keep what is there.
+            tell: is called with a sentence about what lies in a folder and is no picture.
 
         Raises:
-            ArgumentError: nothing to read, two results of one name, or a result in the place of an input.
+            ArgumentError: nothing to read, two results of one name, or a result in the place of a file that is read.
         """
+        jobs = self.masks.assign(pair(inputs, output, samples=1 if self.average else self.samples, tell=tell))
+        check_not_overwritten(jobs, self.files_read)
         todo: list[Job] = []
         done: list[Job] = []
-        for job in pair(inputs, output, samples=1 if self.average else self.samples):
+        for job in jobs:
             (done if skip_existing and job.done else todo).append(job)
         return todo, done
 
@@ -132,22 +183,122 @@ class Restorer(ABC):
         output: PathInput,
         *,
         skip_existing: bool = False,
+        resume: bool = False,
+        reference: str | PathLike[str] | None = None,
+        sheet: str | PathLike[str] | None = None,
         report: Callable[[Outcome], object] = lambda outcome: None,
     ) -> list[Outcome]:
         """Restore files, folders and patterns to a file or a folder, as the command line does.
 
         Args:
-            inputs, output: as in `jobs.pair`.
+            inputs, output: as in `pairing.pair`.
             skip_existing: keep results that exist.
+            resume: keep results that a run with the same options has made of the same pictures.
+            reference: the undamaged picture, or a folder with one for each: gives psnr and ssim.
+            sheet: a picture file to write, with the pictures before and after.
             report: is called with each outcome as soon as it is known.
 
         Raises:
-            ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
+            ArgumentError: nothing to read, two results of one name, or a result that would replace a file that is read.
             OSError: the folder of the results can't be made.
         """
-        todo, _ = self.plan(inputs, output, skip_existing=skip_existing)
-        make_folders(todo)
-        return run(todo, partial(self.restore, keep=skip_existing), report)
+        batch = Batch(
+            self, inputs, output, skip_existing=skip_existing, resume=resume, reference=reference, sheet=sheet
+        )
+        return batch.run(report)
+
+
+class Batch:
+    """The files of a run, checked before a model is loaded.
+
+    Args:
+        restorer: with its options; its pipeline is needed only by `run`.
+        inputs, output: as in `pairing.pair`.
+        skip_existing: keep results that exist.
+        resume: keep results that a run with the same options has made of the same pictures.
+        reference: the undamaged picture, or a folder with one for each.
+        sheet: a picture file to write, with the pictures before and after.
+        tell: is called with a sentence about what lies in a folder and is no picture.
+
+    Attributes:
+        todo: the jobs to do.
+        done: those that are done.
+
+    Raises:
+        ArgumentError: nothing to read, two results of one name, or a result that would replace a file that is read.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        inputs: PathInput | Sequence[PathInput],
+        output: PathInput,
+        *,
+        skip_existing: bool = False,
+        resume: bool = False,
+        reference: str | PathLike[str] | None = None,
+        sheet: str | PathLike[str] | None = None,
+        tell: Callable[[str], object] = lambda left_out: None,
+    ) -> None:
+        self.restorer, self._skip, self._resume = restorer, skip_existing, check_flag("resume", resume)
+        todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell)
+        self._manifest: Manifest | None = None
+        if names_folder(str(output)):
+            shared = [] if restorer.masks.shared is None else list(restorer.files_read.get("mask", []))
+            files = [*shared, *restorer.files_read.get("kernel", [])]
+            self._manifest = Manifest(Path(output), restorer.settings, files, resume)
+            done += [job for job in todo if self._manifest.has(job)]
+        elif resume:
+            raise ArgumentError("{resume} is for a folder of results; {output} {0!r} is a file", str(output))
+        finished = set(done)
+        jobs = [*done, *(job for job in todo if job not in finished)]
+        self.done, self.todo = done, jobs[len(done) :]
+        self.comparison = Comparison(jobs, reference, sheet)
+        check_not_overwritten(jobs, {"reference": self.comparison.files})
+
+    def make_folders(self) -> None:
+        """Make the folders of the results.
+
+        Raises:
+            OSError: one can't be made.
+        """
+        make_folders(self.todo)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether another run can go on where this one is stopped."""
+        return self._manifest is not None
+
+    def run(self, report: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
+        """Restore what is to do, and compare it; the pipeline is loaded.
+
+        Args:
+            report: is called with each outcome as soon as it is known.
+
+        Raises:
+            OSError: a folder can't be made, or the list of what is done can't be written.
+            ImageError: the sheet can't be written.
+        """
+        self.make_folders()
+        if self._manifest is not None and not self._resume:
+            self._manifest.remove()
+        outcomes = run(self.todo, self._work, report)
+        if self._manifest is not None and not self._resume:
+            self._manifest.remove()  # the run has come to its end
+        self.comparison.finish()
+        return outcomes
+
+    def _work(self, job: Job, position: str) -> Done:
+        done = self.restorer.restore(job, position, keep=self._skip)
+        if self._manifest is not None:
+            self._manifest.add(done.job)
+        if not self.comparison:
+            return done
+        try:
+            more = self.comparison.look(done.job)
+        except InvalidInputError as error:
+            more = Remarks(warnings=(f"isn't compared: {error}",))
+        return done._replace(remarks=done.remarks + more)
 
 
 def _as_grey(picture: Picture) -> tuple[Picture, bool]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import torch
 
+from .. import DEFAULT_RESTORER
 from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
-from .arguments import ArgumentError, check
+from .arguments import ArgumentError, check, check_samples
+from .blind import examine
+from .jobs import Job, PathInput, Remarks
 from .kinds import COLD, MAX_SEED, RDDM
 from .loading import load_pipeline
-from .measuring import load_files
+from .masks import Masks
 from .restorer import Draw, Restorer
 
 
@@ -22,7 +25,7 @@ class ColdRestorer(Restorer):
         steps: network evaluations; None is one for each severity.
         start: how severe the damage is; None is the largest severity.
         direct: take the network's first estimate only.
-        max_pixels: of a picture.
+        max_pixels, strength, quality: as of `Restorer`.
 
     Raises:
         ArgumentError: `steps` with `direct`, which is one evaluation.
@@ -34,8 +37,10 @@ class ColdRestorer(Restorer):
         start: int | None = None,
         direct: bool = False,
         max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
     ) -> None:
-        super().__init__(max_pixels)
+        super().__init__(max_pixels, strength, quality)
         self.steps = None if steps is None else check("steps", check_int, steps, 1)
         self.start = None if start is None else check("start", check_int, start, 1)
         self.direct = check("direct", check_bool, direct)
@@ -54,55 +59,78 @@ class ColdRestorer(Restorer):
                 unknown,
             )
 
-    def prepare(self, picture: Picture, of_picture: bool) -> Draw:
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
-        return lambda i: self.pipe(picture.tensor, **options, output_type="pt", return_dict=False)[0]
+        return lambda i: self.pipe(picture.tensor, **options, output_type="pt", return_dict=False)[0], Remarks()
 
 
 class RDDMRestorer(Restorer):
-    """An `RDDMPipeline`.
+    """An `RDDMPipeline`; the bundled one leaves clean pictures as they are, unless a `strength` is given.
 
     Args:
         steps: network evaluations; None is 5, or T if that is less.
-        mask: file of a black and white picture for a network that takes one: white is damaged.
-        seed: of the noise.
-        max_pixels: of a picture and of the mask.
+        mask: file of a black and white picture for a network that takes one: white is undamaged; or a folder with one
+            for each picture. (`RDDMPipeline` itself takes 1 where a picture is damaged.)
+        invert_mask: white is damaged.
+        mask_threshold: what counts as white, in 0..1; None is the middle.
+        seed: of the first sample's noise; each further sample has the next.
+        samples: restorations of each picture.
+        average: whether their mean is the result.
+        max_pixels, strength, quality: as of `Restorer`.
+
+    Raises:
+        ArgumentError: an average of one sample.
     """
 
     def __init__(
         self,
         steps: int | None = None,
-        mask: Path | None = None,
+        mask: PathInput | None = None,
+        invert_mask: bool = False,
+        mask_threshold: float | None = None,
         seed: int = 0,
+        samples: int = 1,
+        average: bool = False,
         max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
     ) -> None:
-        super().__init__(max_pixels)
+        super().__init__(max_pixels, strength, quality)
         self.steps = None if steps is None else check("steps", check_int, steps, 1)
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
-        self.mask = load_files(mask, None, self.max_pixels).get("mask")
+        self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+        self.samples, self.average = check_samples(samples, average)
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
         self.pipe = load_pipeline(RDDM, model, device, dtype)
+        # A strength that was asked for is made whatever the picture looks like.
+        self._looks_first = model == DEFAULT_RESTORER and self.settings.get("strength") is None
         if self.steps is None:
             self.steps = min(5, len(self.pipe.scheduler))
         check_steps(self.pipe, self.steps)
-        if self.pipe.inputs.masked and self.mask is None:
-            raise ArgumentError("{mask} is needed: this model is shown where the picture is damaged, as white")
-        if self.mask is not None and not self.pipe.inputs.masked:
+        if self.pipe.inputs.masked and not self.masks:
+            raise ArgumentError("{mask} is needed: this model is shown where the picture is damaged, as black")
+        if self.masks and not self.pipe.inputs.masked:
             raise ArgumentError("{mask}: this model takes none")
 
-    def prepare(self, picture: Picture, of_picture: bool) -> Draw:
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        options = {"mask": self.mask, "num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        if self._looks_first and (findings := examine(picture.tensor)).clean:
+            return lambda i: picture.tensor, findings.remarks
+        options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        remarks = findings.remarks if self._looks_first else Remarks()
+        if self.masks:
+            known, remarks = self.masks.of(job)
+            options["mask"] = 1 - known
 
         def draw(i: int) -> torch.Tensor:
             generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device
             restored: torch.Tensor = self.pipe(picture.tensor, generator=generator, **options)[0]
             return restored
 
-        return draw
+        return draw, remarks
 
 
 def check_steps(pipe: object, steps: int | None, **start: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,27 @@ import torch
 from torch import Tensor
 
 from .. import operators
-from ..errors import InvalidInputError, check_bool, check_int, check_real, one_line, unknown_name
+from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
+from ..evaluation.noise import estimate_noise
 from ..images import Picture
 from ..operators import LinearOperator
 from ..registries import METHODS
 from ..registry import PlugInError
 from ..schedulers.prediction import SCHEDULE
 from ..schedulers.zero_shot import ZeroShotScheduler
-from .arguments import ArgumentError, check, check_mapping
+from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
+from .jobs import Job, PathInput, Remarks
 from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
+from .masks import Masks
 from .measuring import is_picture, task_arguments
 from .restorer import Draw, Restorer
 from .trained import check_steps
+
+ESTIMATE = "estimate"
+"""The value of sigma_y for the noise that is seen in a picture."""
+
+_MOST_NOISE = 2.0
 
 
 class ZeroShotRestorer(Restorer):
@@ -33,9 +41,13 @@ class ZeroShotRestorer(Restorer):
     Args:
         task: what was done to the pictures.
         operator_args: arguments of the task that are no files.
-        mask: file of a black and white picture, for a task that takes one: white is known.
+        mask: file of a black and white picture, for a task that takes one: white is known; or a folder with one for
+            each picture.
+        invert_mask: white is missing.
+        mask_threshold: what counts as white, in 0..1; None is the middle.
         kernel: file of a grey picture or of numbers, for a task that takes one.
-        sigma_y: sd of their noise in the unit of [-1, 1]; None is the rounding noise of each file.
+        sigma_y: sd of their noise in the unit of [-1, 1]; None is the rounding noise of each file, "estimate" the noise
+            that is seen in it.
         steps: network evaluations; None is 20.
         method: by name; None is that of the model.
         method_args: options of the method.
@@ -47,6 +59,7 @@ class ZeroShotRestorer(Restorer):
         samples: restorations of each picture.
         average: whether their mean is the result.
         max_pixels: of a picture, of its restoration, of the mask and the kernel.
+        strength, quality: as of `Restorer`.
 
     Raises:
         ArgumentError: a missing or unknown argument of the task, or an average of one sample.
@@ -56,9 +69,11 @@ class ZeroShotRestorer(Restorer):
         self,
         task: str | None = None,
         operator_args: Mapping[str, Any] | None = None,
-        mask: Path | None = None,
-        kernel: Path | None = None,
-        sigma_y: float | None = None,
+        mask: PathInput | None = None,
+        invert_mask: bool = False,
+        mask_threshold: float | None = None,
+        kernel: PathInput | None = None,
+        sigma_y: float | str | None = None,
         steps: int | None = None,
         method: str | None = None,
         method_args: Mapping[str, Any] | None = None,
@@ -69,29 +84,30 @@ class ZeroShotRestorer(Restorer):
         samples: int = 1,
         average: bool = False,
         max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
     ) -> None:
         if task is None:
             raise ArgumentError(
                 "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
             )
-        check("samples", check_int, samples, 1)
-        check("average", check_bool, average)
         if method is not None and method not in METHODS:
             raise ArgumentError("{method}: {0}", unknown_name("method", method, METHODS))
-        if average and samples == 1:
-            raise ArgumentError("{average} needs {samples} N with N >= 2")
-        super().__init__(max_pixels)
+        super().__init__(max_pixels, strength, quality)
+        self.samples, self.average = check_samples(samples, average)
+        self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+        self.kernel = check_file("kernel", kernel)
         given = check_mapping("operator_args", operator_args)
-        self.arguments = task_arguments(task, given, mask, kernel, self.max_pixels)
+        self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
         self.task, self.steps = task, 20 if steps is None else check("steps", check_int, steps, 1)
-        self.sigma_y = None if sigma_y is None else check("sigma_y", check_real, sigma_y, 0)
+        self.sigma_y = sigma_y if sigma_y in (None, ESTIMATE) else check("sigma_y", check_real, sigma_y, 0)
         self.method, self.method_args = method, check_mapping("method_args", method_args)
         self.etas = {
             name: None if value is None else check(name, check_real, value, 0, 1)
             for name, value in (("eta", eta), ("eta_b", eta_b))
         }
         self.class_label = None if class_label is None else check("class_label", check_int, class_label, 0)
-        self.seed, self.samples, self.average = check("seed", check_int, seed, 0, MAX_SEED), samples, average
+        self.seed = check("seed", check_int, seed, 0, MAX_SEED)
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
@@ -126,14 +142,27 @@ class ZeroShotRestorer(Restorer):
         except (InvalidInputError, TypeError) as error:
             raise ArgumentError("{method_args}: {0}", one_line(error)) from error
 
-    def prepare(self, picture: Picture, of_picture: bool) -> Draw:
+    @property
+    def files_read(self) -> dict[str, Iterable[Path]]:
+        """As `Restorer.files_read`."""
+        return super().files_read | ({} if self.kernel is None else {"kernel": [self.kernel]})
+
+    @property
+    def description(self) -> str:
+        """As `Restorer.description`."""
+        return f"{super().description}; {type(self.pipe.scheduler).__name__}, task {self.task}"
+
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         y = _grey(picture.tensor) if self.task == "colorize" else picture.tensor
         channels, height, width = y.shape[1:]
-        operator = operators.create(self.task, measurement_shape=(channels, height, width), **self.arguments)
-        self._check_measurement(operator, of_picture)
-        by_name = self.pipe.unet.config.in_channels == 1 < channels and not self.arguments  # colours one by one
-        sigma_y = rounding_noise(picture.bits) if self.sigma_y is None else self.sigma_y
+        arguments, remarks = dict(self.arguments), Remarks()
+        if self.masks:
+            arguments["mask"], remarks = self.masks.of(job)
+        operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
+        self._check_measurement(operator, job.of_picture)
+        by_name = self.pipe.unet.config.in_channels == 1 < channels and not arguments  # colours one by one
+        sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
 
         def draw(i: int) -> Tensor:
             restored: Tensor = self.pipe(
@@ -149,7 +178,27 @@ class ZeroShotRestorer(Restorer):
             )[0]
             return restored
 
-        return draw
+        return draw, remarks + of_noise
+
+    def _noise(
+        self, picture: Picture, y: Tensor, mask: Tensor | None, operator: LinearOperator, of_picture: bool
+    ) -> tuple[float, Remarks]:
+        """The standard deviation of the noise in y, and where it comes from."""
+        if self.sigma_y is None:
+            return rounding_noise(picture.bits), Remarks()
+        if self.sigma_y != ESTIMATE:
+            sigma_y = float(self.sigma_y)
+            if of_picture and sigma_y > _MOST_NOISE:
+                raise InvalidInputError(
+                    f"sigma_y must be at most {_MOST_NOISE:g} for a picture, whose black is -1 and white is 1, got "
+                    f"{sigma_y:g}; {describe_levels(sigma_y)}"
+                )
+            return sigma_y, Remarks()
+        if not is_picture(operator):
+            raise InvalidInputError(f"sigma_y must be a number: a measurement for the task {self.task} is no picture")
+        seen = estimate_noise(y, mask)
+        sigma_y = max(seen, rounding_noise(picture.bits))
+        return sigma_y, Remarks((f"noise {sigma_y:.3f}, {127.5 * sigma_y:.1f} of 255 grey levels",))
 
     def _check_measurement(self, operator: LinearOperator, of_picture: bool) -> None:
         _, height, width = operator.input_shape
@@ -166,6 +215,11 @@ def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
     """A method's own options with their defaults: all but the noise schedule, which no method changes."""
     parameters = signature(method.__init__).parameters
     return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
+
+
+def describe_levels(sigma_y: float) -> str:
+    """What a number means that was perhaps counted in grey levels: `25 of 255 grey levels are 0.196`."""
+    return f"{sigma_y:g} of 255 grey levels are {sigma_y / 127.5:.3g}"
 
 
 def rounding_noise(bits: int) -> float:

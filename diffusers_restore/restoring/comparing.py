@@ -1,0 +1,148 @@
+"""Results beside their references and their inputs: figures, and a sheet of pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .. import images
+from ..errors import InvalidInputError
+from ..evaluation.metrics import psnr, skimage, ssim
+from ..evaluation.report import Cell, contact_sheet, save_sheet
+from .arguments import ArgumentError
+from .jobs import Job, Remarks, printable
+from .pairing import check_writable
+from .partners import Partners
+
+_SHEET_SIDE = 384
+_SHEET_ROWS = 24
+_SHEET_SAMPLES = 4
+
+
+class Comparison:
+    """What is compared in a run.
+
+    Args:
+        jobs: all of them.
+        reference: the undamaged picture, or a folder with one for each.
+        sheet: a picture file to write.
+
+    Raises:
+        ArgumentError: a reference that isn't there, no scikit-image for its figures, or a sheet that can't be written.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        reference: str | PathLike[str] | None,
+        sheet: str | PathLike[str] | None,
+    ) -> None:
+        self._references: dict[Path, Path] = {}
+        self.files: list[Path] = []
+        if reference is not None:
+            try:
+                skimage("metrics")
+            except ImportError as error:
+                raise ArgumentError("{reference}: {0}", error) from error
+            partners = Partners("reference", reference)
+            if not partners.is_folder and len(jobs) > 1:
+                raise ArgumentError("{reference} must be a folder for {0} pictures, got {1!r}", len(jobs), reference)
+            self.files = list(partners.files())
+            self._references = {job.source: file for job, file in zip(jobs, partners.match(jobs), strict=True)}
+        self._sheet = None if sheet is None else Path(sheet)
+        if self._sheet is not None:
+            check_writable("sheet", self._sheet)
+            if not self._sheet.parent.is_dir():
+                raise ArgumentError("{sheet}: there is no folder {0!r}", printable(self._sheet.parent))
+            read = {file.resolve() for job in jobs for file in (job.source, *job.targets)}
+            if self._sheet.resolve() in read | {file.resolve() for file in self.files}:
+                raise ArgumentError("{sheet} {0!r} would overwrite a picture of this run", printable(self._sheet))
+        self._rows: list[tuple[str, list[Cell]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._references) or self._sheet is not None
+
+    def look(self, job: Job) -> Remarks:
+        """The figures of a job that is done; its row of the sheet.
+
+        Raises:
+            ImageError: a file that can't be read.
+        """
+        results = [images.load(target).tensor for target in job.targets]
+        source = images.load(job.source).tensor
+        file = self._references.get(job.source)
+        reference = None if file is None else images.load(file).tensor
+        remarks = Remarks()
+        if reference is not None:
+            remarks = _figures(source, results, reference)
+        if self._sheet is not None and len(self._rows) < _SHEET_ROWS:
+            captions = ["restored" if len(results) == 1 else f"sample {i + 1}" for i in range(len(results))]
+            if "psnr" in remarks.scores:
+                captions[0] += f", {remarks.scores['psnr']:.2f} dB"
+            shown = [(job.relative.name, source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
+            shown += [] if reference is None else [("reference", reference)]
+            self._rows.append(("", [Cell(caption, _small(picture)) for caption, picture in shown]))
+        return remarks
+
+    def finish(self) -> None:
+        """Write the sheet.
+
+        Raises:
+            ImageError: it can't be written.
+        """
+        if self._sheet is not None and self._rows:
+            save_sheet(contact_sheet(self._rows), self._sheet)
+
+
+def _figures(source: Tensor, results: Sequence[Tensor], reference: Tensor) -> Remarks:
+    """PSNR in dB and SSIM, of several samples their means, and those of the input where its size is the same."""
+
+    def pair_up(x: Tensor) -> tuple[Tensor, Tensor] | None:
+        if x.shape[2:] != reference.shape[2:] or {x.shape[1], reference.shape[1]} - {1, 3}:
+            return None
+        channels = max(x.shape[1], reference.shape[1])
+        return x.expand(-1, channels, -1, -1)[0], reference.expand(-1, channels, -1, -1)[0]
+
+    pairs = [pair for x in results if (pair := pair_up(x)) is not None]
+    if len(pairs) < len(results):
+        sizes = [f"{x.shape[-1]}x{x.shape[-2]}" for x in (reference, results[0])]
+        return Remarks(warnings=(f"has a reference of {sizes[0]}, and a result of {sizes[1]}: they aren't compared",))
+    before = pair_up(source)
+    scores = {}
+    for name, figure in (("psnr", psnr), ("ssim", ssim)):
+        try:
+            scores[name] = fmean(figure(*pair) for pair in pairs)
+            if before is not None:
+                scores[f"{name}_input"] = figure(*before)
+        except InvalidInputError:  # too small for SSIM
+            continue
+    return Remarks(scores=scores)
+
+
+def mean_scores(all_scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The means over those that have a finite figure."""
+    names = dict.fromkeys(name for scores in all_scores for name in scores)
+    means = {}
+    for name in names:
+        values = [scores[name] for scores in all_scores if math.isfinite(scores.get(name, math.nan))]
+        if values:
+            means[name] = fmean(values)
+    return means
+
+
+def _small(picture: Tensor) -> Tensor | None:
+    """A picture of at most `_SHEET_SIDE` pixels on its longer side, None for numbers that are none."""
+    if picture.shape[1] not in (1, 3):
+        return None
+    factor = _SHEET_SIDE / max(picture.shape[2:])
+    if factor < 1:
+        size = [max(1, round(side * factor)) for side in picture.shape[2:]]
+        picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)
+    return torch.clamp(picture[0], -1, 1)

@@ -1,0 +1,87 @@
+"""A list of what a run has done, from which a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job
+
+NAME = ".restored.jsonl"
+
+
+class Manifest:
+    """A file in the folder of the results, with a line of JSON for each picture that is done.
+
+    A picture counts as done while its result is there, and while neither the picture, nor a file that the restoration
+    reads, nor an option has changed.
+
+    Args:
+        folder: of the results.
+        settings: the options.
+        files: that the restoration reads beside the pictures, for all of them.
+        resume: whether what the file says is believed.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], files: list[Path], resume: bool) -> None:
+        self._folder, self._file = folder, folder / NAME
+        settings_text = json.dumps(settings, sort_keys=True, default=str)
+        self._settings = _digest([settings_text.encode(), *(file.read_bytes() for file in files)])
+        self._done: dict[str, str] = {}
+        if resume:
+            text = self._text()
+            self._done = dict(_records(text))
+            if text and not text.endswith("\n"):  # a line that a kill has cut
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write("\n")
+
+    def has(self, job: Job) -> bool:
+        """Whether the results of a job are there, and would be the same if they were made again."""
+        name = self._name(job)
+        return job.done and name in self._done and self._done[name] == self._state(job)
+
+    def add(self, job: Job) -> None:
+        """Note that a job is done: one line, which a kill leaves complete or without effect."""
+        line = json.dumps({"result": self._name(job), "source": str(job.source), "state": self._state(job)}) + "\n"
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Forget everything."""
+        self._file.unlink(missing_ok=True)
+
+    def _text(self) -> str:
+        try:
+            return self._file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _name(self, job: Job) -> str:
+        return os.path.relpath(job.targets[0], self._folder)
+
+    def _state(self, job: Job) -> str:
+        return _digest([self._settings.encode(), *(file.read_bytes() for file in (job.source, job.mask) if file)])
+
+
+def _records(text: str) -> Iterator[tuple[str, str]]:
+    """(result, state) of each line that is whole."""
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+            yield str(record["result"]), str(record["state"])
+        except (ValueError, TypeError, KeyError, RecursionError):  # cut off, or foreign
+            continue
+
+
+def _digest(parts: list[bytes]) -> str:
+    """SHA-256 of parts, whose borders count."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()

@@ -1,0 +1,213 @@
+"""Which files are read, and which are written for them: files, folders and patterns to a file or a folder."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import visible_files
+from .arguments import ArgumentError
+from .jobs import ALPHA_SUFFIXES, WRITABLE_SUFFIXES, Job, PathInput, printable
+
+_SHOWN_SUFFIXES = ".png, .jpg, .webp, .tif, .avif, .jp2, .bmp, .gif, .npy or as another format of Pillow"
+_SHOWN = 5
+"""How many files a message names."""
+
+
+class _Found(NamedTuple):
+    source: Path
+    relative: Path  # its place in an output folder
+
+
+def restored_suffix(source: Path) -> str:
+    """Suffix of the result for a picture in a folder: that of the picture, or .png if that can't be written."""
+    return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
+
+
+def pair(
+    inputs: PathInput | Sequence[PathInput],
+    output: PathInput,
+    suffix: Callable[[Path], str] = restored_suffix,
+    samples: int = 1,
+    tell: Callable[[str], object] = lambda left_out: None,
+) -> list[Job]:
+    """Pair the files to read with the files to write.
+
+    In a folder, a result is named as its source. Where two sources of a folder would get one name, the one whose suffix
+    changes keeps its old suffix within the name: scan.png stays, scan.bmp becomes scan.bmp.png.
+
+    Args:
+        inputs: one or several: files, folders (with all folders in them, whose layout is kept) and patterns.
+        output: a file for one picture, else a folder: one that exists, or a name with a slash at its end or no suffix.
+        suffix: of the result for a source, in a folder.
+        samples: results for each input, which get a number each; 1 gets none.
+        tell: is called with a sentence about what lies in a folder and is no picture.
+
+    Raises:
+        ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
+    """
+    sources = [_as_text("inputs", one) for one in _as_several(inputs)]
+    output = _as_text("output", output)
+    out = Path(output)
+    folder = names_folder(output)
+    single = len(sources) == 1 and Path(sources[0]).is_file()
+    left_out: list[Path] = []
+    found = list(_expand(sources, out, left_out))
+    if not folder and not single:
+        raise ArgumentError(
+            "{output} {0!r} is the name of one file; folders, patterns and several files need a folder", output
+        )
+    if left_out:
+        tell(f"left out, no pictures: {_some(left_out)}")
+
+    jobs: dict[tuple[Path, Path], Job] = {}
+    names = _names(found, suffix)
+    for (source, relative), name in zip(found, names, strict=True):
+        target = out / name if folder else out
+        numbered = [target.with_stem(f"{target.stem}-{i + 1}") for i in range(samples)] if samples > 1 else [target]
+        jobs[source, target] = Job(source, tuple(numbered), fixed=not folder, relative=relative)
+    _check_targets(list(jobs.values()), output)
+    return list(jobs.values())
+
+
+def _names(found: Sequence[_Found], suffix: Callable[[Path], str]) -> list[Path]:
+    """The results' places in the output folder, each with another name as far as its suffix allows."""
+    plain = [relative.with_suffix(suffix(source)) for source, relative in found]
+    wanted = Counter({(relative, name): 1 for (_, relative), name in zip(found, plain, strict=True)})
+    times = Counter(name for _, name in wanted)
+    return [
+        name if times[name] == 1 or relative == name else relative.with_name(f"{relative.name}{name.suffix}")
+        for (_, relative), name in zip(found, plain, strict=True)
+    ]
+
+
+def _check_targets(jobs: Sequence[Job], output: str) -> None:
+    """Refuse two results of one name, and results in the place of inputs."""
+    taken: dict[str, Job] = {}
+    for job in jobs:
+        for target in job.targets:
+            other = taken.setdefault(os.path.normcase(target), job)
+            if other is not job:
+                raise ArgumentError(
+                    "{0!r} and {1!r} would both be written to {2!r}; restore them to different folders",
+                    *(other.name, job.name, printable(target)),
+                )
+    check_not_overwritten(jobs, {"inputs": [job.source for job in jobs]}, output)
+
+
+def check_not_overwritten(jobs: Iterable[Job], read: dict[str, Iterable[Path]], output: str | None = None) -> None:
+    """Refuse results in the place of files that are read, under whatever name.
+
+    Args:
+        jobs: with the results.
+        read: the files of each argument.
+        output: as it was given.
+
+    Raises:
+        ArgumentError: naming the argument.
+    """
+    of_file = {_identity(file): (name, file) for name, files in read.items() for file in files if file.exists()}
+    for job in jobs:
+        for target in job.targets:
+            if target.exists() and _identity(target) in of_file:
+                name, file = of_file[_identity(target)]
+                what = "the input" if name == "inputs" else f"the {{{name}}}"
+                raise ArgumentError(
+                    f"{{output}} {{0!r}} would overwrite {what} {{1!r}}",
+                    *(printable(target) if output is None else output, printable(file)),
+                )
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """What two names of one file have in common."""
+    state = file.stat()
+    return state.st_dev, state.st_ino
+
+
+def _as_several(inputs: Any) -> list[Any]:
+    if isinstance(inputs, (str, os.PathLike)):
+        return [inputs]
+    if not isinstance(inputs, Sequence) or not inputs:
+        raise ArgumentError("{inputs} must be a file, folder or pattern, or a list of these, got {0!r:.99}", inputs)
+    return list(inputs)
+
+
+def _as_text(name: str, path: Any) -> str:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ArgumentError(f"{{{name}}} must be a path, got {{0!r:.99}}", path)
+    return str(os.fspath(path))
+
+
+def names_folder(output: str) -> bool:
+    """Whether the output is a folder: one that exists, or a name that ends with a slash or has no suffix.
+
+    Raises:
+        ArgumentError: the suffix of a file names no format.
+    """
+    out = Path(output)
+    if out.is_dir() or not out.suffix or output.endswith(("/", os.sep)):
+        return True
+    check_writable("output", out)
+    return False
+
+
+def check_writable(name: str, file: Path) -> None:
+    """Raise ArgumentError for a file whose suffix names no format that is written."""
+    if file.suffix.lower() not in WRITABLE_SUFFIXES:
+        more = "; for a folder, end with a slash" if name == "output" else ""
+        raise ArgumentError(
+            f"{{{name}}} {{0!r}}: the suffix of a file must be one of {{1}}{more}",
+            *(printable(file), ", ".join(WRITABLE_SUFFIXES)),
+        )
+
+
+def _expand(inputs: Sequence[str], out: Path, left_out: list[Path]) -> Iterator[_Found]:
+    """Every input file; other files of folders and patterns are added to `left_out`."""
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            try:
+                below = [_Found(file, file.relative_to(path)) for file in _visible_files(path, out)]
+            except OSError as error:
+                raise ArgumentError("cannot read the folder {0!r}: {1}", text, error.strerror) from error
+        elif path.exists():
+            yield _Found(path, Path(path.name))
+            continue
+        elif glob.has_magic(text):
+            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
+            below = [_Found(match, Path(match.name)) for match in matches if not match.is_dir()]
+        elif path.is_symlink():
+            raise ArgumentError("{0!r} is a link to a file that doesn't exist", text)
+        else:
+            raise ArgumentError("there is no file or folder {0!r}", text)
+        found = [one for one in below if is_readable(one.source)]
+        left_out += (one.source for one in below if not is_readable(one.source))
+        if not found:
+            where = "in the folder" if path.is_dir() else "of the pattern"
+            raise ArgumentError("no pictures {0} {1!r}; they end in {2}", where, text, _SHOWN_SUFFIXES)
+        yield from found
+
+
+def _visible_files(folder: Path, out: Path) -> Iterator[Path]:
+    """The files in a folder and those below it, without hidden ones and without the output."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PermissionError(13, "no permission")
+    inside = out.resolve() if out.resolve() != folder.resolve() else None
+    return (file for file in visible_files(folder) if inside is None or inside not in file.resolve().parents)
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is a picture, by its suffix; a broken link is none."""
+    from ..decoding import readable_suffixes  # with Pillow, which `--help` does without
+
+    return path.suffix.lower() in readable_suffixes() and path.is_file()
+
+
+def _some(files: Sequence[Path]) -> str:
+    """Names of files, of many the first ones."""
+    names = [printable(file) + (" (a broken link)" if not file.exists() else "") for file in files[:_SHOWN]]
+    return ", ".join(names) + (f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else "")

@@ -1,0 +1,70 @@
+"""Files that belong to pictures by their names: a mask or a reference for each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+from ..files import visible_files
+from .arguments import ArgumentError
+from .jobs import Job, printable
+from .pairing import is_readable
+
+
+class Partners:
+    """A file for all pictures, or a folder with a file for each: of its name, whatever the suffix.
+
+    In a folder, the place of a picture below its own folder counts, then its name alone.
+
+    Args:
+        name: of the argument.
+        given: the file or folder.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+
+    def __init__(self, name: str, given: str | PathLike[str]) -> None:
+        if not isinstance(given, (str, PathLike)):
+            raise ArgumentError(f"{{{name}}} must be a file, got {{0}}; or a folder of files", type(given).__name__)
+        self.name, self.path = name, Path(given)
+        self.is_folder = self.path.is_dir()
+        self._files: dict[str, list[Path]] = {}
+        if self.is_folder:
+            for file in filter(is_readable, visible_files(self.path)):
+                self._files.setdefault(_key(file.relative_to(self.path)), []).append(file)
+        elif not self.path.is_file():
+            raise ArgumentError(
+                f"{{{name}}}: there is no file {{0!r}}, and no folder of this name", printable(self.path)
+            )
+
+    def files(self) -> Iterator[Path]:
+        """All its files."""
+        if not self.is_folder:
+            yield self.path
+        for files in self._files.values():
+            yield from files
+
+    def match(self, jobs: Sequence[Job]) -> list[Path]:
+        """The file for each job.
+
+        Raises:
+            ArgumentError: a folder that has none for a job, or several.
+        """
+        return [self._of(job) if self.is_folder else self.path for job in jobs]
+
+    def _of(self, job: Job) -> Path:
+        files = self._files.get(_key(job.relative)) or self._files.get(_key(Path(job.relative.name))) or []
+        if len(files) == 1:
+            return files[0]
+        there = ", ".join(printable(file) for file in files) if files else "there is none of this name"
+        raise ArgumentError(
+            f"{{{self.name}}} {{0!r}} must hold one file named as the picture {{1!r}}, whatever its suffix; {{2}}",
+            *(printable(self.path), job.name, there),
+        )
+
+
+def _key(relative: Path) -> str:
+    return os.path.normcase(relative.with_suffix(""))

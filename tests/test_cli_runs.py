@@ -1,0 +1,406 @@
+"""Runs of `restore` over files: masks, references, lists of what is done, what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from conftest import WriteRepo, make_unet
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+from test_cli import fails, names, picture, run, save_rddm, succeeds
+
+from diffusers_restore import DEFAULT_RESTORER, images, restoring
+from diffusers_restore.evaluation.metrics import psnr
+from diffusers_restore.restoring import jobs, progress
+from diffusers_restore.restoring.manifest import NAME
+
+Restore = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def restore(model: Path) -> Restore:
+    def restore(*words: object) -> Result:
+        task = () if "--task" in words else ("--task", "denoise")
+        return run("restore", *words, *task, "--model", model, "--steps", 2, "--device", "cpu")
+
+    return restore
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    for i, name in enumerate(("a.png", "b.png", "more/a.png")):
+        picture(tmp_path / "scans" / name, i)
+    return tmp_path / "scans"
+
+
+def mask(path: Path, side: int = 16, known: int = 8) -> Path:
+    """White on `known` rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    levels = np.zeros((side, side), np.uint8)
+    levels[:known] = 255
+    Image.fromarray(levels).save(path)
+    return path
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mask_for_each_picture_of_a_folder(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    for known, name in ((4, "a.png"), (8, "b.bmp"), (12, "more/a.png")):
+        mask(tmp_path / "masks" / name, known=known)
+    result = restore(scans, "-o", tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "masks")
+    succeeds(result)
+    for share in ("75.0% missing (black in the mask)", "50.0% missing", "25.0% missing"):
+        assert share in result.stdout
+    alone = restore(
+        *(scans / "b.png", "-o", tmp_path / "b.png", "--task", "inpaint", "--mask", tmp_path / "masks" / "b.bmp")
+    )
+    succeeds(alone)
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "out" / "b.png").read_bytes()
+    # a mask of another folder level counts by its name alone
+    (tmp_path / "masks" / "more" / "a.png").unlink()
+    succeeds(restore(scans, "-o", tmp_path / "again", "--task", "inpaint", "--mask", tmp_path / "masks"))
+
+
+def test_a_folder_of_masks_must_have_one_for_each(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    mask(tmp_path / "masks" / "a.png")
+    words = [scans, "-o", tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "masks"]
+    fails(restore(*words), 2, "--mask", "must hold one file named as the picture", "b.png", "there is none")
+    for suffix in ("png", "bmp"):
+        mask(tmp_path / "masks" / f"b.{suffix}")
+    fails(restore(*words), 2, "b.bmp, ", "b.png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inverted_and_soft_masks(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    known = mask(tmp_path / "known.png")
+    Image.eval(Image.open(known), lambda level: 255 - level).save(tmp_path / "missing.png")
+    soft = np.asarray(Image.open(known)) // 255 * 120 + 60  # 180 and 60
+    Image.fromarray(soft.astype(np.uint8)).save(tmp_path / "soft.png")
+    results = []
+    for file, words in (
+        ("known.png", []),
+        ("missing.png", ["--invert-mask"]),
+        ("soft.png", []),
+        ("soft.png", ["--mask-threshold", 0.6]),
+    ):
+        out = tmp_path / f"{len(results)}.png"
+        result = restore(source, "-o", out, "--task", "inpaint", "--mask", tmp_path / file, *words)
+        assert result.exit_code == 0, result.output
+        assert ("256 pixels of the mask are neither black nor white" in result.stderr) == (file == "soft.png")
+        results.append(out.read_bytes())
+    assert len(set(results)) == 1
+    fails(restore(source, "-o", "x.png", "--invert-mask"), 2, "--mask is needed for --invert-mask and --mask-threshold")
+    fails(restore(source, "-o", "x.png", "--mask", known, "--mask-threshold", 1), 2, "--mask-threshold must be")
+    with pytest.raises(restoring.ArgumentError, match="mask_threshold must be a number"):
+        restoring.load(task="inpaint", mask=known, mask_threshold=2)
+
+
+def test_a_mask_that_misses_nearly_all_is_told(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    words = ["--task", "inpaint", "--mask", mask(tmp_path / "mask.png", 32, known=1)]
+    result = restore(source, "-o", tmp_path / "out.png", *words)
+    assert "96.9% of it is missing, says the mask; if black means known, invert the mask" in result.stderr
+    assert restore(source, "-o", tmp_path / "out.png", *words, "--invert-mask").stderr == ""
+
+
+def test_degrade_takes_the_same_masks(scans: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        mask(tmp_path / "masks" / name)
+    succeeds(run("degrade", scans, "-o", tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "masks"))
+    with Image.open(tmp_path / "out" / "b.png") as damaged:
+        assert (np.asarray(damaged)[8:] == 128).all() or (np.asarray(damaged)[8:] == 127).all()
+
+
+# --- nothing that is read is written over ----------------------------------------------------------------------------
+
+
+def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    known = mask(tmp_path / "mask.png")
+    (tmp_path / "link.png").symlink_to(known)
+    os.link(known, tmp_path / "hard.png")
+    before = known.read_bytes()
+    for out in ("mask.png", "link.png", "hard.png"):
+        result = restore(scans / "a.png", "-o", tmp_path / out, "--task", "inpaint", "--mask", known)
+        fails(result, 2, "would overwrite the --mask")
+    kernel = tmp_path / "kernel.png"
+    Image.new("L", (3, 3), 80).save(kernel)
+    words = ["-o", kernel, "--task", "deblur", "--kernel", kernel]
+    fails(restore(scans / "a.png", *words), 2, "would overwrite the --kernel")
+    fails(run("degrade", scans / "a.png", *words), 2, "would overwrite the --kernel")
+    fails(restore(scans / "a.png", "-o", scans / "b.png", "--reference", scans / "b.png"), 2, "the --reference")
+    words = ["-o", tmp_path / "out.png", "--sheet", scans / "a.png"]
+    fails(restore(scans / "a.png", *words), 2, "--sheet", "would overwrite a picture of this run")
+    assert known.read_bytes() == before
+    assert names(tmp_path) == ["hard.png", "kernel.png", "link.png", "mask.png", *(f"scans/{n}" for n in names(scans))]
+
+
+# --- figures, sheets, strength, quality ------------------------------------------------------------------------------
+
+
+def test_references_give_figures(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    for i, name in enumerate(("a.bmp", "b.png")):
+        picture(tmp_path / "clean" / name, 10 + i)
+    words = ["--reference", tmp_path / "clean", "--json"]
+    result = restore(scans, "-o", tmp_path / "out", *words)
+    succeeds(result)
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [Path(record["file"]).name for record in records] == ["a.png", "b.png", "a.png"]
+    x, clean = (images.load(path).tensor[0] for path in (tmp_path / "out" / "b.png", tmp_path / "clean" / "b.png"))
+    assert records[1]["psnr"] == pytest.approx(psnr(x, clean))
+    assert records[1]["psnr_input"] == pytest.approx(psnr(images.load(scans / "b.png").tensor[0], clean))
+    assert 0 < records[1]["ssim"] < 1
+    plain = restore(scans, "-o", tmp_path / "out", *words[:2])
+    assert f"PSNR {records[1]['psnr']:.2f} dB (input {records[1]['psnr_input']:.2f})" in plain.stdout
+    mean = np.mean([record["psnr"] for record in records])
+    assert plain.stdout.splitlines()[-1].startswith(f"mean of 3  PSNR {mean:.2f} dB")
+
+
+def test_a_reference_of_another_size_is_told(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    reference = picture(tmp_path / "clean.png", side=20)
+    result = restore(scans / "a.png", "-o", tmp_path / "out.png", "--reference", reference)
+    assert result.exit_code == 0
+    assert "has a reference of 20x20, and a result of 16x16" in result.stderr
+    fails(restore(scans, "-o", tmp_path / "out", "--reference", reference), 2, "--reference must be a folder for 3")
+
+
+def test_a_sheet_shows_before_and_after(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    words = ["--sheet", tmp_path / "sheet.png", "--reference", scans]
+    succeeds(restore(scans, "-o", tmp_path / "out", "--samples", 2, *words))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 16
+        assert sheet.height > 3 * 16
+    fails(restore(scans, "-o", tmp_path / "out", "--sheet", "sheet.xyz"), 2, "--sheet 'sheet.xyz': the suffix")
+    fails(restore(scans, "-o", tmp_path / "out", "--sheet", "no/sheet.png"), 2, "--sheet: there is no folder 'no'")
+
+
+def test_strength_blends_with_the_input(restore: Restore, tmp_path: Path) -> None:
+    source = tmp_path / "a.npy"
+    images.save(torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5, source)
+    arrays = {}
+    for strength in (0, 0.25, 1):
+        succeeds(restore(source, "-o", tmp_path / "out.npy", "--sigma-y", 0.5, "--strength", strength))
+        arrays[strength] = np.load(tmp_path / "out.npy")
+    np.testing.assert_array_equal(arrays[0], np.load(source))
+    np.testing.assert_allclose(arrays[0.25], 0.75 * arrays[0] + 0.25 * arrays[1], atol=1e-6)
+    result = restore(source, "-o", tmp_path / "out.npy", "--task", "sr2", "--strength", 0.5)
+    fails(result, 1, "strength must be 1 where the result has another size")
+    fails(restore(source, "-o", tmp_path / "out.npy", "--strength", 2), 2, "strength must be a number >= 0 and <= 1")
+
+
+def test_quality_is_that_of_the_file(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=64)
+    sizes = []
+    for quality in (10, 95):
+        succeeds(restore(source, "-o", tmp_path / "a.jpg", "--quality", quality))
+        sizes.append((tmp_path / "a.jpg").stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+    succeeds(restore(source, "-o", tmp_path / "out/", "--quality", 10))  # a folder may hold PNG too
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_folder_goes_on(
+    scans: Path, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = restoring.restorer.Restorer.restore
+
+    def stops(self: object, job: jobs.Job, *rest: object, **more: object) -> object:
+        if job.source.name == "b.png":
+            raise KeyboardInterrupt
+        return work(self, job, *rest, **more)  # type: ignore[arg-type]
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.restorer.Restorer, "restore", stops)
+        result = restore(scans, "-o", out)
+    assert result.exit_code == 130
+    assert "stopped: 1 of 3 done; the same command with --resume goes on" in result.stderr
+    assert names(out) == [NAME, "a.png"]
+    with (out / NAME).open("a") as file:
+        file.write('{"result": "b.png", "st')  # a line that a kill has cut
+    made = (out / "a.png").stat().st_mtime_ns
+    result = restore(scans, "-o", out, "--resume")
+    succeeds(result)
+    assert f"{scans / 'a.png'}: skipped" in result.stdout
+    assert (out / "a.png").stat().st_mtime_ns == made
+    assert names(out) == [NAME, "a.png", "b.png", "more/a.png"]
+    assert result.stdout.count(" -> ") == 2
+
+    def redone(*words: object) -> int:
+        return restore(scans, "-o", out, "--resume", *words).stdout.count(" -> ")
+
+    assert redone() == 0
+    assert redone("--seed", 1) == 3
+    assert redone() == 3  # the results are those of another seed now
+    picture(scans / "b.png", 9)
+    (out / "more" / "a.png").unlink()
+    assert redone() == 2
+    succeeds(restore(scans, "-o", out))
+    assert names(out) == ["a.png", "b.png", "more/a.png"]  # without --resume no list is kept
+    fails(restore(scans / "a.png", "-o", tmp_path / "a.png", "--resume"), 2, "--resume is for a folder of results")
+
+
+# --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_quiet_verbose_and_json(scans: Path, restore: Restore, tmp_path: Path, model: Path) -> None:
+    (scans / "broken.png").write_bytes(b"no picture")
+    quiet = restore(scans, "-o", tmp_path / "out", "--quiet")
+    assert quiet.exit_code == 1
+    assert quiet.stdout == ""
+    assert "broken.png: cannot read" in quiet.stderr
+    verbose = restore(scans / "a.png", "-o", tmp_path / "a.png", "--verbose")
+    assert f"{model}: DDRMPipeline with " in verbose.stderr
+    assert " million parameters, " in verbose.stderr
+    assert " on cpu; DDRMScheduler, task denoise" in verbose.stderr
+    fails(restore(scans, "-o", tmp_path / "out", "--quiet", "--verbose"), 2, "exclude each other")
+    result = restore(scans, "-o", tmp_path / "out", "--json", "--seed", 4)
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(records) == 4
+    failed = next(record for record in records if record["error"] is not None)
+    assert failed["results"] == []
+    assert "not a picture" in failed["error"]
+    done = records[0]
+    assert done["size"] == [16, 16]
+    assert done["seconds"] >= 0
+    assert done["options"] == {"model": str(model), "task": "denoise", "steps": 2, "seed": 4, "dtype": "auto"}
+    assert run("degrade", scans / "a.png", "-o", tmp_path / "d.png", "--task", "sr2", "--json").stdout.startswith("{")
+
+
+def test_a_folder_says_how_far_it_is(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    lines = restore(scans, "-o", tmp_path / "out").stdout.splitlines()
+    assert "[1/3, " in lines[0]
+    assert lines[0].endswith(" left]")
+    assert lines[2].endswith("[3/3]")
+    assert [jobs.duration(seconds) for seconds in (3, 89, 600, 9000)] == ["3 s", "89 s", "10 min", "2.5 h"]
+
+
+def test_long_work_prints_lines_where_there_is_no_terminal(
+    restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", 0.0)
+    source = picture(tmp_path / "a.png")
+    result = restore(source, "-o", tmp_path / "out.png")
+    assert f"{source}: 100%" in result.stderr
+    assert "\r" not in result.stderr
+    assert restore(source, "-o", tmp_path / "out.png", "--quiet").stderr == ""
+
+
+def test_what_is_left_out_of_a_folder_is_named(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    (scans / "notes.txt").write_text("no picture")
+    (scans / "gone.png").symlink_to(scans / "nowhere.png")
+    (scans / ".hidden.txt").touch()
+    picture(tmp_path / "elsewhere" / "c.png")
+    (scans / "linked").symlink_to(tmp_path / "elsewhere")
+    result = restore(scans, "-o", tmp_path / "out")
+    succeeds(result)
+    assert names(tmp_path / "out") == ["a.png", "b.png", "linked/c.png", "more/a.png"]
+    first = result.stdout.splitlines()[0]
+    assert first == f"left out, no pictures: {scans / 'gone.png'} (a broken link), {scans / 'notes.txt'}"
+    fails(restore(scans / "gone.png", "-o", tmp_path / "out"), 2, "is a link to a file that doesn't exist")
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_that_are_not_there_say_so(
+    restore: Restore, write_repo: WriteRepo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = picture(tmp_path / "a.png")
+    make_unet().save_pretrained(tmp_path / "network")
+    (tmp_path / "run" / "checkpoint-4").mkdir(parents=True)
+    for name in ("state.json", "manifest.json"):
+        (tmp_path / "run" / "checkpoint-4" / name).write_text("{}")
+    (tmp_path / "file.pt").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, message in (
+        ("network", "it holds a network alone, without a scheduler; examples/restore_hub_unet.py"),
+        ("run/checkpoint-4", "it is a checkpoint of a training, which writes the model to"),
+        ("file.pt", "it is a file; a model is a folder or a repository"),
+        ("empty", "it has no model_index.json; a model is a folder that"),
+    ):
+        for words in ([], ["--task", "sr2"]):
+            command = ["restore", source, "-o", tmp_path / "o.png", "--model", tmp_path / name, *words]
+            fails(run(*command), 1, f"Error: --model {str(tmp_path / name)!r} cannot be loaded", message)
+    (tmp_path / "run" / "model_index.json").write_text("{}")
+    command = ["restore", source, "-o", tmp_path / "o.png", "--model", tmp_path / "run/checkpoint-4"]
+    fails(run(*command), 1, f"it is a checkpoint of a training; the model is in {str(tmp_path / 'run')!r}")
+    fails(run(*command[:4], "--model", tmp_path / "absent"), 1, "--model: there is no folder")
+
+
+def test_sigma_y_in_grey_levels_is_told(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    fails(restore(source, "-o", tmp_path / "o.png", "--sigma-y", 25), 1, "25 of 255 grey levels are 0.196")
+
+
+def test_samples_and_means_of_a_trained_restorer(tmp_path: Path) -> None:
+    folder, source = save_rddm(tmp_path / "model"), picture(tmp_path / "a.png")
+    command = ["restore", source, "--model", folder, "--device", "cpu", "--steps", 2]
+    succeeds(run(*command, "-o", tmp_path / "out.npy", "--samples", 3))
+    samples = [np.load(tmp_path / f"out-{i}.npy") for i in (1, 2, 3)]
+    assert not np.array_equal(samples[0], samples[1])
+    succeeds(run(*command, "-o", tmp_path / "mean.npy", "--samples", 3, "--average"))
+    np.testing.assert_allclose(np.load(tmp_path / "mean.npy"), np.mean(samples, axis=0), atol=1e-6)
+    succeeds(run(*command, "-o", tmp_path / "second.npy", "--seed", 1))
+    np.testing.assert_array_equal(np.load(tmp_path / "second.npy"), samples[1])
+
+
+# --- noise -----------------------------------------------------------------------------------------------------------
+
+
+def photo(level: float = 0.0) -> torch.Tensor:
+    """A bundled photograph with white noise of `level` of 255, as an 8-bit file holds it."""
+    folder = Path(DEFAULT_RESTORER).parent / "photos"
+    x = images.load(sorted(folder.glob("*.png"))[0]).tensor[..., :160, :160]
+    y = x + level / 127.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    return images.to_tensor(images.to_pil(y)[0])
+
+
+def test_the_noise_of_a_picture_is_estimated(restore: Restore, tmp_path: Path) -> None:
+    images.save(photo(20), tmp_path / "a.png")
+    result = restore(tmp_path / "a.png", "-o", tmp_path / "o.png", "--sigma-y", "estimate", "--json")
+    succeeds(result)
+    (note,) = json.loads(result.stdout)["notes"]
+    assert float(note.split()[1].rstrip(",")) * 127.5 == pytest.approx(20, rel=0.05)
+    np.save(tmp_path / "small.npy", np.zeros((3, 12, 12), np.float32))
+    result = restore(tmp_path / "small.npy", "-o", tmp_path / "o.png", "--sigma-y", "estimate")
+    fails(result, 1, "image must have more whole patches of 8 x 8 pixels", "state the noise instead")
+
+
+def test_the_bundled_restorer_leaves_clean_pictures_alone(tmp_path: Path) -> None:
+    for level in (0, 10, 50):
+        images.save(photo(level), tmp_path / f"{level}.png")
+    command = ["restore", "-o", tmp_path / "o.png", "--device", "cpu", "--steps", 1]
+    result = run(*command, tmp_path / "0.png")
+    succeeds(result)
+    assert "left as it is: sharp, without JPEG blocks, noise " in result.stdout
+    clean = images.load(tmp_path / "0.png").tensor
+    assert torch.equal(images.load(tmp_path / "o.png").tensor, clean)
+    result = run(*command, tmp_path / "0.png", "--strength", 1)
+    assert "left" not in result.stdout
+    assert not torch.equal(images.load(tmp_path / "o.png").tensor, clean)
+    result = run(*command, tmp_path / "10.png")
+    succeeds(result)
+    assert "left" not in result.stdout
+    result = run(*command, tmp_path / "50.png")
+    assert "of 255 grey levels, and this restorer was trained for 30 at most; the task denoise" in result.stderr
