@@ -116,9 +116,9 @@ def main() -> None:
     percent = ".1%"
     markdown = [
         "# Noise: the estimate, and when the bundled restorer leaves a picture alone",
-        "Relative errors (their mean, and the median and the largest of their sizes) of the estimated sd of white noise added to 25 pictures (Set5, the first 20 of "
-        "CBSD68), in grey levels of 255. The largest ones up to 10 are those of Set5's head, whose own grain of 4.4 "
-        "levels counts.",
+        "Relative errors of the estimate (their mean; the median and the largest of their sizes) of white noise that was "
+        "added to 25 pictures (Set5, the first 20 of CBSD68), in grey levels of 255. The largest ones up to 10 are those "
+        "of Set5's head, whose own grain of 4.4 levels counts.",
         markdown_table(
             seen,
             {

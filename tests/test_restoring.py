@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffusers_restore import RDDMPipeline, RDDMScheduler, restoring
 from diffusers_restore.cli import main
-from diffusers_restore.restoring import ArgumentError, ModelError, Outcome
+from diffusers_restore.restoring import ArgumentError, ModelError, Outcome, memory
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,41 @@ def test_errors_can_be_copied() -> None:
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert str(again) == "model '{task}'"
         assert again.message_for(str.upper) == "MODEL '{task}'"
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_memory_of_a_network_is_counted_without_running_it() -> None:
+    """A convolution's input and output are alive at once; attention has no matrix."""
+    unet = make_unet()
+    first = memory.network_memory(unet, 64, 64)
+    assert memory.network_memory(unet, 128, 128) == pytest.approx(4 * first, rel=0.01)
+    assert memory.network_memory(unet.to(torch.bfloat16), 64, 64) == pytest.approx(first / 2, rel=0.05)
+    widest = max(unet.config.block_out_channels[:1])
+    assert first > 2 * 4 * widest * 64 * 64
+    attentive = make_unet(
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")
+    )
+    small, large = (memory.network_memory(attentive, side, side) for side in (64, 256))
+    assert large == pytest.approx(16 * small, rel=0.05)
+    assert next(attentive.parameters()).device.type == "cpu"
+
+
+def test_a_picture_that_needs_more_memory_than_there_is_is_refused_first(
+    prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda device: 30_000_000)
+    Image.new("RGB", (1000, 700)).save(tmp_path / "large.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "small.png")
+    restorer = restoring.load(prior, task="denoise", sigma_y=0.001, steps=1, device="cpu", dtype="float32")
+    monkeypatch.setattr(type(restorer.pipe), "__call__", lambda *_, **__: pytest.fail("the work has begun"))
+    (outcome,) = restorer.restore_files(tmp_path / "large.png", tmp_path / "out.png")
+    assert re.search(
+        r"not enough memory for 1000x700 pixels: about 0\.\d GB are needed, 0.0 GB are free", str(outcome.error)
+    )
+    assert "dtype bfloat16" in str(outcome.error)
+
+
+def test_free_memory_is_that_of_the_machine() -> None:
+    assert 2**20 < memory.free_memory(torch.device("cpu")) < 2**50

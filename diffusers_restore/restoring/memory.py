@@ -1,15 +1,28 @@
-"""Pictures that are too large for the memory fail by themselves, and not the run."""
+"""Pictures that are too large for the memory fail by themselves, and not the run; better before any work is done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from ..pipelines.canvas import size_multiple
+from ..pipelines.common import Network, uncompiled
 from .arguments import ModelError
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation")
+_SMALL = 500_000
+"""Pixels that are not worth a question."""
 
 
 @contextmanager
@@ -30,3 +43,117 @@ def enough_memory(message: str, *values: object) -> Iterator[None]:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # for the next picture
         raise ModelError(message, *values) from error
+
+
+def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int) -> None:
+    """Refuse a picture for which the free memory is too small, before the work begins.
+
+    Args:
+        network: which sees the whole picture at once.
+        shape: (..., H, W) of the restored picture.
+        more_per_pixel: bytes that the restoration needs beside the network.
+
+    Raises:
+        ModelError: it is too small; the message has both figures.
+    """
+    height, width = shape[-2:]
+    if height * width < _SMALL:
+        return
+    multiple = size_multiple(network)
+    needed = network_memory(network, height + -height % multiple, width + -width % multiple)
+    needed += height * width * more_per_pixel
+    free = free_memory(network.device)
+    if needed > free:
+        half = ", or {dtype} bfloat16" if network.dtype == torch.float32 else ""
+        raise ModelError(
+            "not enough memory for {0}x{1} pixels: about {2:.1f} GB are needed, {3:.1f} GB are free; take a smaller "
+            "picture, another {device}" + half,
+            *(width, height, needed / 1e9, free / 1e9),
+        )
+
+
+def network_memory(network: Network, height: int, width: int) -> int:
+    """Bytes of what is alive at the worst moment while a network evaluates one picture; nothing is computed."""
+    own = uncompiled(network)
+    with torch.device("meta"):
+        config = {key: value for key, value in own.config.items() if not key.startswith("_")}
+        twin = type(own)(**config).eval()
+        for parameter in (*twin.parameters(), *twin.buffers()):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(own.dtype)
+        x = torch.empty(1, own.config.in_channels, height, width, dtype=own.dtype)
+        labels = None if own.config.get("num_class_embeds") is None else torch.zeros(1, dtype=torch.long)
+    with torch.no_grad(), _AttentionInPlace(), _LiveBytes() as live:
+        twin(x, torch.zeros(1, device="meta"), class_labels=labels)
+    return live.peak
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device; of the machine's, no more than a container or a limit leaves."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    memory = psutil.virtual_memory()
+    limits = [memory.available + psutil.swap_memory().free, *_container_limit(), *_address_limit()]
+    return int(min(limits))
+
+
+def _container_limit() -> Iterator[int]:
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit, used = ((folder / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        if limit != "max":
+            yield int(limit) - int(used)
+    except (OSError, ValueError):  # another system, or another kind of container
+        return
+
+
+def _address_limit() -> Iterator[int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        yield limit - psutil.Process().memory_info().vms
+
+
+class _AttentionInPlace(TorchFunctionMode):
+    """Attention without its matrix, which no kernel stores whole where it is large."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is functional.scaled_dot_product_attention:
+            return torch.empty_like(args[0])
+        return function(*args, **(kwargs or {}))
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are made and not yet freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._alive: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._alive:
+            return
+        self._alive.add(key)
+        self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._free, key, storage.nbytes())
+
+    def _free(self, key: int, size: int) -> None:
+        self._alive.discard(key)
+        self._now -= size

@@ -15,7 +15,11 @@ from .jobs import Job, PathInput, Remarks
 from .kinds import COLD, MAX_SEED, RDDM
 from .loading import load_pipeline
 from .masks import Masks
+from .memory import check_memory
 from .restorer import Draw, Restorer
+
+_MEMORY = 120
+"""Bytes for each pixel beside the network (benchmarks/results/memory.md)."""
 
 
 class ColdRestorer(Restorer):
@@ -61,6 +65,7 @@ class ColdRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
+        check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
         return lambda i: self.pipe(picture.tensor, **options, output_type="pt", return_dict=False)[0], Remarks()
 
@@ -119,6 +124,7 @@ class RDDMRestorer(Restorer):
         """As `Restorer.prepare`."""
         if self._looks_first and (findings := examine(picture.tensor)).clean:
             return lambda i: picture.tensor, findings.remarks
+        check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:

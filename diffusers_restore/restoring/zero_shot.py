@@ -26,6 +26,7 @@ from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .masks import Masks
 from .measuring import is_picture, task_arguments
+from .memory import check_memory
 from .restorer import Draw, Restorer
 from .trained import check_steps
 
@@ -33,6 +34,8 @@ ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
 
 _MOST_NOISE = 2.0
+_MEMORY = 220
+"""Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
 
 
 class ZeroShotRestorer(Restorer):
@@ -161,6 +164,7 @@ class ZeroShotRestorer(Restorer):
             arguments["mask"], remarks = self.masks.of(job)
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
+        check_memory(self.pipe.unet, operator.input_shape, _MEMORY)
         by_name = self.pipe.unet.config.in_channels == 1 < channels and not arguments  # colours one by one
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
 
