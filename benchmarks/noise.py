@@ -113,22 +113,13 @@ def main() -> None:
     made = decisions(load_pictures(args.data, CROP, args.limit))
     run = how_it_was_run("benchmarks/noise.py", sys.argv[1:])
     data = {"estimates": seen, "decisions": made, "run": run}
-    percent = ".1%"
+    columns = {"noise": "", "stored as": "", **dict.fromkeys(("mean error", "median", "largest"), ".1%")}
     markdown = [
         "# Noise: the estimate, and when the bundled restorer leaves a picture alone",
-        "Relative errors of the estimate (their mean; the median and the largest of their sizes) of white noise that was "
-        "added to 25 pictures (Set5, the first 20 of CBSD68), in grey levels of 255. The largest ones up to 10 are those "
-        "of Set5's head, whose own grain of 4.4 levels counts.",
-        markdown_table(
-            seen,
-            {
-                "noise": "",
-                "stored as": "",
-                "mean error": percent,
-                "median": percent,
-                "largest": percent,
-            },
-        ),
+        "Relative errors of the estimate (their mean; the median and the largest of their sizes) of white noise that "
+        "was added to 25 pictures (Set5, the first 20 of CBSD68), in grey levels of 255. The largest ones up to 10 are "
+        "those of Set5's head, whose own grain of 4.4 levels counts.",
+        markdown_table(seen, columns),
         "PSNR in dB on centre crops of 192 px: of the input, of all inputs restored, and with those left alone that "
         "look clean.",
         markdown_table(made, {"damage": "", "left alone": ".0%", "input": ".2f", "restored": ".2f", "decided": ".2f"}),
