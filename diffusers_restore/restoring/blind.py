@@ -10,10 +10,10 @@ from ..errors import InvalidInputError
 from ..evaluation.noise import estimate_noise
 from .jobs import Remarks
 
-# Where benchmarks/results/noise.md has restoring begin to help, for pictures of BSDS, Set5 and of 192 px.
+# Where restoring begins to help (benchmarks/results/noise.md).
 _CLEAN_NOISE = 2.5  # grey levels of 255
-_CLEAN_BLOCKS = 1.1
-_SHARP = 0.285
+_CLEAN_BLOCKS = 1.065
+_SHARP = 0.305
 _TRAINED_NOISE = 30.0  # grey levels of 255: the most that the recipe `blind` adds
 _BEYOND = 1.15 * _TRAINED_NOISE
 
