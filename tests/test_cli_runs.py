@@ -132,7 +132,7 @@ def test_degrade_takes_the_same_masks(scans: Path, tmp_path: Path) -> None:
 # --- nothing that is read is written over ----------------------------------------------------------------------------
 
 
-def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, tmp_path: Path) -> None:
+def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, model: Path, tmp_path: Path) -> None:
     known = mask(tmp_path / "mask.png")
     (tmp_path / "link.png").symlink_to(known)
     os.link(known, tmp_path / "hard.png")
@@ -148,6 +148,10 @@ def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, tmp_
     fails(restore(scans / "a.png", "-o", scans / "b.png", "--reference", scans / "b.png"), 2, "the --reference")
     words = ["-o", tmp_path / "out.png", "--sheet", scans / "a.png"]
     fails(restore(scans / "a.png", *words), 2, "--sheet", "would overwrite a picture of this run")
+    picture(model / "samples.png")  # of its card
+    fails(restore(scans / "a.png", "-o", model / "samples.png"), 2, "would overwrite a file of the --model")
+    fails(run("sample", model, "-o", model / "samples.png"), 2, "would overwrite a file of the MODEL")
+    (model / "samples.png").unlink()
     assert known.read_bytes() == before
     assert names(tmp_path) == ["hard.png", "kernel.png", "link.png", "mask.png", *(f"scans/{n}" for n in names(scans))]
 

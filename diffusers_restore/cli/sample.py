@@ -12,7 +12,7 @@ from .. import DEFAULT_PRIOR
 from ..restoring import ArgumentError, find_kind
 from ..restoring.jobs import Job, make_folders
 from ..restoring.kinds import MAX_SEED, PRIOR
-from ..restoring.pairing import names_folder
+from ..restoring.pairing import check_outside, names_folder
 from .options import class_label_option, device_option, dtype_option, is_given, options_named, size
 
 
@@ -76,6 +76,7 @@ def sample(
         folder, out = names_folder(output), Path(output)
         targets = tuple(out / f"{i:04}.png" for i in range(number)) if folder else (out,)
         job = Job(Path(model), targets, fixed=not folder)
+        check_outside([job], model)
         kind = find_kind(model)
         for name in ("sampler", "size", "class_label"):
             if kind is not PRIOR and is_given(ctx, name):

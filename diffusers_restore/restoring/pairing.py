@@ -122,6 +122,23 @@ def check_not_overwritten(jobs: Iterable[Job], read: dict[str, Iterable[Path]], 
                 )
 
 
+def check_outside(jobs: Iterable[Job], model: str) -> None:
+    """Refuse results in the place of files of a model's folder.
+
+    Raises:
+        ArgumentError: naming both.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return
+    for job in jobs:
+        for target in job.targets:
+            if target.exists() and folder.resolve() in target.resolve().parents:
+                raise ArgumentError(
+                    "{output} {0!r} would overwrite a file of the {model} {1!r}", printable(target), printable(folder)
+                )
+
+
 def _identity(file: Path) -> tuple[int, int]:
     """What two names of one file have in common."""
     state = file.stat()

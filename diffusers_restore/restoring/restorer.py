@@ -21,7 +21,7 @@ from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, make_f
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
-from .pairing import check_not_overwritten, names_folder, pair
+from .pairing import check_not_overwritten, check_outside, names_folder, pair
 from .progress import bar_options
 
 _GREY = 2.5 * 2 / 255
@@ -171,6 +171,7 @@ class Restorer(ABC):
         """
         jobs = self.masks.assign(pair(inputs, output, samples=1 if self.average else self.samples, tell=tell))
         check_not_overwritten(jobs, self.files_read)
+        check_outside(jobs, str(self.settings.get("model", "")))
         todo: list[Job] = []
         done: list[Job] = []
         for job in jobs:
