@@ -48,7 +48,7 @@ def measure(task: str, dtype: str, side: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "a.png")
         images.save(torch.rand(3, given, given, generator=torch.Generator().manual_seed(0)) * 2 - 1, source)
-        restorer = restoring.load(steps=2, dtype=dtype, device="cpu", **options)
+        restorer = restoring.load(steps=2 if options else None, dtype=dtype, device="cpu", **options)
         loaded = peak()
         (outcome,) = restorer.restore_files(source, Path(folder, "b.png"))
     if outcome.error is not None:

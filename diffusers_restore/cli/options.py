@@ -71,7 +71,7 @@ def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str])
             raise click.BadParameter(f"{name} is given twice", ctx, param)
         try:
             arguments[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits, or thousands of brackets
             arguments[name] = value
     return arguments
 

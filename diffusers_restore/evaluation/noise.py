@@ -20,7 +20,7 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     largest are taken away until the mean of the others is their median, which is that of noise alone (Chen, Zhu and
     Heng, "An efficient statistical method for image noise level estimation", ICCV 2015). Where noise was clipped at
     black and white, less of it is seen: the sd is the one whose clipped noise, around the patches' means, has this
-    variance. Within 5 % from 5 to 50 of 255 grey levels (benchmarks/results/noise.md). The grain of the picture
+    variance. Within 10 % from 5 to 50 of 255 grey levels (benchmarks/results/noise.md). The grain of the picture
     itself counts.
 
     Args:
@@ -40,6 +40,8 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     y = image if image.ndim == 4 else image[None]
     if len(y) != 1 or y.shape[1] < 1:
         raise InvalidInputError(f"image must be one picture (C, H, W), got {tuple(image.shape)}")
+    if not bool(torch.isfinite(y).all()):
+        raise InvalidInputError("image must be finite, got NaN or Inf")
     patches = _patches(y.detach().cpu().float(), mask)
     centered = patches - patches.mean(dim=1, keepdim=True)
     eigenvalues = torch.linalg.eigvalsh(centered @ centered.mT / centered.shape[1]).flip(0).clamp(min=0)
