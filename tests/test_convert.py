@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -796,3 +797,14 @@ def test_the_converters_are_found_where_they_were() -> None:
     assert converting.load_guided_diffusion is load_guided_diffusion
     with pytest.raises(AttributeError, match="converting' has no attribute 'load_others'"):
         _ = converting.load_others
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "bomb.pt"
+    torch.save({"input_blocks.0.0.weight": torch.zeros(3_000_000)}, tmp_path / "whole.pt")
+    with ZipFile(tmp_path / "whole.pt") as whole, ZipFile(file, "w", ZIP_DEFLATED) as bomb:
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry))
+    assert file.stat().st_size < 100_000
+    with pytest.raises(InvalidInputError, match=r"bomb.pt has \d+ bytes and unpacks to 12"):
+        load_weights(file)

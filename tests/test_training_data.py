@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -414,6 +415,29 @@ def test_other_files_than_idx_are_refused(tmp_path: Path, content: bytes, reason
     (tmp_path / "digits").write_bytes(content)
     with pytest.raises(InvalidInputError, match=reason):
         sources.open_source(tmp_path / "digits")
+
+
+def test_a_small_idx_file_takes_no_large_memory(tmp_path: Path) -> None:
+    """The header of a bomb is enough to refuse it."""
+    file = tmp_path / "bomb.gz"
+    with gzip.open(file, "wb") as stream:
+        stream.write(struct.pack(">4i", 0x803, 1000, 2000, 2000) + bytes(1_000_000))
+    with pytest.raises(InvalidInputError, match=r"announces 4000000000 bytes in a file of \d+"):
+        sources.IdxImages(file)
+    with gzip.open(file, "wb") as stream:  # honest in its header, and endless
+        stream.write(struct.pack(">4i", 0x803, 2, 4, 5) + bytes(50_000_000))
+    tracemalloc.start()
+    with pytest.raises(InvalidInputError, match="got more than 40 bytes"):
+        sources.IdxImages(file)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_every_picture_that_pillow_decodes_is_trained_on(tmp_path: Path) -> None:
+    for name in ("a.ppm", "b.tga", "c.gif", "d.jfif"):
+        Image.new("RGB", (16, 16), "green").save(tmp_path / name)
+    (tmp_path / "e.npy").touch()
+    assert len(sources.ImageFolder(tmp_path)) == 4
 
 
 def test_real_data(shared: Path, tmp_path: Path) -> None:

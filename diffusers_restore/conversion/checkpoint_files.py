@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,8 @@ from torch import Tensor
 from ..errors import InvalidInputError, one_line
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+_MOST_COMPRESSED = 3
 
 _KNOWN = "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672) are known"
 
@@ -82,6 +84,7 @@ def _read(file: Path) -> Any:
         raise InvalidInputError(f"{name}: the suffix of a checkpoint is one of {', '.join(CHECKPOINT_SUFFIXES)}")
     if not file.stat().st_size:
         raise InvalidInputError(f"{name} is empty")
+    check_archive(file)
     try:
         if file.suffix.lower() == ".safetensors":
             return load_file(file)
@@ -100,6 +103,26 @@ def _read(file: Path) -> Any:
         raise InvalidInputError(
             f"{name} is not whole, or no checkpoint of weights and plain values, which is all that is read"
         ) from error
+
+
+def check_archive(file: Path) -> None:
+    """Refuse a zip archive whose content is much larger than the file; torch stores weights as they are.
+
+    Raises:
+        InvalidInputError: it unpacks to more than `_MOST_COMPRESSED` times its size.
+    """
+    if not is_zipfile(file):
+        return
+    try:
+        with ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except (BadZipFile, OSError):  # reading it as a checkpoint will say what is wrong
+        return
+    if unpacked > _MOST_COMPRESSED * file.stat().st_size:
+        raise InvalidInputError(
+            f"{file.name} has {file.stat().st_size} bytes and unpacks to {unpacked}; torch doesn't compress weights, "
+            f"and not more than {_MOST_COMPRESSED} times the size of a file is read"
+        )
 
 
 def _sets_of_weights(found: Any, file: Path) -> dict[str, dict[str, Tensor]]:

@@ -15,17 +15,19 @@ from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..decoding import failing_as
+from ..decoding import failing_as, readable_suffixes
 from ..errors import ImageError, InvalidInputError, check_int, unknown_name
 from ..files import visible_files
 from ..images import PathInput, read_picture
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = readable_suffixes() - {".npy"}
+"""Of picture files, all that the installed Pillow decodes."""
 
 Pictures: TypeAlias = tuple[Image.Image, ...]
 """(clean,), (degraded, clean) or (degraded, clean, mask), of one size."""
 
 _IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
+_MOST_COMPRESSED = 200  # times its size; digits have 5, blank pictures up to 1000
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def open_source(
     if len(source) < 2:
         where = dataset_name if train_data_dir is None else str(train_data_dir)
         raise InvalidInputError(
-            f"{where!r} must hold at least two pictures ({', '.join(SUFFIXES)}, or an idx file), found {len(source)}"
+            f"{where!r} must hold at least two pictures (.jpg, .png, .webp or another format of Pillow, or an idx file), found {len(source)}"
         )
     return source
 
@@ -370,22 +372,35 @@ def _idx_file(path: Path) -> Path | None:
 
 
 def _read_idx(file: Path) -> NDArray[np.uint8]:
-    """The pictures (N, H, W) of an idx file: big-endian magic number, N, H, W, then the pixels."""
-    data = file.read_bytes()
-    if data[:2] == b"\x1f\x8b":
+    """The pictures (N, H, W) of an idx file: big-endian magic number, N, H, W, then the pixels.
+
+    No more is decompressed than the header announces, and no more than `_MOST_COMPRESSED` times the file's size.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as raw:
+        compressed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        stream = gzip.GzipFile(fileobj=raw) if compressed else raw
         try:
-            data = gzip.decompress(data)
+            header = stream.read(16)
+            if len(header) < 16 or int.from_bytes(header[:4], "big") != _IDX_MAGIC:
+                raise InvalidInputError(
+                    f"{str(file)!r} must be an idx file of pictures, which opens with {_IDX_MAGIC:#010x} and three "
+                    f"sizes, got 0x{header[:4].hex()} and {size} bytes in all"
+                )
+            count, height, width = (int(one) for one in np.frombuffer(header, ">u4", 3, offset=4))
+            announced = count * height * width
+            if announced > _MOST_COMPRESSED * size:
+                raise InvalidInputError(
+                    f"{str(file)!r} announces {announced} bytes in a file of {size}: not more than {_MOST_COMPRESSED} "
+                    "times its size is read"
+                )
+            data = stream.read(announced + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise InvalidInputError(f"{str(file)!r} must be a whole gzip file: {error}") from error
-    if len(data) < 16 or int.from_bytes(data[:4], "big") != _IDX_MAGIC:
+    if announced == 0 or len(data) != announced:
+        got = f"more than {announced}" if len(data) > announced else str(len(data))
         raise InvalidInputError(
-            f"{str(file)!r} must be an idx file of pictures, which opens with {_IDX_MAGIC:#010x} and three sizes, got "
-            f"0x{data[:4].hex()} and {len(data)} bytes in all"
+            f"{str(file)!r} must hold {count} pictures of {height} x {width} bytes after its header, got {got} bytes"
         )
-    count, height, width = (int(size) for size in np.frombuffer(data, ">u4", 3, offset=4))
-    if height * width == 0 or len(data) - 16 != count * height * width:
-        raise InvalidInputError(
-            f"{str(file)!r} must hold {count} pictures of {height} x {width} bytes after its header, got "
-            f"{len(data) - 16} bytes"
-        )
-    return np.frombuffer(data, np.uint8, offset=16).reshape(count, height, width)
+    return np.frombuffer(data, np.uint8).reshape(count, height, width)

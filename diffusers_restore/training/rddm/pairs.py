@@ -17,7 +17,7 @@ from ...degradations.recipes import RECIPES, create, seeds_from
 from ...errors import InvalidInputError, unknown_name
 from ..config import DataConfig
 from ..data import TrainingData, from_source, open_data
-from ..sources import SUFFIXES, ConcatenatedPairs, PairedFolders, Source
+from ..sources import ConcatenatedPairs, PairedFolders, Source
 from .config import PairConfig
 
 
@@ -58,7 +58,7 @@ def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
     else:
         return open_data(data, seed, pairs.unpaired_data_dir)
     if not len(source):
-        raise InvalidInputError(f"train_data_dir {data.train_data_dir!r} holds no pictures ({', '.join(SUFFIXES)})")
+        raise InvalidInputError(f"train_data_dir {data.train_data_dir!r} holds no pictures (.jpg, .png, .webp ...)")
     return from_source(source, data, seed, name)
 
 
