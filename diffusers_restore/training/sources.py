@@ -301,7 +301,8 @@ def open_source(
     if len(source) < 2:
         where = dataset_name if train_data_dir is None else str(train_data_dir)
         raise InvalidInputError(
-            f"{where!r} must hold at least two pictures (.jpg, .png, .webp or another format of Pillow, or an idx file), found {len(source)}"
+            f"{where!r} must hold at least two pictures (.jpg, .png or another format of Pillow, or an idx file), "
+            f"found {len(source)}"
         )
     return source
 
