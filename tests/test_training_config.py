@@ -33,13 +33,13 @@ from diffusers_restore.cli import train_prior
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
 from diffusers_restore.training.checkpoints import (
     checkpoints,
-    discard_later,
     find_damage,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     save_checkpoint,
     step_of,
+    tidy,
 )
 from diffusers_restore.training.config import OptimizerConfig, PriorConfig, UNetConfig, build, flatten, to_yaml
 from diffusers_restore.training.export import command_line
@@ -293,6 +293,11 @@ def test_null_in_a_file_is_the_default(parsed: Parsed, tmp_path: Path) -> None:
         ("", ["must hold options as `name: value` lines"]),
         ("resolution: [64", ["is neither YAML nor JSON"]),
         ("\x00", ["is neither YAML nor JSON"]),
+        ("[" * 100_000, ["must not be nested deeper than 50 levels"]),
+        ("resolution: " + "[" * 5000, ["must not be nested deeper than 50 levels"]),
+        ('{"seed": ' + "9" * 5000 + "}", ["holds a value that can't be read: Exceeds the limit"]),
+        ("seed: " + "9" * 5000, ["holds a value that can't be read: Exceeds the limit"]),
+        ("seed: 2024-99-99", ["holds a value that can't be read: month must be in 1..12"]),
     ],
 )
 def test_files_that_are_not_understood(content: str, messages: list[str], tmp_path: Path) -> None:
@@ -303,7 +308,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     fails(run("--config", tmp_path / "absent.yaml"), "'--config'", "absent.yaml", "does not exist")
     fails(run("--config", tmp_path), "'--config'", "is a directory")
     (tmp_path / "latin1.yaml").write_bytes("train_data_dir: Gemälde".encode("latin-1"))
-    fails(run("--config", tmp_path / "latin1.yaml"), "'--config'", "is neither YAML nor JSON")
+    fails(run("--config", tmp_path / "latin1.yaml"), "'--config'", "latin1.yaml' must be text in UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -791,8 +796,16 @@ def test_what_a_run_that_went_back_gave_up_is_removed(tmp_path: Path) -> None:
     for step in (100, 200, 1000):
         write(tmp_path, step, limit=3)
     (tmp_path / "checkpoint-300.part").mkdir()
-    discard_later(tmp_path, 100)
+    tidy(tmp_path, 100, limit=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-100"]
+
+
+def test_what_a_run_that_was_killed_after_a_checkpoint_left_is_removed(tmp_path: Path) -> None:
+    for step in (100, 200, 300):
+        write(tmp_path, step, limit=3)
+    (tmp_path / "export.part" / "unet").mkdir(parents=True)
+    tidy(tmp_path, 300, limit=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-200", "checkpoint-300"]
 
 
 def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:

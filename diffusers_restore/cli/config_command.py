@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import types
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
-import yaml
 
 from ..errors import InvalidInputError, unknown_name
+from ..foreign import parse_yaml, read_text
 from ..training.config import build, options_of, parts_of
 
 
@@ -73,13 +72,9 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     if path is None:
         return
     try:
-        text = path.read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)  # some JSON isn't YAML: tabs, and characters written as two escapes
-        except json.JSONDecodeError:
-            values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} is neither YAML nor JSON: {error}", ctx, param) from error
+        values = parse_yaml(read_text(path), str(path))
+    except (InvalidInputError, OSError) as error:
+        raise click.BadParameter(str(error), ctx, param) from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} must hold options as `name: value` lines", ctx, param)
     known = {one.name: one.type for one in ctx.command.params if one.name not in (None, "config", "dry_run", "help")}
@@ -116,10 +111,12 @@ class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clic
     name = "arguments"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        try:
-            arguments = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
-            arguments = None
+        arguments = value
+        if isinstance(value, str):
+            try:
+                arguments = parse_yaml(value, "it")
+            except InvalidInputError as error:
+                self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", but {error}', param, ctx)
         if not isinstance(arguments, dict):
             self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
         return {name: _number(one) for name, one in arguments.items()}

@@ -14,7 +14,7 @@ from huggingface_hub import create_repo, upload_folder
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..errors import InvalidInputError, one_line
-from ..files import write_text
+from ..files import follow_umask, write_text
 from ..registration import PACKAGE, PLUG_IN, plug_in_file
 from .cards import Card, CardText, find_source, new_card, rename
 from .weights import check_components, check_weights, load_index
@@ -121,6 +121,7 @@ class HubMixin:
         """As `DiffusionPipeline.save_pretrained`; with `push_to_hub`, it uploads the card of that method."""
         pushed = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)  # type: ignore[misc]
+        follow_umask(file for part in self.components for file in Path(save_directory, part).glob("*.safetensors"))  # type: ignore[attr-defined]
         if push_to_hub:
             self._push(Path(save_directory), **pushed)
 

@@ -26,6 +26,8 @@ from ..errors import InvalidInputError
 from ..files import ASIDE, written_aside
 
 MANIFEST = "manifest.json"
+EXPORT = f"export{ASIDE}"
+"""The folder in which an export is written, before its files are moved."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -50,19 +52,24 @@ def save_checkpoint(
         (aside / "state.json").write_text(json.dumps(state, indent=2))
         manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        aside.rename(checkpoint)
-    for old in checkpoints(checkpoint.parent)[:-limit]:
-        _remove(old)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    aside.rename(checkpoint)
+    _keep_latest(checkpoint.parent, limit)
 
 
-def discard_later(output_dir: Path, step: int) -> None:
-    """Remove the checkpoints later than `step`, the latest first, and half-written ones of a killed run."""
+def tidy(output_dir: Path, step: int, *, limit: int) -> None:
+    """Remove the checkpoints later than `step`, the latest first, and what a killed run left of writing or removing."""
     for checkpoint in reversed(checkpoints(output_dir)):
         if step_of(checkpoint) > step:
             _remove(checkpoint)
-    for aside in output_dir.glob(f"checkpoint-*{ASIDE}"):
-        shutil.rmtree(aside)
+    _keep_latest(output_dir, limit)
+    for aside in (*output_dir.glob(f"checkpoint-*{ASIDE}"), output_dir / EXPORT):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_latest(output_dir: Path, limit: int) -> None:
+    for old in checkpoints(output_dir)[:-limit]:
+        _remove(old)
 
 
 def _remove(checkpoint: Path) -> None:

@@ -14,10 +14,11 @@ from huggingface_hub import HfApi, ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from ..files import ASIDE, write_text, written_aside
+from ..files import write_text, written_aside
 from ..hub.cards import CardText, base_model, metadata, rename, use
 from ..hub.saving import make_repository
 from ..registration import PLUG_IN
+from .checkpoints import EXPORT
 from .config import LoopConfig
 from .data import TrainingData
 from .progress import Progress
@@ -27,19 +28,17 @@ GRID = "samples.png"
 
 def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
     """Write a pipeline with its card and sample grid to `output_dir`: aside, then renamed file by file."""
-    with written_aside(output_dir / f"export{ASIDE}") as aside:
+    with written_aside(output_dir / EXPORT) as aside:
         pipeline.save_pretrained(aside)
         card.save(aside / "README.md")
         if progress.pictures is not None:
             images.save(images.grid(progress.pictures), aside / GRID)
-        mode = (aside / "README.md").stat().st_mode  # safetensors makes its files readable by their owner only
-        for source in sorted(aside.rglob("*")):
-            target = output_dir / source.relative_to(aside)
-            if source.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                source.chmod(mode)
-                source.replace(target)
+    for source in sorted(aside.rglob("*")):
+        target = output_dir / source.relative_to(aside)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            source.replace(target)
     shutil.rmtree(aside)
 
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .. import images
 from ..errors import InvalidInputError
 from ..files import write_text
-from .checkpoints import checkpoints, discard_later, find_damage, save_checkpoint
+from .checkpoints import checkpoints, find_damage, save_checkpoint, tidy
 from .config import LoopConfig
 from .progress import Progress
 
@@ -78,7 +78,7 @@ class RunFolder:
                     f"output_dir {str(self.path)!r} holds a {name} that isn't of this run, which would be written "
                     "over; take another folder"
                 )
-        discard_later(self.path, start)
+        tidy(self.path, start, limit=self._config.checkpoints_total_limit)
         _rewind(self.path / LOG, start)
 
     def _make_and_lock(self) -> None:
