@@ -636,8 +636,14 @@ MOSAIC = ["--degradation", "pixelate"]
         ([*BLUR, "--degradation_args", "{taps: 4}"], ["taps must be odd, got 4"]),
         ([*BLUR, "--degradation_args", "{std: -1}"], ["std must be a number > 0, got -1"]),
         ([*BLUR, "--degradation_args", "{border: open}"], ["border", "circular", "reflect", "'open'"]),
-        ([*BLUR, "--degradation_args", "[" * 5000], ["'--degradation_args'", "but it must not be nested deeper than 50"]),
-        ([*BLUR, "--degradation_args", f"{{taps: {'9' * 5000}}}"], ["'--degradation_args'", "but it holds a value that"]),
+        (
+            [*BLUR, "--degradation_args", "[" * 5000],
+            ["'--degradation_args'", "..., which must not be nested deeper than 50"],
+        ),
+        (
+            [*BLUR, "--degradation_args", f"{{taps: {'9' * 5000}}}"],
+            ["'--degradation_args'", "..., which holds a value that"],
+        ),
         ([*BLUR, "--degradation_args", "11"], ["'--degradation_args'", "expected arguments by name", "got '11'"]),
         ([*BLUR, "--degradation_args", "[taps]"], ["'--degradation_args'", "got '[taps]'"]),
         ([*BLUR, "--degradation_args", "{taps: [1"], ["'--degradation_args'", "got '{taps: [1'"]),

@@ -111,14 +111,15 @@ class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clic
     name = "arguments"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        arguments = value
+        arguments, reason = value, ""
         if isinstance(value, str):
             try:
-                arguments = parse_yaml(value, "it")
+                arguments = parse_yaml(value, "which")
             except InvalidInputError as error:
-                self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", but {error}', param, ctx)
+                arguments, reason = None, f", {error}"
         if not isinstance(arguments, dict):
-            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
+            got = repr(value) if len(str(value)) < 100 else f"{str(value)[:100]!r}..."
+            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {got}{reason}', param, ctx)
         return {name: _number(one) for name, one in arguments.items()}
 
 
