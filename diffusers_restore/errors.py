@@ -35,7 +35,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameEr
     return UnknownNameError(f"no {what} named {name!r};{hint} there are: {', '.join(names)}")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of another library's error, which may be long, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -770,6 +770,42 @@ def test_damage_is_found(harm: Callable[[Path], Any], name: str, message: str, t
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("[]", "must hold a JSON object, {...}, got list"),
+        ("null", "must hold a JSON object, {...}, got NoneType"),
+        ("[" * 5000, "must not be nested deeper"),
+        ("{}", "manifest.json doesn't list state.json"),
+        ('{"state.json": null}', "manifest.json holds 'state.json': None, where the length"),
+        ('{"state.json": {"bytes": 1}}', "manifest.json holds 'state.json': {'bytes': 1}, where the length"),
+        ('{"state.json": [1, 2]}', "manifest.json holds 'state.json': [1, 2], where"),
+        ('{"../secret": {"bytes": 1, "sha256": "0"}, "state.json": {}}', "manifest.json holds '../secret'"),
+        ('{"state.json": {"bytes": "x", "sha256": 3}}', "state.json has"),
+    ],
+)
+def test_an_odd_manifest_is_damage(manifest: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "manifest.json").write_text(manifest)
+    assert message in str(find_damage(path))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ([], "must hold a JSON object"),
+        ({"step": "three"}, "step must be a whole number >= 1, got 'three'"),
+        ({"step": 0}, "step must be a whole number >= 1, got 0"),
+        ({"step": 1, "best": "good"}, "best is 'good'"),
+        ({"step": 1, "settings": []}, "settings is []"),
+        ({"step": 1, "means": {}}, "means is {}"),
+    ],
+)
+def test_an_odd_state_is_damage(state: Any, message: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint-1", TENSORS, state, limit=1)
+    assert message in str(find_damage(tmp_path / "checkpoint-1"))
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
         load_checkpoint(tmp_path / "checkpoint-1")

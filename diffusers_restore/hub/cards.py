@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from .. import images
 from ..errors import InvalidInputError
 from ..files import write_bytes, write_text
+from ..foreign import read_object, read_text
 
 INSTALL = "pip install diffusers-restore"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -146,15 +147,19 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
             return None
 
     index, readme = find("model_index.json"), find("README.md")
-    class_name = None if index is None else json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    card = None if readme is None else readme.read_text(encoding="utf-8")
+    class_name = card = None
+    with suppress(InvalidInputError):  # that of a stranger may be anything
+        class_name = None if index is None else read_object(index).get("_class_name")
+    with suppress(InvalidInputError):
+        card = None if readme is None else read_text(readme)
     pictures = {}
     for match in _PICTURE.finditer(card or ""):
         shown = match[1] or match[2]
         file = find(shown) if _can_be_picture(shown) else None
         if file is not None and _is_picture(file, Path(name)):
             pictures[shown] = file
-    return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
+    named = class_name[-1] if isinstance(class_name, list) and class_name else class_name
+    return Source(name, named if isinstance(named, str) else None, card, pictures)
 
 
 def _can_be_picture(shown: str) -> bool:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from .. import images
 from ..errors import InvalidInputError
 from ..files import write_text
+from ..foreign import parse_json
 from .checkpoints import checkpoints, find_damage, save_checkpoint, tidy
 from .config import LoopConfig
 from .progress import Progress
@@ -186,7 +187,7 @@ def _rewind(log: Path, step: int) -> None:
         return
     kept = []
     for line in log.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
+        with contextlib.suppress(InvalidInputError, LookupError, TypeError):
+            if parse_json(line, LOG)["step"] <= step:
                 kept.append(line + "\n")
     write_text(log, "".join(kept))

@@ -18,7 +18,7 @@ from ...pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
 from ...schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from ..config import CropConfig, UNetConfig, flatten
 from ..data import open_data
-from ..networks import check_trainable, load_pipeline, load_scheduler, new_unet
+from ..networks import check_trainable, load_network, load_scheduler, new_unet
 from ..running import Run, choose, defining, start, used_options
 from .config import ColdConfig, DegradationConfig
 from .generating import check_prior, fit_prior
@@ -133,6 +133,6 @@ def make_unet(config: ColdConfig) -> Network:
     name = config.pretrained_model_name_or_path
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
-    unet = getattr(load_pipeline("pretrained_model_name_or_path", name), "unet", None)
+    unet = getattr(load_network("pretrained_model_name_or_path", DiffusionPipeline, name), "unet", None)
     check_network(f"pretrained_model_name_or_path: the network of {name!r}", unet)
     return check_trainable(unet, name, config.data)

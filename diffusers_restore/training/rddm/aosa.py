@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, check_real
 from ...files import write_text
+from ...foreign import read_object
 from ...pipelines.common import Network
 from ..checkpoints import checkpoints
 from ..config import LoopConfig, OptimizerConfig
@@ -164,10 +165,11 @@ def select(
         decision = {"weight": weight, "step": progress.step, "decided": decided, "settings": settings}
         write_text(file, json.dumps(decision) + "\n")
 
-    known = json.loads(file.read_text()) if file.exists() else {}
+    known = read_object(file) if file.exists() else {}
     if known.get("decided"):
-        _check_settings(known["settings"], settings, training)
-        weight = known["weight"]
+        decided_with = known.get("settings")
+        _check_settings(decided_with if isinstance(decided_with, dict) else {}, settings, training)
+        weight = check_real(f"{str(file)!r}: weight", known.get("weight"))
     else:
         _check_begins(training)
         train(
