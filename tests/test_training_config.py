@@ -798,7 +798,7 @@ def test_an_odd_manifest_is_damage(manifest: str, message: str, tmp_path: Path) 
         ({"step": 0}, "step must be a whole number >= 1, got 0"),
         ({"step": 1, "best": "good"}, "best is 'good'"),
         ({"step": 1, "settings": []}, "settings is []"),
-        ({"step": 1, "means": {}}, "means is {}"),
+        ({"step": 1, "summed": "two"}, "summed is 'two'"),
     ],
 )
 def test_an_odd_state_is_damage(state: Any, message: str, tmp_path: Path) -> None:

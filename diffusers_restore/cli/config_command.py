@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import signal
 import types
 from collections.abc import Mapping
 from importlib import import_module
@@ -33,6 +34,9 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
             getattr(import_module(module), function)(built, dry_run=dry_run)
         except (InvalidInputError, FloatingPointError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:  # before the first step, or for the second time
+            click.echo("Aborted!", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
     sections: list[tuple[str, list[click.Parameter]]] = []
     for title, part in parts_of(config_class):

@@ -29,7 +29,7 @@ from ..foreign import read_object
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_KINDS: dict[str, tuple[type, ...]] = {"best": (float, int), "settings": (dict,), "figures": (dict,), "means": (list,)}
+_KINDS: dict[str, tuple[type, ...]] = {"best": (float, int), "settings": (dict,), "figures": (dict,), "summed": (int,)}
 EXPORT = f"export{ASIDE}"
 """The folder in which an export is written, before its files are moved."""
 

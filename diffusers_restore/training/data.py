@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 from tqdm import tqdm
 
 from ..errors import InvalidInputError, check_int
+from ..hub.cards import public
 from .config import CropConfig, DataConfig
 from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_stream, read_item
 
@@ -261,7 +262,7 @@ def batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
@@ -273,9 +274,10 @@ def _collate(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples, dim=1)
 
 
-def _ignore_interrupt(worker_id: int) -> None:
-    """Leave Ctrl-C to the main process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker_id: int) -> None:
+    """Leave Ctrl-C, and a SIGTERM that all processes get, to the main process, which ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -335,7 +337,7 @@ def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> T
         config.dataset_split,
         config.image_column,
     )
-    name = config.dataset_name or Path(str(config.train_data_dir)).resolve().name
+    name = public(config.dataset_name) or Path(str(config.train_data_dir)).resolve().name
     if others_dir is not None:
         source = UnpairedSets(open_source(others_dir), source)
         name += f" with those of {Path(others_dir).resolve().name}"
@@ -388,7 +390,7 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
         pictures, where = _open_others(config.validation_data_dir, config)
         samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
         loader = partial(batches, samples, **_loading(config))
-        return TrainingData(loader, tuple(pictures.values()), f"the stream of {name}{where}", None)
+        return TrainingData(loader, tuple(pictures.values()), f"the stream of {public(name)}{where}", None)
     held_out: list[tuple[Tensor, ...]] = []
     taken = 0
     for item in stream if config.validation_images else ():
@@ -405,7 +407,9 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
             f"{len(held_out)}, got {config.validation_images}"
         )
     samples = StreamedSamples(stream.skip(taken), config.image_column, config.crop, seed=seed, strict=config.strict)
-    description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
+    description = f"the stream of {public(name)}" + (
+        f"; its first {len(held_out)} pictures are held out" if held_out else ""
+    )
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description, None)
 
 

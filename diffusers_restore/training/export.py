@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -15,7 +16,7 @@ from huggingface_hub import HfApi, ModelCard
 from .. import __version__, images
 from ..errors import InvalidInputError
 from ..files import write_text, written_aside
-from ..hub.cards import CardText, base_model, metadata, rename, use
+from ..hub.cards import CardText, base_model, code, code_block, metadata, plain, public, rename, use
 from ..hub.saving import make_repository
 from ..registration import PLUG_IN
 from .checkpoints import EXPORT
@@ -54,6 +55,7 @@ def model_card(
     training: LoopConfig,
     dataset: str | None,
     base: str | None,
+    warning: str | None = None,
 ) -> ModelCard:
     """A card with the command, the data, the terms, the figures and the samples of a run.
 
@@ -63,11 +65,12 @@ def model_card(
         shown: what its grid of samples shows.
         figures: what the names of the figures mean.
         data: what it was trained on.
-        config: all options as YAML.
+        config: all options as YAML, without paths.
         progress: how far the run is.
         training: how it runs.
         dataset: the data set of the Hub with the pictures, if there is one.
         base: the repository or folder whose network the run started from.
+        warning: a sentence about its figures.
     """
     name = training.hub_model_id or Path(training.output_dir).resolve().name
     front = metadata(
@@ -81,15 +84,18 @@ def model_card(
     batch = f"{training.train_batch_size}, {training.gradient_accumulation_steps} for a step"
     processes = f"{progress.processes} process" + ("es" if progress.processes > 1 else "")
     table = f"Measured on the held-out pictures:\n\n| figure | value |\n|---|---|\n{rows}\n\n{figures}\n"
-    grid = f"![{shown}]({GRID})\n\n*{shown}.*"
+    if warning is not None:
+        table += f"\n**Warning:** {warning}.\n"
+    grid = f"![{plain(shown)}]({GRID})\n\n*{plain(shown)}.*"
+    pictures = plain(data.description)
     first = None if base is None else base_model(base) or Path(base).name
-    began = "" if first is None else f" The network began as that of `{first}`, whose terms go with it."
-    terms = f"`{training.license}`" if training.license else "not stated by whoever trained it"
+    began = "" if first is None else f" The network began as that of {code(first)}, whose terms go with it."
+    terms = code(training.license) if training.license else "not stated by whoever trained it"
     return ModelCard(f"""---
 {front.to_yaml()}
 ---
 
-# {title}
+# {plain(title)}
 
 {use(text, name)}
 
@@ -97,12 +103,10 @@ def model_card(
 
 ## Training
 
-Trained on {data.description}.{began} These are {average} after {progress.step} of {training.max_train_steps} steps, on
+Trained on {pictures}.{began} These are {average} after {progress.step} of {training.max_train_steps} steps, on
 {processes} (micro-batches of {batch}), with diffusers_restore {__version__}:
 
-```bash
-{command_line()}
-```
+{code_block("bash", command_line())}
 
 {table if rows else ""}
 ## Terms
@@ -111,16 +115,14 @@ Licence of the weights: {terms}. The terms of the pictures that it was trained o
 
 <details><summary>All options</summary>
 
-```yaml
-{config.strip()}
-```
+{code_block("yaml", config)}
 
 </details>
 """)
 
 
 def command_line() -> str:
-    """The command that started this process, as typed in a shell."""
+    """The command that started this process, as typed in a shell, with the last parts of paths."""
     program, *arguments = sys.argv
     path = Path(program)
     # `python -m package` leaves the path of its __main__.py here.
@@ -132,7 +134,15 @@ def command_line() -> str:
         words = ["torchrun", "--nproc_per_node", str(processes), *words]
     else:
         words = ["python", *words]
-    return shlex.join([*words, *arguments])
+    told = [_public_argument(before, word) for before, word in pairwise(["", *arguments])]
+    return shlex.join([*(public(word, is_path=True) for word in words), *told])
+
+
+def _public_argument(before: str, word: str) -> str:
+    """A word of a command line after another one, without the folders of a path."""
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    option = name or before
+    return f"{name}{equals}{public(value, is_path=option.endswith('_dir'))}"
 
 
 def prepare_push(config: LoopConfig) -> str:

@@ -19,14 +19,14 @@ from ...schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from ..config import CropConfig, UNetConfig, flatten
 from ..data import open_data
 from ..networks import check_trainable, load_network, load_scheduler, new_unet
-from ..running import Run, choose, defining, start, used_options
+from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .config import ColdConfig, DegradationConfig
 from .generating import check_prior, fit_prior
 from .objective import ColdObjective
 
 FIGURES = """\
 PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of Algorithm 2 from the
-largest severity in at most 10 steps."""
+largest severity in at most 10 steps, psnr_degraded of what it begins with."""
 
 DEFINING = defining(
     UNetConfig, DegradationConfig, CropConfig, more=["pretrained_model_name_or_path", "endpoint_data_dir"]
@@ -74,6 +74,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         shown="Held-out pictures: degraded, the first estimate, restored, as they were",
         figures=FIGURES,
         base=config.pretrained_model_name_or_path,
+        tries=(RESTORE, SAMPLE) if config.prior_components else (RESTORE,),
     )
     start(run, config, dry_run=dry_run)
 

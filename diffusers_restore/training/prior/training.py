@@ -14,7 +14,7 @@ from ..config import CropConfig, UNetConfig, flatten
 from ..data import open_data, to_unit
 from ..networks import check_trainable, load_network, new_unet
 from ..objectives import x0_errors
-from ..running import Run, choose, defining, start, used_options
+from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .config import DDPMConfig, PriorConfig
 from .objective import DDPMObjective
 
@@ -78,6 +78,7 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         shown="Pictures that the network drew",
         figures=FIGURES,
         base=base,
+        tries=(f"{RESTORE} --task denoise --sigma-y 0.1", SAMPLE),
     )
     start(run, config, dry_run=dry_run)
 

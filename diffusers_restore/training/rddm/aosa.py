@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from ..config import LoopConfig, OptimizerConfig
 from ..data import TrainingData
 from ..loop import train
 from ..objectives import Objective
+from ..processes import is_main_process
 from ..progress import Progress
 from .objective import Noisy, RDDMObjective
 
@@ -187,7 +187,7 @@ def select(
         )
         weight = _weight({"selector": selector})
     chosen: Literal["residual", "epsilon"] = "residual" if weight >= 0.5 else "epsilon"
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         tqdm.write(f"the network is to say {chosen}: the weight of the residual went from 0.5 to {weight:.3f}")
     return chosen
 
