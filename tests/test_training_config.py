@@ -955,9 +955,9 @@ SCRIPT = ["examples/train prior.py", "--output_dir", "my prior", "--config", "a.
 @pytest.mark.parametrize(
     ("argv", "environment", "expected"),
     [
-        (SCRIPT, {}, ["python", *SCRIPT]),
-        (SCRIPT, {"WORLD_SIZE": "1"}, ["python", *SCRIPT]),
-        (SCRIPT, {"WORLD_SIZE": "2"}, ["torchrun", "--nproc_per_node", "2", *SCRIPT]),
+        (SCRIPT, {}, ["python", "train prior.py", *SCRIPT[1:]]),
+        (SCRIPT, {"WORLD_SIZE": "1"}, ["python", "train prior.py", *SCRIPT[1:]]),
+        (SCRIPT, {"WORLD_SIZE": "2"}, ["torchrun", "--nproc_per_node", "2", "train prior.py", *SCRIPT[1:]]),
         (["/opt/bin/diffusers-restore", "train", "prior"], {}, ["diffusers-restore", "train", "prior"]),
         (["/opt/bin/diffusers-restore", "train", "a b"], {"WORLD_SIZE": "2"}, ["diffusers-restore", "train", "a b"]),
         (

@@ -20,7 +20,7 @@ from ..files import write_bytes, write_text
 from ..foreign import read_object, read_text
 
 INSTALL = "pip install diffusers-restore"
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(([^)\s]+)|<img\s[^>]*src=["']([^"']+)""")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import create_repo
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 
@@ -18,6 +18,7 @@ from ..errors import InvalidInputError, one_line
 from ..files import follow_umask, write_text
 from ..registration import PACKAGE, PLUG_IN, plug_in_file
 from .cards import Card, CardText, find_source, new_card, rename
+from .pushing import push_folder
 from .repositories import INDEX, check_configs, read_index, refusing
 from .weights import check_components, check_weights, load_index
 
@@ -169,23 +170,19 @@ class HubMixin:
         create_pr: bool = False,
     ) -> str:
         name = make_repository(repo_id or folder.resolve().name, private, token)
-        self._card(name, token).save(folder)
-        info = upload_folder(
-            repo_id=name,
-            folder_path=folder,
-            token=token,
-            commit_message=commit_message or f"Upload {type(self).__name__}",
-            create_pr=create_pr,
-        )
-        return str(info.commit_url)
+        card = self.make_card(name, token)
+        card.save(folder)
+        message = commit_message or f"Upload {type(self).__name__}"
+        pushed = push_folder(folder, name, card, commit_message=message, token=token, create_pr=create_pr)
+        return str(pushed.commit_url)
 
     @property
     def _source_name(self) -> str | None:
         name = self.config.get("_name_or_path")  # type: ignore[attr-defined]
         return None if name is None else str(name)
 
-    def _card(self, repo_id: str, token: str | None) -> Card:
-        """The card of the pipeline, as `push_to_hub` chooses it."""
+    def make_card(self, repo_id: str, token: str | None = None) -> Card:
+        """The card of the pipeline in a repository, as `push_to_hub` chooses it."""
         source = find_source(self._source_name, token, online=True)
         if source is not None and source.card is not None and source.class_name == type(self).__name__:
             return Card(rename(source.card, source.name, repo_id), source.pictures)

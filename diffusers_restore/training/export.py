@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -11,14 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from ..files import write_text, written_aside
-from ..hub.cards import CardText, base_model, code, code_block, metadata, plain, public, rename, use
+from ..files import written_aside
+from ..hub.cards import CardText, base_model, code, code_block, metadata, plain, public, use
+from ..hub.pushing import card_of, push_folder
 from ..hub.saving import make_repository
-from ..registration import PLUG_IN
 from .checkpoints import EXPORT
 from .config import LoopConfig
 from .data import TrainingData
@@ -164,23 +163,12 @@ def push(output_dir: Path, repo_id: str) -> str:
     Raises:
         InvalidInputError: the Hub refuses or can't be reached.
     """
-    index = json.loads((output_dir / "model_index.json").read_text())
-    parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
-    card = output_dir / "README.md"
-    text = card.read_text(encoding="utf-8")
-    for name in (output_dir.resolve().name, repo_id):  # the run's name for it, before it had an owner
-        text = rename(text, name, repo_id)
-    write_text(card, text)
     try:
-        info = HfApi().upload_folder(
-            repo_id=repo_id,
-            folder_path=output_dir,
-            commit_message="Trained with diffusers_restore",
-            allow_patterns=["model_index.json", f"{PLUG_IN}.py", card.name, GRID, *(f"{name}/*" for name in parts)],
+        pushed = push_folder(
+            output_dir, repo_id, card_of(output_dir, repo_id), commit_message="Trained with diffusers_restore"
         )
-    except Exception as error:  # those of the HTTP library too
+    except InvalidInputError as error:
         raise InvalidInputError(
-            f"push_to_hub failed: {error}; the pipeline is in {str(output_dir)!r}, and the same command with "
-            "resume_from_checkpoint=latest tries again"
+            f"push_to_hub: {error}; the pipeline is in {str(output_dir)!r}, and `diffusers-restore push` tries again"
         ) from error
-    return str(info.commit_url)
+    return str(pushed.commit_url)
