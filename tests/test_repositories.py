@@ -63,18 +63,18 @@ ODD: list[tuple[str, dict[str, Any], str]] = [
     (INDEX, {"_class_name": 3}, "_class_name must be the name of a pipeline, got 3"),
     (INDEX, {"_class_name": []}, "_class_name must be"),
     (INDEX, {"_class_name": [None, None]}, "_class_name must be"),
-    (UNET, {"block_out_channels": "wide"}, "can't be loaded as"),
-    (UNET, {"block_out_channels": None}, "can't be loaded as"),
-    (UNET, {"block_out_channels": [8, "x"]}, "can't be loaded as"),
+    (UNET, {"block_out_channels": "wide"}, "can't be loaded as|no pipeline can be loaded"),
+    (UNET, {"block_out_channels": None}, "can't be loaded as|no pipeline can be loaded"),
+    (UNET, {"block_out_channels": [8, "x"]}, "can't be loaded as|no pipeline can be loaded"),
     (UNET, {"layers_per_block": 10**6}, "layers_per_block must be a number up to 1000"),
-    (UNET, {"layers_per_block": {"a": 1}}, "can't be loaded as"),
+    (UNET, {"layers_per_block": {"a": 1}}, "can't be loaded as|no pipeline can be loaded"),
     (UNET, {"block_out_channels": [8, 10**9]}, "block_out_channels must be a number up to 1000000"),
-    (UNET, {"down_block_types": 4}, "can't be loaded as"),
+    (UNET, {"down_block_types": 4}, "can't be loaded as|no pipeline can be loaded"),
     (SCHEDULER, {"num_train_timesteps": 10**10}, r"num_train_timesteps must be a number up to 1000000, got 1e\+10"),
-    (SCHEDULER, {"num_train_timesteps": "many"}, "can't be loaded as|num_train_timesteps"),
-    (SCHEDULER, {"num_train_timesteps": None}, "can't be loaded as|num_train_timesteps"),
-    (SCHEDULER, {"trained_betas": "few"}, "can't be loaded as|trained_betas"),
-    (SCHEDULER, {"beta_start": [1, 2]}, "can't be loaded as|beta_start"),
+    (SCHEDULER, {"num_train_timesteps": "many"}, "can't be loaded as|no pipeline can be loaded|num_train_timesteps"),
+    (SCHEDULER, {"num_train_timesteps": None}, "can't be loaded as|no pipeline can be loaded|num_train_timesteps"),
+    (SCHEDULER, {"trained_betas": "few"}, "can't be loaded as|no pipeline can be loaded|trained_betas"),
+    (SCHEDULER, {"beta_start": [1, 2]}, "can't be loaded as|no pipeline can be loaded|beta_start"),
 ]
 
 
@@ -122,9 +122,9 @@ def test_weights_that_are_missing_or_no_numbers(
 
 
 def test_a_folder_that_is_none_and_a_name_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="can't be loaded as a pipeline, from a folder or the Hub"):
+    with pytest.raises(InvalidInputError, match="no pipeline can be loaded from .*, a folder or on the Hub"):
         load_pipeline(DDPMPipeline, str(tmp_path))
-    with pytest.raises(InvalidInputError, match="can't be loaded as a pipeline, from a folder or the Hub"):
+    with pytest.raises(InvalidInputError, match="no pipeline can be loaded from .*, a folder or on the Hub"):
         load_pipeline(DDPMPipeline, "a/b/c")
 
 

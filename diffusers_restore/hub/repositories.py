@@ -71,7 +71,7 @@ def load_pipeline(cls: type[Loaded], name: str) -> Loaded:
     Raises:
         InvalidInputError: it can't be loaded, lacks weights, or holds what no pipeline can be made of.
     """
-    with refusing(f"{name!r} can't be loaded as a pipeline, from a folder or the Hub"):
+    with refusing(f"no pipeline can be loaded from {name!r}, a folder or on the Hub"):
         folder = Path(name) if Path(name).is_dir() else Path(snapshot_download(name, allow_patterns=["*.json"]))
         if (folder / INDEX).is_file():
             index = read_index(folder / INDEX)
