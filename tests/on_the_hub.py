@@ -479,6 +479,11 @@ def test_the_card_of_a_training_is_whole_and_its_snippet_runs(
     assert "3 pictures of photos; 1 more are held out" in card.text
     assert re.search(r"^\| psnr\w* \| \d+\.\d{3} \|$", card.text, re.MULTILINE)
     assert "![" in card.text
+    figures = {name: float(value) for name, value in re.findall(r"^\| (psnr\w*) \| (\S+) \|$", card.text, re.MULTILINE)}
+    restored_psnr = figures.get("psnr_restored" if kind == "cold" else "psnr", 0.0)
+    worse = restored_psnr < figures.get("psnr_degraded", restored_psnr)
+    sentence = "the held-out pictures are further from the clean ones after restoring than before"
+    assert (f"**Warning:** {sentence}" in card.text) == (f"warning: {sentence}" in result.output) == worse
     files = API.list_repo_files(f"tester/{repository}")
     assert "samples.png" in files
     assert ("pipeline.py" in files) == (not kind.startswith("prior"))

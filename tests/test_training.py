@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import free_port
@@ -237,14 +238,18 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
 def test_a_run_that_is_stopped_goes_on_where_it_was(
     photos: Path, tmp_path: Path, processes: int, number: signal.Signals
 ) -> None:
-    """A signal, of one process only, writes a checkpoint between two regular ones and between two logs."""
+    """A signal, of one process only or of its readers too, writes a checkpoint between two others and two logs."""
     whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
     more = {"checkpointing_steps": 12, "logging_steps": 5, "resume_from_checkpoint": "latest"}
+    more["dataloader_num_workers"] = 2 if processes == 1 else 0
     train(photos, whole, processes, **more)
     values = TOY | {"train_data_dir": str(photos), "output_dir": str(broken)} | more
     started = start(values, processes, log)
     wait_for_step(broken, 5, started)
-    os.kill(started[-1].pid, number)
+    readers = psutil.Process(started[-1].pid).children()
+    assert bool(readers) == (processes == 1)
+    for pid in [*(reader.pid for reader in readers), started[-1].pid]:
+        os.kill(pid, number)
     for process in started:
         process.join(120 * PATIENCE)
         assert process.exitcode == 128 + number, log.read_text()

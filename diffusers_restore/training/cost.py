@@ -7,6 +7,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import closing
 
 import psutil
 import torch
@@ -63,15 +64,16 @@ def step_cost(
         return int(flops.get_total_flops())
 
     accumulation, begin, seconds = config.gradient_accumulation_steps, time.perf_counter(), []
-    operations = count(0, 1)
-    if accumulation > 1:  # the optimiser's own are not repeated
-        operations += (accumulation - 1) * (count(1, 2) - operations)
-    for number in range(2, 2 + MEASURED_STEPS):
-        start = time.perf_counter()
-        step(number)
-        seconds.append(time.perf_counter() - start)
-        if time.perf_counter() - begin > PATIENCE:
-            break
+    with closing(batches):
+        operations = count(0, 1)
+        if accumulation > 1:  # the optimiser's own are not repeated
+            operations += (accumulation - 1) * (count(1, 2) - operations)
+        for number in range(2, 2 + MEASURED_STEPS):
+            start = time.perf_counter()
+            step(number)
+            seconds.append(time.perf_counter() - start)
+            if time.perf_counter() - begin > PATIENCE:
+                break
     once = accumulation * statistics.median(seconds)
     pictures = config.train_batch_size * config.gradient_accumulation_steps
     lines = [f"data: {data.description}"]

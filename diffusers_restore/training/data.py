@@ -10,7 +10,7 @@ import itertools
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import RawArray
@@ -31,6 +31,7 @@ from .config import CropConfig, DataConfig
 from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_stream, read_item
 
 CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
+GRACE = 30  # seconds that a worker lives on after a SIGTERM, in which the main process writes a checkpoint
 SHUFFLE_BUFFER = 1000  # items of a stream that are held to draw the next one from
 
 _ORDER, _CROP, _STREAMED_CROP = range(3)  # purposes of random numbers, each with its own stream
@@ -225,10 +226,11 @@ def batches(
     first_step: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Generator[tuple[Tensor, ...], None, None]:
     """The micro-batches of one process from an optimiser step on, without end: k uint8 tensors (B, C, H, W) each.
 
     Step s of all processes together takes the samples from s * accumulation * world_size * batch_size on: one block.
+    Closing the generator ends its processes.
 
     Args:
         samples: of the run, or streamed ones of this process.
@@ -262,7 +264,7 @@ def batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
@@ -274,10 +276,11 @@ def _collate(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples, dim=1)
 
 
-def _ignore_signals(worker_id: int) -> None:
+def _leave_signals(worker_id: int) -> None:
     """Leave Ctrl-C, and a SIGTERM that all processes get, to the main process, which ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":  # where SIGTERM can't be handled
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -299,7 +302,7 @@ class Batches(Protocol):
 
     def __call__(
         self, *, batch_size: int, accumulation: int, rank: int, world_size: int, first_step: int
-    ) -> Iterator[tuple[Tensor, ...]]: ...
+    ) -> Generator[tuple[Tensor, ...], None, None]: ...
 
 
 @final

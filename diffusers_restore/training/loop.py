@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, final
@@ -147,6 +148,7 @@ class _Run:
         )
         options = {"initial": start, "total": config.max_train_steps, "smoothing": 0.05}
         with (
+            closing(batches),
             own_random_state(self.accelerator.device),
             tqdm(disable=not self.accelerator.is_main_process, **options) as bar,
             StopRequest(self.accelerator) as request,
