@@ -50,7 +50,7 @@ def _nearest_numbers(name: str, names: list[str]) -> list[str]:
     return [other for _, other in ([max(below)] if below else []) + ([min(above)] if above else [])]
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of another library's error, which may be long, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 

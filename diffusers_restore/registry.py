@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -17,20 +18,28 @@ from .errors import InvalidInputError, one_line, unknown_name
 
 
 class PlugInError(InvalidInputError):
-    """A registered name whose object can't be loaded; other names are not affected."""
+    """A registered name whose object can't be loaded or is no such thing; other names are not affected."""
 
 
 class Registry:
     """The objects of one entry-point group, by name. Nothing is imported before it is used.
 
+    Args:
+        group: of entry points.
+        what: an object is, for messages.
+        kind: the address of the class, "package.module:Class", that objects are instances of, or subclasses.
+        instances: whether they are instances.
+
     Raises:
-        PlugInError: two packages register the name, or the one that does can't be imported.
+        PlugInError: two packages register the name, the one that does can't be imported, or its object is of another
+            kind.
         UnknownNameError: nothing is registered under the name; the message lists the names.
     """
 
-    def __init__(self, group: str, what: str) -> None:
+    def __init__(self, group: str, what: str, kind: str, *, instances: bool = False) -> None:
         self.group = group
         self.what = what
+        self._kind, self._instances = kind, instances
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(_entry_points(self.group)))
@@ -47,12 +56,28 @@ class Registry:
             packages = " and ".join(f"{_package(point)} ({point.value})" for point in points)
             raise PlugInError(f"{self.what} {name!r} is registered by {packages}; uninstall one of them")
         try:
-            return points[0].load()
-        except Exception as error:  # a plug-in can fail in any way
+            found = points[0].load()
+        except (Exception, SystemExit) as error:  # a plug-in can fail in any way
             raise PlugInError(
                 f"{self.what} {name!r} is registered by {_package(points[0])}, which can't be imported "
                 f"({points[0].value}: {type(error).__name__}: {one_line(error)}); update or uninstall that package"
             ) from error
+        self._check(name, found, points[0])
+        return found
+
+    def _check(self, name: str, found: Any, point: EntryPoint) -> None:
+        module, _, attribute = self._kind.partition(":")
+        kind: type = getattr(import_module(module), attribute)
+        if self._instances:
+            fits, wanted, got = isinstance(found, kind), f"a {attribute}", f"of type {type(found).__name__}"
+        else:
+            fits, wanted = isinstance(found, type) and issubclass(found, kind), f"a class derived from {attribute}"
+            got = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        if not fits:
+            raise PlugInError(
+                f"{self.what} {name!r} is registered by {_package(point)} and must be {wanted}, but {point.value} is "
+                f"{got}; update or uninstall that package"
+            )
 
     def addresses(self) -> Iterator[tuple[str, str]]:
         """For each name, the address of its object: "package.module:Name". Nothing is imported."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -478,12 +479,116 @@ def test_the_card_of_a_training_is_whole_and_its_snippet_runs(
     assert "3 pictures of photos; 1 more are held out" in card.text
     assert re.search(r"^\| psnr\w* \| \d+\.\d{3} \|$", card.text, re.MULTILINE)
     assert "![" in card.text
+    figures = {name: float(value) for name, value in re.findall(r"^\| (psnr\w*) \| (\S+) \|$", card.text, re.MULTILINE)}
+    restored_psnr = figures.get("psnr_restored" if kind == "cold" else "psnr", 0.0)
+    worse = restored_psnr < figures.get("psnr_degraded", restored_psnr)
+    sentence = "the held-out pictures are further from the clean ones after restoring than before"
+    assert (f"**Warning:** {sentence}" in card.text) == (f"warning: {sentence}" in result.output) == worse
     files = API.list_repo_files(f"tester/{repository}")
     assert "samples.png" in files
     assert ("pipeline.py" in files) == (not kind.startswith("prior"))
     run_snippet(card.text, tmp_path)
     loaded = DiffusionPipeline.from_pretrained(f"tester/{repository}")
     assert type(loaded).__name__ in ("DDPMPipeline", "ColdDiffusionPipeline", "RDDMPipeline")
+
+    # What the run ends with can be typed.
+    end = result.output[result.output.index("done, in out; try:") :]
+    tried = [shlex.split(line)[1:] for line in end.splitlines() if line.startswith("  diffusers-restore ")]
+    commands = {"prior": ["restore", "sample"], "rddm-generator": ["sample"]}.get(
+        kind.removesuffix("-from"), ["restore"]
+    )
+    assert [words[0] for words in tried] == commands
+    for words in tried:
+        done = CliRunner().invoke(main, [*words, "--steps", "3"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+
+# `diffusers-restore push`
+
+
+def push(*words: object, fails: bool = False) -> str:
+    result = CliRunner().invoke(main, ["push", *map(str, words)], catch_exceptions=False)
+    assert (result.exit_code != 0) == fails, result.output
+    return " ".join(result.output.split())
+
+
+CARD = """\
+---
+library_name: diffusers
+---
+# Prior
+
+![grid](samples.png)
+
+`DDPMPipeline.from_pretrained("prior")`
+"""
+
+
+@pytest.fixture
+def prior(tmp_path: Path) -> Path:
+    """What a training leaves in its folder."""
+    folder = tmp_path / "prior"
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(folder)
+    (folder / "README.md").write_text(CARD)
+    for name in ("samples.png", "samples/00000500.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+    for name in (
+        "checkpoint-500/unet.safetensors",
+        "checkpoint-500/state.json",
+        "logs/events",
+        "metrics.jsonl",
+        ".lock",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"{}")
+    (folder / "unet" / "optimizer.safetensors").write_bytes(b"state")
+    (folder / "unet" / ".cache").write_bytes(b"state")
+    return folder
+
+
+def test_push_uploads_a_trained_folder_with_its_card(repository: str, prior: Path) -> None:
+    before = {path: path.read_bytes() for path in prior.rglob("*") if path.is_file()}
+    name = f"tester/{repository}"
+    assert push(prior, repository, "--private", "--commit-message", "Five hundred").endswith(f"/{name}")
+    assert set(API.list_repo_files(name)) - {".gitattributes"} == {
+        "README.md",
+        "model_index.json",
+        "samples.png",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    }
+    assert API.model_info(name).private
+    assert f'from_pretrained("{name}")' in Path(hf_hub_download(name, "README.md")).read_text()
+    assert type(DiffusionPipeline.from_pretrained(name)) is DDPMPipeline
+    assert before == {path: path.read_bytes() for path in prior.rglob("*") if path.is_file()}
+    (prior / "README.md").write_text(CARD.replace("# Prior", "# Better"))
+    assert "/discussions/1" in push(prior, name, "--create-pr")
+    assert "# Prior" in Path(hf_hub_download(name, "README.md")).read_text()
+
+
+def test_push_writes_a_card_for_a_pipeline_of_ours_and_asks_for_one_of_others(repository: str, tmp_path: Path) -> None:
+    MAKE["rddm"]().save_pretrained(tmp_path / "mine")
+    push(tmp_path / "mine", repository)
+    assert "## Training, data and terms" in ModelCard.load(f"tester/{repository}").text
+    assert {"pipeline.py", "README.md"} <= set(API.list_repo_files(f"tester/{repository}"))
+    assert not (tmp_path / "mine" / "README.md").exists()
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path / "theirs")
+    assert "theirs has no README.md: write one" in push(tmp_path / "theirs", f"{repository}-2")
+
+
+def test_push_refuses_what_is_no_pipeline(repository: str, prior: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty' holds no model_index.json" in push(tmp_path / "empty", repository, fails=True)
+    message = push(prior / "checkpoint-500", repository, fails=True)
+    assert f"is a checkpoint to resume from, not a pipeline; push the folder that it lies in: '{prior}'" in message
+    assert "does not exist" in push(tmp_path / "absent", repository, fails=True)
+    assert "can't make the repository" in push(prior, "a/b/c", fails=True)
+    assert "can't make the repository" in push(prior, repository, "--token", "wrong", fails=True)
+    (prior / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"half")
+    assert "no pipeline can be loaded from" in push(prior, repository, fails=True)
+    assert not API.repo_exists(f"tester/{repository}")
 
 
 def test_the_bundled_restorer_can_be_pushed(repository: str) -> None:
@@ -507,6 +612,16 @@ def test_the_python_of_the_page_runs(write_repo: WriteRepo, tmp_path: Path, monk
     for code in blocks:
         exec(compile(code.replace('"me/', '"tester/'), "hub.md", "exec", dont_inherit=True), {"__name__": "page"})
     assert API.model_info("tester/derain").private
+
+
+def test_the_pages_push(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MAKE["rddm"]().save_pretrained(tmp_path / "derain")
+    monkeypatch.chdir(tmp_path)
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    commands = re.findall(r"^diffusers-restore push (.*)$", "\n".join(page.read_text() for page in pages), re.MULTILINE)
+    assert commands
+    for command in commands:
+        push(*shlex.split(command.replace(" me/", " tester/"), comments=True))
 
 
 # What goes wrong

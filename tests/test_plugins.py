@@ -145,6 +145,10 @@ def test_a_broken_plug_in_hurts_only_who_asks_for_it(tmp_path: Path, run: Run) -
     write_broken(site, "lacks-it", "operators", {"lost": "restore_lacks:Lost"})
     (site / "restore_lacks.py").write_text("")
     write_broken(site, "shadow", "tasks", {"sr4": "falls_over:sr4"})
+    write_broken(site, "leaves", "tasks", {"leave": "leaves:leave"})
+    (site / "leaves.py").write_text("import sys\nsys.exit('use another command')\n")
+    write_broken(site, "wrong-task", "tasks", {"dump": "json:dumps"})
+    write_broken(site, "wrong-method", "methods", {"dump": "json:dumps", "decode": "json:JSONDecoder"})
     Image.new("RGB", (8, 8)).save(tmp_path / "small.png")
 
     printed = words(run(site, "-m", "diffusers_restore", "tasks"))
@@ -152,10 +156,18 @@ def test_a_broken_plug_in_hurts_only_who_asks_for_it(tmp_path: Path, run: Run) -
     assert "task 'fix' is registered by falls-over, which can't be imported" in printed
     assert "RuntimeError: no such camera); update or uninstall that package" in printed
     assert "task 'sr4' is registered by" in printed
+    assert (
+        "task 'leave' is registered by leaves, which can't be imported (leaves:leave: SystemExit: use another"
+        in printed
+    )
+    wrong = "registered by wrong-task and must be a Task, but json:dumps is of type function; update or uninstall"
+    assert f"task 'dump' is {wrong}" in printed
     assert '"error": "task \'fix\' is registered by' in run(site, "-m", "diffusers_restore", "tasks", "--json")
     printed = words(run(site, "-m", "diffusers_restore", "methods"))
     assert "ddrm DDRM (arXiv:2201.11793)" in printed
     assert "not-there, which can't be imported (not_there.methods:Gone: ModuleNotFoundError" in printed
+    assert "must be a class derived from ZeroShotScheduler, but json:dumps is of type function; update" in printed
+    assert "must be a class derived from ZeroShotScheduler, but json:JSONDecoder is the class JSONDecoder" in printed
 
     def restore(*options: str, fails: bool = False) -> str:
         command = ["restore", "small.png", "-o", "new.png", "--steps", "1", *options]
@@ -171,6 +183,10 @@ def test_a_broken_plug_in_hurts_only_who_asks_for_it(tmp_path: Path, run: Run) -
     gone = restore("--task", "sr2", "--method", "gone", fails=True)
     assert "not-there, which can't be imported" in gone
     assert "Traceback" not in gone
+    for name in ("leave", "dump"):
+        refused = restore("--task", name, fails=True)
+        assert f"task '{name}' is registered by" in refused
+        assert "Traceback" not in refused
     lost = "from diffusers_restore import operators; operators.from_config({'kind': 'lost'})"
     assert "lacks-it, which can't be imported (restore_lacks:Lost: AttributeError" in run(site, "-c", lost, fails=True)
 
@@ -180,7 +196,7 @@ def test_the_registry_names_both_of_two(tmp_path: Path, monkeypatch: pytest.Monk
     write_broken(tmp_path, "other", "toys", {"ball": "other:Ball"})
     monkeypatch.syspath_prepend(tmp_path)
     _entry_points.cache_clear()
-    toys = Registry("diffusers_restore.toys", "toy")
+    toys = Registry("diffusers_restore.toys", "toy", "types:FunctionType", instances=True)
     assert list(toys) == ["ball", "bear"]
     assert dict(toys.addresses())["bear"] == "json:loads"
     with pytest.raises(PlugInError, match=r"toy 'ball' is registered by one \(one:Ball\) and other \(other:Ball\)"):

@@ -12,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import free_port
@@ -35,6 +37,7 @@ from diffusers_restore.training.loop import train as train_networks
 from diffusers_restore.training.objectives import Objective
 from diffusers_restore.training.processes import make_accelerator
 from diffusers_restore.training.step import check_compiled, make_optimizers, optimizer_step
+from diffusers_restore.training.stopping import StopRequest
 
 # Each run is a process of its own, forked from a server that has imported everything and computed nothing.
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -77,7 +80,24 @@ def run_training(values: Mapping[str, Any], environment: Mapping[str, str], log:
     begin_process(log, half_write)
     from diffusers_restore.training.prior import train_prior
 
+    values = dict(values)
+    if values.pop("hang", False):
+        hang_after_a_signal()
     train_prior(build(PriorConfig, values))
+
+
+def hang_after_a_signal() -> None:
+    """Let the step in which a signal comes last for ever."""
+    from diffusers_restore.training.stopping import StopRequest
+
+    agreed = StopRequest.agreed
+
+    def slow(request: StopRequest) -> int:
+        while agreed(request):
+            time.sleep(0.01)
+        return 0
+
+    StopRequest.agreed = slow  # type: ignore[method-assign]
 
 
 def begin_process(log: str, half_write: int) -> None:
@@ -212,6 +232,82 @@ def test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one(
     assert not list(broken.glob("*.part"))
     assert [path.name for path in checkpoints(broken)] == ["checkpoint-9", "checkpoint-12"]
     assert f"on\n{processes} process" in (whole / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGTERM)])
+def test_a_run_that_is_stopped_goes_on_where_it_was(
+    photos: Path, tmp_path: Path, processes: int, number: signal.Signals
+) -> None:
+    """A signal, of one process only or of its readers too, writes a checkpoint between two others and two logs."""
+    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
+    more = {"checkpointing_steps": 12, "logging_steps": 5, "resume_from_checkpoint": "latest"}
+    train(photos, whole, processes, **more)
+    values = TOY | {"train_data_dir": str(photos), "output_dir": str(broken)} | more
+    workers = {"dataloader_num_workers": int((processes, number) == (1, signal.SIGTERM))}
+    started = start(values | workers, processes, log)
+    wait_for_step(broken, 5, started)
+    readers = psutil.Process(started[-1].pid).children()
+    assert len(readers) == workers["dataloader_num_workers"]
+    for pid in [*(reader.pid for reader in readers), started[-1].pid]:
+        os.kill(pid, number)
+    for process in started:
+        process.join(120 * PATIENCE)
+        assert process.exitcode == 128 + number, log.read_text()
+    (checkpoint,) = checkpoints(broken)
+    assert 5 <= int(checkpoint.name.removeprefix("checkpoint-")) < 12
+    printed = log.read_text()
+    assert "stopping after this step, with a checkpoint; the same again stops at once" in printed or processes == 2
+    stopped = f"stopped after step {checkpoint.name.removeprefix('checkpoint-')} of 12, with a checkpoint in {broken}"
+    assert f"{stopped}; to go on, give the same command with --resume_from_checkpoint latest" in printed
+    assert not (broken / "model_index.json").exists()  # an unbroken run hasn't measured here
+    wait(start(values, processes, log), log)
+    assert_equal(final(whole), final(broken))
+    printed = log.read_text()
+    bars = [line for line in printed.replace("\r", "\n").splitlines() if "%|" in line]
+    assert bars[-1].startswith("100%|")
+    assert "| 12/12 [" in bars[-1]
+    assert (
+        f"done, in {broken}; try:\n  diffusers-restore restore photo.png -o out.png --model {broken} --task" in printed
+    )
+
+
+def test_handlers_are_put_back_and_other_threads_have_none() -> None:
+    accelerator = make_accelerator(LoopConfig(logger="none"))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopRequest(accelerator) as request:
+        assert signal.getsignal(signal.SIGINT) not in before
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.agreed() == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)  # which launchers send at once
+        assert request.agreed() == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with ThreadPoolExecutor() as threads:
+
+        def inside() -> list[Any]:
+            with StopRequest(accelerator) as request:
+                assert request.agreed() == 0
+                return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+        assert threads.submit(inside).result() == before
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for `nohup`
+    try:
+        with StopRequest(accelerator):
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+
+
+def test_a_second_signal_stops_at_once(photos: Path, tmp_path: Path) -> None:
+    output, log = tmp_path / "run", tmp_path / "run.log"
+    values = TOY | {"train_data_dir": str(photos), "output_dir": str(output), "max_train_steps": 10_000}
+    (process,) = start(values | {"hang": True}, 1, log)
+    wait_for_step(output, 1, [process])
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(1.2)
+    process.join(60 * PATIENCE)
+    assert process.exitcode == -signal.SIGTERM
+    assert not checkpoints(output)
 
 
 def test_a_residual_network_resumes_bit_for_bit(photos: Path, tmp_path: Path) -> None:

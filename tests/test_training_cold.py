@@ -197,11 +197,11 @@ def test_the_figures_are_those_of_a_calculation_by_hand(last: int, looks: tuple[
     state = scheduler.sample_state(clean, generator(3))
     expected = {f"psnr_direct_{t}": psnr(dim(scheduler.degrade(clean, t, state), t - 1), clean) for t in looks}
     expected["psnr"] = sum(expected.values()) / 3
-    expected["psnr_restored"] = psnr(
-        by_hand(scheduler, scheduler.degrade(clean, last, state), state, LADDERS[last]), clean
-    )
+    degraded = scheduler.degrade(clean, last, state)
+    expected["psnr_restored"] = psnr(by_hand(scheduler, degraded, state, LADDERS[last]), clean)
+    expected["psnr_degraded"] = psnr(degraded, clean)
     assert {name: float(value) for name, value in figures.items()} == pytest.approx(expected, abs=1e-4)
-    assert len(set(expected.values())) == 5
+    assert len(set(expected.values())) == 6
     assert objective.criterion in figures
     again = objective.evaluate({"unet": Fake(dim)}, (clean,), 3)
     assert all(torch.equal(value, again[name]) for name, value in figures.items())
@@ -212,7 +212,7 @@ def test_the_figures_are_those_of_a_calculation_by_hand(last: int, looks: tuple[
 def test_one_severity_is_looked_at_once() -> None:
     objective = ColdObjective(ColdDiffusionScheduler(Blur(1)))
     figures = objective.evaluate({"unet": Fake(dim)}, (pictures(1, 3, 8, 8),), 0)
-    assert figures.keys() == {"psnr", "psnr_direct_1", "psnr_restored"}
+    assert figures.keys() == {"psnr", "psnr_direct_1", "psnr_restored", "psnr_degraded"}
     assert float(figures["psnr"]) == float(figures["psnr_direct_1"])
 
 
@@ -353,7 +353,8 @@ def test_what_a_run_leaves_behind(enlarger: Path) -> None:
         assert sheet.size == (64, 34)  # two strips of four pictures
     lines = [json.loads(line) for line in (enlarger / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2]
-    assert lines[-1].keys() == {"step", "psnr", "psnr_direct_1", "psnr_direct_2", "psnr_restored"}
+    figures = {"psnr", "psnr_direct_1", "psnr_direct_2", "psnr_restored", "psnr_degraded"}
+    assert lines[-1].keys() == {"step", *figures}
 
 
 def test_the_card_names_the_degradation_the_data_and_the_command(enlarger: Path) -> None:
@@ -411,7 +412,7 @@ def test_a_run_on_a_folder_that_was_stopped_ends_as_an_unbroken_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(ColdObjective, "corrupt", stopped)
-        assert run(*TOY, *words, "--output_dir", broken).exit_code == 1
+        assert run(*TOY, *words, "--output_dir", broken).exit_code == 130
     gc.collect()  # the frames of the interrupted run, which hold its lock
     assert [path.name for path in checkpoints(broken)] == ["checkpoint-2"]
     result = trains(*words, "--output_dir", broken, "--resume_from_checkpoint", "latest")
@@ -489,7 +490,7 @@ def test_a_step_with_every_preset(preset: Path, photos: Path, tmp_path: Path) ->
     )
     assert {**kept, "_diffusers_version": ""} == {**said, "_diffusers_version": ""}
     options = yaml.safe_load((tmp_path / "out" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0])
-    assert options["scheduler_name_or_path"] == str(preset)
+    assert options["scheduler_name_or_path"] == preset.name
     assert options.keys().isdisjoint({"degradation", "degradation_args", "num_train_timesteps", "eight_bit"})
     assert load(tmp_path / "out").scheduler.degradation == scheduler.degradation
 
@@ -549,7 +550,7 @@ def test_a_stock_network_is_trained_on(
     for name, value in unet.state_dict().items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-8)
     options = yaml.safe_load((tmp_path / "out" / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0])
-    assert options["pretrained_model_name_or_path"] == str(repo)
+    assert options["pretrained_model_name_or_path"] == repo.name
     assert options.keys().isdisjoint({"block_out_channels", "layers_per_block", "dropout"})
 
 
@@ -601,8 +602,8 @@ def test_networks_that_cannot_be_trained(photos: Path, write_repo: WriteRepo, tm
             f"{option}: the network of {str(tmp_path / 'sound')!r} must be a UNet2DModel or a ResidualUNet2DModel, "
             "got UNet1DModel",
         ),
-        (tmp_path / "empty", f"{option}: no network can be loaded from {str(tmp_path / 'empty')!r}"),
-        (tmp_path / "absent", f"{option}: no network can be loaded from {str(tmp_path / 'absent')!r}"),
+        (tmp_path / "empty", f"{option}: no pipeline can be loaded from {str(tmp_path / 'empty')!r}"),
+        (tmp_path / "absent", f"{option}: no pipeline can be loaded from {str(tmp_path / 'absent')!r}"),
         (six, "has 3 input and 6 output channels; channels=3 pictures need 3 of each"),
         (classes, "is class-conditional"),
     ):
@@ -636,6 +637,14 @@ MOSAIC = ["--degradation", "pixelate"]
         ([*BLUR, "--degradation_args", "{taps: 4}"], ["taps must be odd, got 4"]),
         ([*BLUR, "--degradation_args", "{std: -1}"], ["std must be a number > 0, got -1"]),
         ([*BLUR, "--degradation_args", "{border: open}"], ["border", "circular", "reflect", "'open'"]),
+        (
+            [*BLUR, "--degradation_args", "[" * 5000],
+            ["'--degradation_args'", "..., which must not be nested deeper than 50"],
+        ),
+        (
+            [*BLUR, "--degradation_args", f"{{taps: {'9' * 5000}}}"],
+            ["'--degradation_args'", "..., which holds a value that"],
+        ),
         ([*BLUR, "--degradation_args", "11"], ["'--degradation_args'", "expected arguments by name", "got '11'"]),
         ([*BLUR, "--degradation_args", "[taps]"], ["'--degradation_args'", "got '[taps]'"]),
         ([*BLUR, "--degradation_args", "{taps: [1"], ["'--degradation_args'", "got '{taps: [1'"]),

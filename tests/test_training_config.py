@@ -33,13 +33,13 @@ from diffusers_restore.cli import train_prior
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
 from diffusers_restore.training.checkpoints import (
     checkpoints,
-    discard_later,
     find_damage,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     save_checkpoint,
     step_of,
+    tidy,
 )
 from diffusers_restore.training.config import OptimizerConfig, PriorConfig, UNetConfig, build, flatten, to_yaml
 from diffusers_restore.training.export import command_line
@@ -293,6 +293,11 @@ def test_null_in_a_file_is_the_default(parsed: Parsed, tmp_path: Path) -> None:
         ("", ["must hold options as `name: value` lines"]),
         ("resolution: [64", ["is neither YAML nor JSON"]),
         ("\x00", ["is neither YAML nor JSON"]),
+        ("[" * 100_000, ["must not be nested deeper than 50 levels"]),
+        ("resolution: " + "[" * 5000, ["must not be nested deeper than 50 levels"]),
+        ('{"seed": ' + "9" * 5000 + "}", ["holds a value that can't be read: Exceeds the limit"]),
+        ("seed: " + "9" * 5000, ["holds a value that can't be read: Exceeds the limit"]),
+        ("seed: 2024-99-99", ["holds a value that can't be read: month must be in 1..12"]),
     ],
 )
 def test_files_that_are_not_understood(content: str, messages: list[str], tmp_path: Path) -> None:
@@ -303,7 +308,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     fails(run("--config", tmp_path / "absent.yaml"), "'--config'", "absent.yaml", "does not exist")
     fails(run("--config", tmp_path), "'--config'", "is a directory")
     (tmp_path / "latin1.yaml").write_bytes("train_data_dir: Gemälde".encode("latin-1"))
-    fails(run("--config", tmp_path / "latin1.yaml"), "'--config'", "is neither YAML nor JSON")
+    fails(run("--config", tmp_path / "latin1.yaml"), "'--config'", "latin1.yaml' must be text in UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -765,6 +770,42 @@ def test_damage_is_found(harm: Callable[[Path], Any], name: str, message: str, t
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("[]", "must hold a JSON object, {...}, got list"),
+        ("null", "must hold a JSON object, {...}, got NoneType"),
+        ("[" * 5000, "must not be nested deeper"),
+        ("{}", "manifest.json doesn't list state.json"),
+        ('{"state.json": null}', "manifest.json holds 'state.json': None, where the length"),
+        ('{"state.json": {"bytes": 1}}', "manifest.json holds 'state.json': {'bytes': 1}, where the length"),
+        ('{"state.json": [1, 2]}', "manifest.json holds 'state.json': [1, 2], where"),
+        ('{"../secret": {"bytes": 1, "sha256": "0"}, "state.json": {}}', "manifest.json holds '../secret'"),
+        ('{"state.json": {"bytes": "x", "sha256": 3}}', "state.json has"),
+    ],
+)
+def test_an_odd_manifest_is_damage(manifest: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (path / "manifest.json").write_text(manifest)
+    assert message in str(find_damage(path))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ([], "must hold a JSON object"),
+        ({"step": "three"}, "step must be a whole number >= 1, got 'three'"),
+        ({"step": 0}, "step must be a whole number >= 1, got 0"),
+        ({"step": 1, "best": "good"}, "best is 'good'"),
+        ({"step": 1, "settings": []}, "settings is []"),
+        ({"step": 1, "summed": "two"}, "summed is 'two'"),
+    ],
+)
+def test_an_odd_state_is_damage(state: Any, message: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint-1", TENSORS, state, limit=1)
+    assert message in str(find_damage(tmp_path / "checkpoint-1"))
+
+
 def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="No such file"):
         load_checkpoint(tmp_path / "checkpoint-1")
@@ -791,8 +832,16 @@ def test_what_a_run_that_went_back_gave_up_is_removed(tmp_path: Path) -> None:
     for step in (100, 200, 1000):
         write(tmp_path, step, limit=3)
     (tmp_path / "checkpoint-300.part").mkdir()
-    discard_later(tmp_path, 100)
+    tidy(tmp_path, 100, limit=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-100"]
+
+
+def test_what_a_run_that_was_killed_after_a_checkpoint_left_is_removed(tmp_path: Path) -> None:
+    for step in (100, 200, 300):
+        write(tmp_path, step, limit=3)
+    (tmp_path / "export.part" / "unet").mkdir(parents=True)
+    tidy(tmp_path, 300, limit=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-200", "checkpoint-300"]
 
 
 def test_other_names_are_no_checkpoints(tmp_path: Path) -> None:
@@ -906,9 +955,9 @@ SCRIPT = ["examples/train prior.py", "--output_dir", "my prior", "--config", "a.
 @pytest.mark.parametrize(
     ("argv", "environment", "expected"),
     [
-        (SCRIPT, {}, ["python", *SCRIPT]),
-        (SCRIPT, {"WORLD_SIZE": "1"}, ["python", *SCRIPT]),
-        (SCRIPT, {"WORLD_SIZE": "2"}, ["torchrun", "--nproc_per_node", "2", *SCRIPT]),
+        (SCRIPT, {}, ["python", "train prior.py", *SCRIPT[1:]]),
+        (SCRIPT, {"WORLD_SIZE": "1"}, ["python", "train prior.py", *SCRIPT[1:]]),
+        (SCRIPT, {"WORLD_SIZE": "2"}, ["torchrun", "--nproc_per_node", "2", "train prior.py", *SCRIPT[1:]]),
         (["/opt/bin/diffusers-restore", "train", "prior"], {}, ["diffusers-restore", "train", "prior"]),
         (["/opt/bin/diffusers-restore", "train", "a b"], {"WORLD_SIZE": "2"}, ["diffusers-restore", "train", "a b"]),
         (

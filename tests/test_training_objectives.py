@@ -23,7 +23,10 @@ from diffusers import (
 from torch import Tensor, nn
 
 import diffusers_restore
+from diffusers_restore import ColdDiffusionScheduler
+from diffusers_restore.degradations import Blur
 from diffusers_restore.errors import InvalidInputError
+from diffusers_restore.training.cold.objective import ColdObjective
 from diffusers_restore.training.config import PriorConfig, build
 from diffusers_restore.training.objectives import x0_errors
 from diffusers_restore.training.prior import make_prior
@@ -519,3 +522,13 @@ def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="empty"):
         prior(tmp_path / "empty")
+
+
+def test_restorations_that_are_worse_than_what_they_were_made_from_are_told_of() -> None:
+    restorer = ColdObjective(ColdDiffusionScheduler(Blur(2)))
+    found = restorer.find_worse({"psnr": 40.0, "psnr_restored": 16.5, "psnr_degraded": 29.6})
+    assert str(found).endswith("16.50 dB against 29.60 dB of the degraded pictures")
+    assert restorer.find_worse({"psnr": 10.0, "psnr_restored": 29.6, "psnr_degraded": 29.6}) is None
+    assert restorer.find_worse({}) is None  # nothing was held out
+    prior = DDPMObjective(DDPMScheduler())
+    assert prior.find_worse({"psnr_25": 1.0, "psnr_degraded": 2.0}) is None

@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | sample | train | convert | tasks | methods`.
+"""The command line: `diffusers-restore restore | degrade | sample | train | convert | push | tasks | methods`.
 
 A file for each command. torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from . import convert, degrade, listing, restore, sample, train
+from . import convert, degrade, listing, push, restore, sample, train
 from .train import train_cold, train_prior, train_rddm
 
 __all__ = ["main", "train_cold", "train_prior", "train_rddm"]
@@ -36,7 +36,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (restore.restore, degrade.degrade, sample.sample, train.train, convert.convert):
+for command in (restore.restore, degrade.degrade, sample.sample, train.train, convert.convert, push.push):
     main.add_command(command)
 for command in (listing.tasks, listing.methods):
     main.add_command(command)

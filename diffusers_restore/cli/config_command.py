@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
+import signal
 import types
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
-import yaml
 
 from ..errors import InvalidInputError, unknown_name
+from ..foreign import parse_yaml, read_text
 from ..training.config import build, options_of, parts_of
 
 
@@ -34,6 +34,9 @@ def config_command(name: str, config_class: type, target: str, help: str) -> cli
             getattr(import_module(module), function)(built, dry_run=dry_run)
         except (InvalidInputError, FloatingPointError, OSError) as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:  # before the first step, or for the second time
+            click.echo("Aborted!", err=True)
+            raise SystemExit(128 + signal.SIGINT) from None
 
     sections: list[tuple[str, list[click.Parameter]]] = []
     for title, part in parts_of(config_class):
@@ -73,13 +76,9 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
     if path is None:
         return
     try:
-        text = path.read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)  # some JSON isn't YAML: tabs, and characters written as two escapes
-        except json.JSONDecodeError:
-            values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{path} is neither YAML nor JSON: {error}", ctx, param) from error
+        values = parse_yaml(read_text(path), str(path))
+    except (InvalidInputError, OSError) as error:
+        raise click.BadParameter(str(error), ctx, param) from error
     if not isinstance(values, dict):
         raise click.BadParameter(f"{path} must hold options as `name: value` lines", ctx, param)
     known = {one.name: one.type for one in ctx.command.params if one.name not in (None, "config", "dry_run", "help")}
@@ -116,12 +115,15 @@ class _Arguments(click.ParamType):  # type: ignore[type-arg]  # which older clic
     name = "arguments"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        try:
-            arguments = yaml.safe_load(value) if isinstance(value, str) else value
-        except yaml.YAMLError:
-            arguments = None
+        arguments, reason = value, ""
+        if isinstance(value, str):
+            try:
+                arguments = parse_yaml(value, "which")
+            except InvalidInputError as error:
+                arguments, reason = None, f", {error}"
         if not isinstance(arguments, dict):
-            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {value!r}', param, ctx)
+            got = repr(value) if len(str(value)) < 100 else f"{str(value)[:100]!r}..."
+            self.fail(f'expected arguments by name, such as "{{taps: 11, std: 7}}", got {got}{reason}', param, ctx)
         return {name: _number(one) for name, one in arguments.items()}
 
 

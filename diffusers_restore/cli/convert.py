@@ -128,12 +128,9 @@ def convert(
         with written_aside(aside):
             pipe.save_pretrained(aside)
             conversion_card(pipe, checkpoint, _conversion_command(ctx)).save(aside / "README.md")
-            mode = (aside / "README.md").stat().st_mode  # safetensors makes its files readable by their owner only
-            for file in aside.rglob("*.safetensors"):
-                file.chmod(mode)
-            if folder.exists():
-                folder.rmdir()
-            aside.rename(folder)
+        if folder.exists():
+            folder.rmdir()
+        aside.rename(folder)
     except OSError as error:
         raise click.ClickException(f"cannot write {click.format_filename(output)!r}: {one_line(error)}") from error
     finally:

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from .. import __version__
 from ..errors import InvalidInputError, check_int, unknown_name
-from ..hub.cards import metadata
+from ..hub.cards import code, code_block, metadata, plain
 from .checkpoint_files import load_weights
 from .guided_diffusion import AttentionOrder, convert_guided_diffusion
 
@@ -136,14 +136,12 @@ def conversion_card(pipe: DDPMPipeline, file: Path, command: str) -> ModelCard:
 {front.to_yaml()}
 ---
 
-# {file.stem}
+# {plain(file.stem)}
 
-Converted by diffusers_restore {__version__} from the checkpoint `{file.name}` of the guided-diffusion family
+Converted by diffusers_restore {__version__} from the checkpoint {code(file.name)} of the guided-diffusion family
 ([arXiv:2105.05233](https://arxiv.org/abs/2105.05233)), whose SHA-256 is `{digest}`:
 
-```bash
-{command}
-```
+{code_block("bash", command)}
 
 The network says what the original says, but for the rounding of its sums. The number of heads, the order of their
 weights and the noise schedule can't be seen in a checkpoint: they are as the command says, or the defaults.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from .. import images
 from ..errors import InvalidInputError
 from ..files import write_bytes, write_text
+from ..foreign import read_object, read_text
 
 INSTALL = "pip install diffusers-restore"
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(([^)\s]+)|<img\s[^>]*src=["']([^"']+)""")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -55,6 +58,46 @@ class Card:
                 write_bytes(folder / name, file.read_bytes())
 
 
+def plain(text: str) -> str:
+    """Markdown that shows a text as it is, on one line: no HTML, link, picture or code of whoever chose a name."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def code(text: str) -> str:
+    """Markdown that shows a text as code within a line, whatever it holds."""
+    ticks = "`" * (1 + _longest_ticks(text))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{ticks}{space}{' '.join(text.split())}{space}{ticks}"
+
+
+def code_block(language: str, text: str) -> str:
+    """Markdown that shows a text as code, whatever it holds."""
+    fence = "`" * max(3, 1 + _longest_ticks(text))
+    return f"{fence}{language}\n{text.strip()}\n{fence}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def public(value: Any, *, is_path: bool = False) -> Any:
+    """An option as a card shows it: of a path of this machine, the last part.
+
+    Args:
+        value: text, or lists and mappings with text in them; anything else stays.
+        is_path: whether it can't be the name of a repository.
+    """
+    if isinstance(value, Mapping):
+        return {name: public(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [public(one) for one in value]
+    if not isinstance(value, str) or (not is_path and base_model(value)):
+        return value
+    if value.startswith("{"):  # a mapping, as it was typed
+        return re.sub(r"[^\s'\"{}\[\],=:]*[/\\][^\s'\"{}\[\],=]*", lambda found: str(public(found[0])), value)
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+
+
 def base_model(name: object) -> str | None:
     """The name, if it is a repository on the Hub and not a local folder."""
     text = str(name)
@@ -70,17 +113,17 @@ def metadata(tags: Sequence[str], **more: Any) -> ModelCardData:
 
 def use(text: CardText, repo_id: str) -> str:
     """What a pipeline is and how to load it, in Markdown."""
+    quoted = json.dumps(repo_id, ensure_ascii=False)[1:-1]
+    call = code(f'DiffusionPipeline.from_pretrained("{quoted}")')
     return f"""{text.what}
 
 ```bash
 {INSTALL}
 ```
 
-```python
-{text.example.format(repo_id=repo_id)}
-```
+{code_block("python", text.example.format(repo_id=quoted))}
 
-`DiffusionPipeline.from_pretrained("{repo_id}")` gives the same pipeline once `diffusers_restore` is imported, and with
+{call} gives the same pipeline once `diffusers_restore` is imported, and with
 `trust_remote_code=True` where it is only installed."""
 
 
@@ -92,7 +135,7 @@ def new_card(text: CardText, repo_id: str, source: Source | None) -> str:
         card = ModelCard(source.card, ignore_metadata_errors=True)
         terms = {term: getattr(card.data, term, None) for term in _TERMS}
         name = base or Path(source.name).name  # local paths are private
-        about = f"The network is that of `{name}`, unchanged. Its own card says:\n\n" + "\n".join(
+        about = f"The network is that of {code(name)}, unchanged. Its own card says:\n\n" + "\n".join(
             f"> {line}".rstrip() for line in card.text.strip().splitlines()
         )
     elif base is not None:
@@ -103,7 +146,7 @@ def new_card(text: CardText, repo_id: str, source: Source | None) -> str:
     else:
         about = "Not stated by whoever uploaded this: the pictures it was trained on, the command, figures, terms."
     data = metadata(text.tags, base_model=base, **terms)
-    title = repo_id.split("/")[-1]
+    title = plain(repo_id.split("/")[-1])
     front = f"---\n{data.to_yaml()}\n---"
     return f"{front}\n\n# {title}\n\n{use(text, repo_id)}\n\n## Training, data and terms\n\n{about}\n"
 
@@ -146,15 +189,19 @@ def find_source(name: str | None, token: str | None = None, *, online: bool) -> 
             return None
 
     index, readme = find("model_index.json"), find("README.md")
-    class_name = None if index is None else json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    card = None if readme is None else readme.read_text(encoding="utf-8")
+    class_name = card = None
+    with suppress(InvalidInputError):  # that of a stranger may be anything
+        class_name = None if index is None else read_object(index).get("_class_name")
+    with suppress(InvalidInputError):
+        card = None if readme is None else read_text(readme)
     pictures = {}
     for match in _PICTURE.finditer(card or ""):
         shown = match[1] or match[2]
         file = find(shown) if _can_be_picture(shown) else None
         if file is not None and _is_picture(file, Path(name)):
             pictures[shown] = file
-    return Source(name, class_name[-1] if isinstance(class_name, list) else class_name, card, pictures)
+    named = class_name[-1] if isinstance(class_name, list) and class_name else class_name
+    return Source(name, named if isinstance(named, str) else None, card, pictures)
 
 
 def _can_be_picture(shown: str) -> bool:

@@ -10,13 +10,16 @@ from typing import Any, Self, cast
 
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import create_repo
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 
 from ..errors import InvalidInputError, one_line
-from ..files import write_text
+from ..files import follow_umask, write_text
 from ..registration import PACKAGE, PLUG_IN, plug_in_file
 from .cards import Card, CardText, find_source, new_card, rename
+from .pushing import push_folder
+from .repositories import INDEX, check_configs, read_index, refusing
 from .weights import check_components, check_weights, load_index
 
 
@@ -43,11 +46,14 @@ class HubMixin:
         """As `DiffusionPipeline.from_pretrained`; refuses repositories that would be silently wrong.
 
         Raises:
-            InvalidInputError: the repository lacks some of the weights, or holds components that have no place here.
+            InvalidInputError: the repository lacks some of the weights, has some that are NaN or no fractions, holds
+                components that have no place here, or configurations that nothing can be made of.
             OSError: there is no such repository or revision, or it can't be reached.
         """
+        what = f"{str(pretrained_model_name_or_path)!r} can't be loaded as a {cls.__name__}"
         try:
-            return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))  # type: ignore[misc]
+            with refusing(what, _RAW_ERRORS):
+                return cast(Self, super().from_pretrained(pretrained_model_name_or_path, **kwargs))  # type: ignore[misc]
         except OSError as error:
             if isinstance(error.__cause__, HfHubHTTPError):
                 # Asking for the index alone gives clearer errors about a name, a revision or a token.
@@ -58,7 +64,8 @@ class HubMixin:
     @classmethod
     def _dict_from_json_file(cls, json_file: str | PathLike[str], **kwargs: Any) -> dict[str, Any]:
         """model_index.json as the class itself needs it, without the class's address; checked before any download."""
-        index: dict[str, Any] = super()._dict_from_json_file(json_file, **kwargs)  # type: ignore[misc]
+        index = read_index(Path(json_file))
+        check_configs(Path(json_file).parent, [name for name, value in index.items() if isinstance(value, list)])
         if isinstance(index.get("_class_name"), list):
             index["_class_name"] = index["_class_name"][1]
         scheduler = index.get("scheduler")
@@ -81,9 +88,9 @@ class HubMixin:
                 folder = Path(str(model.config.get("_name_or_path"))) if isinstance(model, ModelMixin) else Path()
                 if isinstance(model, ModelMixin) and folder.is_dir():
                     check_weights(name, model, folder)
-                    for file in (folder / "model_index.json", folder.parent / "model_index.json"):
+                    for file in (folder / INDEX, folder.parent / INDEX):
                         if file.is_file():
-                            check_components(type(self), json.loads(file.read_text(encoding="utf-8")))
+                            check_components(type(self), read_index(file))
                             break
 
     def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
@@ -121,6 +128,7 @@ class HubMixin:
         """As `DiffusionPipeline.save_pretrained`; with `push_to_hub`, it uploads the card of that method."""
         pushed = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
         super().save_pretrained(save_directory, safe_serialization, variant, max_shard_size, **kwargs)  # type: ignore[misc]
+        follow_umask(file for part in self.components for file in Path(save_directory, part).glob("*.safetensors"))  # type: ignore[attr-defined]
         if push_to_hub:
             self._push(Path(save_directory), **pushed)
 
@@ -162,23 +170,19 @@ class HubMixin:
         create_pr: bool = False,
     ) -> str:
         name = make_repository(repo_id or folder.resolve().name, private, token)
-        self._card(name, token).save(folder)
-        info = upload_folder(
-            repo_id=name,
-            folder_path=folder,
-            token=token,
-            commit_message=commit_message or f"Upload {type(self).__name__}",
-            create_pr=create_pr,
-        )
-        return str(info.commit_url)
+        card = self.make_card(name, token)
+        card.save(folder)
+        message = commit_message or f"Upload {type(self).__name__}"
+        pushed = push_folder(folder, name, card, commit_message=message, token=token, create_pr=create_pr)
+        return str(pushed.commit_url)
 
     @property
     def _source_name(self) -> str | None:
         name = self.config.get("_name_or_path")  # type: ignore[attr-defined]
         return None if name is None else str(name)
 
-    def _card(self, repo_id: str, token: str | None) -> Card:
-        """The card of the pipeline, as `push_to_hub` chooses it."""
+    def make_card(self, repo_id: str, token: str | None = None) -> Card:
+        """The card of the pipeline in a repository, as `push_to_hub` chooses it."""
         source = find_source(self._source_name, token, online=True)
         if source is not None and source.card is not None and source.class_name == type(self).__name__:
             return Card(rename(source.card, source.name, repo_id), source.pictures)
@@ -188,6 +192,8 @@ class HubMixin:
         return Card(new_card(self.card_text, repo_id, source), {} if source is None else source.pictures)
 
 
+# What is raised where a configuration holds values of wrong types; an OSError tells what isn't there.
+_RAW_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, SafetensorError)
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
 

@@ -1,4 +1,4 @@
-"""Checks of foreign repositories: components that have no place, and missing weights."""
+"""Checks of foreign repositories: components that have no place, and weights that are missing or no numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from ..errors import InvalidInputError
 
@@ -47,7 +48,9 @@ def check_components(cls: Any, index: dict[str, Any]) -> None:
 
 
 def check_weights(name: str, model: Any, folder: Path) -> None:
-    """Refuse a model with missing weights; diffusers would leave them uninitialised.
+    """Refuse a model with weights that are missing, NaN, infinite or whole numbers.
+
+    diffusers would leave the missing ones uninitialised, and turn whole numbers into fractions.
 
     Args:
         name: of the component, for the message.
@@ -55,35 +58,81 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
         folder: may hold several variants of the weights; each must be complete.
 
     Raises:
-        InvalidInputError: weights are missing; the message names some.
+        InvalidInputError: there are such weights; the message names some.
     """
+    own = model.state_dict()
+    quantized = getattr(model, "hf_quantizer", None) is not None
     for files in _weight_files(folder):
-        found: dict[str, None] = {}
+        found: dict[str, torch.dtype] = {}
         try:
             for file in files:
-                found |= dict.fromkeys(_weight_names(file))
+                found |= _read_dtypes(file)
         except Exception:  # libraries raise all kinds of errors; diffusers can't have loaded an unreadable file
             continue
         model._fix_state_dict_keys_on_load(found)  # old repositories name their attention weights differently
-        missing = sorted(set(model.state_dict()) - set(found))
-        if missing:  # layers added after loading are not in the file
-            with torch.device("meta"):
-                own = set(type(model).from_config(model.config).state_dict())
-            missing = [weight for weight in missing if weight in own]
+        missing = _of_its_class(model, [weight for weight in own if weight not in found])
         if missing:
-            listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InvalidInputError(
-                f"{name} in {folder} lacks {len(missing)} of its {len(model.state_dict())} weights ({listed}) in "
+                f"{name} in {folder} lacks {len(missing)} of its {len(own)} weights ({_listed(missing)}) in "
                 f"{files[0].name}: its config.json does not fit the weights, or the file is not whole"
             )
+        fractions = [weight for weight, value in own.items() if weight in found and _holds_fractions(value.dtype)]
+        whole = [weight for weight in fractions if not _holds_fractions(found[weight])]
+        if whole and not quantized:
+            raise InvalidInputError(
+                f"{name} in {folder} has weights that must be fractions and are {found[whole[0]]} in {files[0].name}: "
+                f"{_listed(whole)}"
+            )
+    odd = _of_its_class(model, [weight for weight, value in own.items() if not _is_finite(value)])
+    if odd:
+        raise InvalidInputError(f"{name} in {folder} has weights that are NaN or infinite: {_listed(odd)}")
 
 
-def _weight_names(file: Path) -> list[str]:
-    """The names of the weights in a file."""
+def _of_its_class(model: Any, weights: list[str]) -> list[str]:
+    """Those of the weights that aren't of layers which were added after the model was loaded."""
+    if not weights:
+        return []
+    with torch.device("meta"):
+        known = set(type(model).from_config(model.config).state_dict())
+    return [weight for weight in weights if weight in known]
+
+
+def _listed(weights: list[str]) -> str:
+    names = sorted(weights)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _holds_fractions(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_meta or not _holds_fractions(value.dtype) or value.element_size() < 2:  # not here yet, or packed
+        return True
+    return bool(value.isfinite().all())
+
+
+def _read_dtypes(file: Path) -> dict[str, torch.dtype]:
+    """The weights in a file: names and dtypes."""
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
-            return list(tensors.keys())
-    return list(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
+            return {name: _DTYPES.get(tensors.get_slice(name).get_dtype(), torch.float32) for name in tensors.keys()}  # noqa: SIM118
+    loaded = torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file))
+    return {name: value.dtype for name, value in loaded.items()}
+
+
+# What safetensors calls whole numbers; all else is a kind of fraction.
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
 
 
 def _weight_files(folder: Path) -> list[list[Path]]:

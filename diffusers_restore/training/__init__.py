@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .prior.objective import DDPMObjective
     from .prior.training import train_prior
     from .progress import Progress
+    from .stopping import TrainingStopped
 
 _HOMES = {
     "DDPMConfig": ".prior.config",
@@ -29,6 +30,7 @@ _HOMES = {
     "PriorConfig": ".prior.config",
     "Progress": ".progress",
     "TrainingData": ".data",
+    "TrainingStopped": ".stopping",
     "UNetConfig": ".config",
     "open_data": ".data",
     "train": ".loop",
@@ -45,6 +47,7 @@ __all__ = [
     "PriorConfig",
     "Progress",
     "TrainingData",
+    "TrainingStopped",
     "UNetConfig",
     "open_data",
     "train",

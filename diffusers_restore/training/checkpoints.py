@@ -18,14 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, check_int
 from ..files import ASIDE, written_aside
+from ..foreign import read_object
 
 MANIFEST = "manifest.json"
+STATE = "state.json"
+_KINDS: dict[str, tuple[type, ...]] = {"best": (float, int), "settings": (dict,), "figures": (dict,), "summed": (int,)}
+EXPORT = f"export{ASIDE}"
+"""The folder in which an export is written, before its files are moved."""
 
 
 def step_of(checkpoint: Path) -> int:
@@ -47,22 +53,27 @@ def save_checkpoint(
     with written_aside(checkpoint.with_name(checkpoint.name + ASIDE)) as aside:
         for name, values in tensors.items():
             save_file({key: value.contiguous() for key, value in values.items()}, aside / f"{name}.safetensors")
-        (aside / "state.json").write_text(json.dumps(state, indent=2))
+        (aside / STATE).write_text(json.dumps(state, indent=2))
         manifest = {path.name: _fingerprint(path) for path in sorted(aside.iterdir())}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        aside.rename(checkpoint)
-    for old in checkpoints(checkpoint.parent)[:-limit]:
-        _remove(old)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    aside.rename(checkpoint)
+    _keep_latest(checkpoint.parent, limit)
 
 
-def discard_later(output_dir: Path, step: int) -> None:
-    """Remove the checkpoints later than `step`, the latest first, and half-written ones of a killed run."""
+def tidy(output_dir: Path, step: int, *, limit: int) -> None:
+    """Remove the checkpoints later than `step`, the latest first, and what a killed run left of writing or removing."""
     for checkpoint in reversed(checkpoints(output_dir)):
         if step_of(checkpoint) > step:
             _remove(checkpoint)
-    for aside in output_dir.glob(f"checkpoint-*{ASIDE}"):
-        shutil.rmtree(aside)
+    _keep_latest(output_dir, limit)
+    for aside in (*output_dir.glob(f"checkpoint-*{ASIDE}"), output_dir / EXPORT):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _keep_latest(output_dir: Path, limit: int) -> None:
+    for old in checkpoints(output_dir)[:-limit]:
+        _remove(old)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -83,17 +94,26 @@ def load_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     problem = find_damage(checkpoint)
     if problem:
         raise InvalidInputError(f"checkpoint {str(checkpoint)!r} is damaged: {problem}")
-    tensors = {path.name.removesuffix(".safetensors"): load_file(path) for path in checkpoint.glob("*.safetensors")}
-    return tensors, json.loads((checkpoint / "state.json").read_text())
+    try:
+        tensors = {path.name.removesuffix(".safetensors"): load_file(path) for path in checkpoint.glob("*.safetensors")}
+    except SafetensorError as error:
+        raise InvalidInputError(
+            f"checkpoint {str(checkpoint)!r} holds other files than were written: {error}"
+        ) from error
+    return tensors, read_object(checkpoint / STATE)
 
 
 def find_damage(checkpoint: Path) -> str | None:
     """What is wrong with the files of a checkpoint; None if they are as written."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+        manifest = read_object(checkpoint / MANIFEST)
+    except (OSError, InvalidInputError) as error:
         return f"{MANIFEST}: {error}"
+    if STATE not in manifest:
+        return f"{MANIFEST} doesn't list {STATE}"
     for name, expected in manifest.items():
+        if Path(name).name != name or not isinstance(expected, dict) or expected.keys() != {"bytes", "sha256"}:
+            return f"{MANIFEST} holds {name!r}: {expected!r}, where the length and the SHA-256 of a file were written"
         try:
             found = _fingerprint(checkpoint / name)
         except OSError as error:
@@ -102,6 +122,19 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} has {found['bytes']} bytes instead of {expected['bytes']}"
         if found != expected:
             return f"{name} has another SHA-256 than when it was written"
+    return _find_odd_state(checkpoint / STATE)
+
+
+def _find_odd_state(file: Path) -> str | None:
+    """What is wrong with the numbers of a checkpoint whose files are whole."""
+    try:
+        state = read_object(file)
+        check_int("step", state.get("step", 1), 1)
+    except (OSError, InvalidInputError) as error:
+        return f"{STATE}: {error}"
+    for name, kinds in _KINDS.items():
+        if not isinstance(state.get(name, kinds[0]()), kinds):
+            return f"{STATE}: {name} is {state[name]!r}"
     return None
 
 

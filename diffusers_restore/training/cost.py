@@ -7,6 +7,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import closing
 
 import psutil
 import torch
@@ -21,6 +22,7 @@ from .state import make_state
 from .step import corrupted_batches, optimizer_step
 
 MEASURED_STEPS = 3
+PATIENCE = 4.0  # seconds after which nothing more is measured
 
 
 def step_cost(
@@ -32,7 +34,8 @@ def step_cost(
 ) -> str:
     """A report: parameters, arithmetic, time and memory of a step of one process, and the time of the whole run.
 
-    The steps are taken on copies of the networks.
+    The steps are taken on copies of the networks, each with one micro-batch, or two to see what another one adds: all
+    of a large step would take minutes.
     """
     accelerator = make_accelerator(config)
     copies = {name: copy.deepcopy(network) for name, network in networks.items()}
@@ -46,28 +49,38 @@ def step_cost(
         first_step=0,
     )
 
-    def step(number: int) -> None:
-        corrupted = corrupted_batches(objective, batches, accelerator, config, number)
+    def step(number: int, micro_batches: int = 1) -> None:
+        short = dataclasses.replace(config, gradient_accumulation_steps=micro_batches)
+        corrupted = corrupted_batches(objective, batches, accelerator, short, number)
         losses, _ = optimizer_step(
-            accelerator, objective, state.wrapped, state.stepped, corrupted, config, number, state.copies
+            accelerator, objective, state.wrapped, state.stepped, corrupted, short, number, state.copies
         )
         for value in losses.values():
             value.item()  # waits for the device
 
-    with FlopCounterMode(display=False) as flops:
-        step(0)
-    seconds = []
-    for number in range(1, 1 + MEASURED_STEPS):
-        begin = time.perf_counter()
-        step(number)
-        seconds.append(time.perf_counter() - begin)
-    once = statistics.median(seconds)
+    def count(number: int, micro_batches: int) -> int:
+        with FlopCounterMode(display=False) as flops:
+            step(number, micro_batches)
+        return int(flops.get_total_flops())
+
+    accumulation, begin, seconds = config.gradient_accumulation_steps, time.perf_counter(), []
+    with closing(batches):
+        operations = count(0, 1)
+        if accumulation > 1:  # the optimiser's own are not repeated
+            operations += (accumulation - 1) * (count(1, 2) - operations)
+        for number in range(2, 2 + MEASURED_STEPS):
+            start = time.perf_counter()
+            step(number)
+            seconds.append(time.perf_counter() - start)
+            if time.perf_counter() - begin > PATIENCE:
+                break
+    once = accumulation * statistics.median(seconds)
     pictures = config.train_batch_size * config.gradient_accumulation_steps
     lines = [f"data: {data.description}"]
     for name, network in networks.items():
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters")
     lines += [
-        f"a step of one process: {pictures} pictures, {1e-12 * flops.get_total_flops():.3f} TFLOP, {once:.3g} s "
+        f"a step of one process: {pictures} pictures, {1e-12 * operations:.3f} TFLOP, {once:.3g} s "
         f"({pictures / once:.3g} pictures/s), {_memory(accelerator.device)}",
         f"{config.max_train_steps} steps: {_duration(once * config.max_train_steps)} on {accelerator.device}, without "
         "measuring and checkpoints",

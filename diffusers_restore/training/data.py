@@ -10,7 +10,7 @@ import itertools
 import math
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import RawArray
@@ -26,10 +26,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_
 from tqdm import tqdm
 
 from ..errors import InvalidInputError, check_int
+from ..hub.cards import public
 from .config import CropConfig, DataConfig
 from .sources import Pictures, Source, Subset, UnpairedSets, open_source, open_stream, read_item
 
 CACHE_BYTES = 2**30  # of decoded pictures, over all workers of one process
+GRACE = 30  # seconds that a worker lives on after a SIGTERM, in which the main process writes a checkpoint
 SHUFFLE_BUFFER = 1000  # items of a stream that are held to draw the next one from
 
 _ORDER, _CROP, _STREAMED_CROP = range(3)  # purposes of random numbers, each with its own stream
@@ -224,10 +226,11 @@ def batches(
     first_step: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Generator[tuple[Tensor, ...], None, None]:
     """The micro-batches of one process from an optimiser step on, without end: k uint8 tensors (B, C, H, W) each.
 
     Step s of all processes together takes the samples from s * accumulation * world_size * batch_size on: one block.
+    Closing the generator ends its processes.
 
     Args:
         samples: of the run, or streamed ones of this process.
@@ -261,7 +264,7 @@ def batches(
         num_workers=num_workers,
         pin_memory=pin_memory,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
@@ -273,9 +276,11 @@ def _collate(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples, dim=1)
 
 
-def _ignore_interrupt(worker_id: int) -> None:
-    """Leave Ctrl-C to the main process, which ends its workers."""
+def _leave_signals(worker_id: int) -> None:
+    """Leave Ctrl-C, and a SIGTERM that all processes get, to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":  # where SIGTERM can't be handled
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def to_unit(pictures: Tensor) -> Tensor:
@@ -297,7 +302,7 @@ class Batches(Protocol):
 
     def __call__(
         self, *, batch_size: int, accumulation: int, rank: int, world_size: int, first_step: int
-    ) -> Iterator[tuple[Tensor, ...]]: ...
+    ) -> Generator[tuple[Tensor, ...], None, None]: ...
 
 
 @final
@@ -335,7 +340,7 @@ def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> T
         config.dataset_split,
         config.image_column,
     )
-    name = config.dataset_name or Path(str(config.train_data_dir)).resolve().name
+    name = public(config.dataset_name) or Path(str(config.train_data_dir)).resolve().name
     if others_dir is not None:
         source = UnpairedSets(open_source(others_dir), source)
         name += f" with those of {Path(others_dir).resolve().name}"
@@ -388,7 +393,7 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
         pictures, where = _open_others(config.validation_data_dir, config)
         samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
         loader = partial(batches, samples, **_loading(config))
-        return TrainingData(loader, tuple(pictures.values()), f"the stream of {name}{where}", None)
+        return TrainingData(loader, tuple(pictures.values()), f"the stream of {public(name)}{where}", None)
     held_out: list[tuple[Tensor, ...]] = []
     taken = 0
     for item in stream if config.validation_images else ():
@@ -405,7 +410,9 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
             f"{len(held_out)}, got {config.validation_images}"
         )
     samples = StreamedSamples(stream.skip(taken), config.image_column, config.crop, seed=seed, strict=config.strict)
-    description = f"the stream of {name}" + (f"; its first {len(held_out)} pictures are held out" if held_out else "")
+    description = f"the stream of {public(name)}" + (
+        f"; its first {len(held_out)} pictures are held out" if held_out else ""
+    )
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out), description, None)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
 
 from .. import __version__, images
 from ..errors import InvalidInputError
-from ..files import ASIDE, write_text, written_aside
-from ..hub.cards import CardText, base_model, metadata, rename, use
+from ..files import written_aside
+from ..hub.cards import CardText, base_model, code, code_block, metadata, plain, public, use
+from ..hub.pushing import card_of, push_folder
 from ..hub.saving import make_repository
-from ..registration import PLUG_IN
+from .checkpoints import EXPORT
 from .config import LoopConfig
 from .data import TrainingData
 from .progress import Progress
@@ -27,19 +28,17 @@ GRID = "samples.png"
 
 def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
     """Write a pipeline with its card and sample grid to `output_dir`: aside, then renamed file by file."""
-    with written_aside(output_dir / f"export{ASIDE}") as aside:
+    with written_aside(output_dir / EXPORT) as aside:
         pipeline.save_pretrained(aside)
         card.save(aside / "README.md")
         if progress.pictures is not None:
             images.save(images.grid(progress.pictures), aside / GRID)
-        mode = (aside / "README.md").stat().st_mode  # safetensors makes its files readable by their owner only
-        for source in sorted(aside.rglob("*")):
-            target = output_dir / source.relative_to(aside)
-            if source.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                source.chmod(mode)
-                source.replace(target)
+    for source in sorted(aside.rglob("*")):
+        target = output_dir / source.relative_to(aside)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            source.replace(target)
     shutil.rmtree(aside)
 
 
@@ -55,6 +54,7 @@ def model_card(
     training: LoopConfig,
     dataset: str | None,
     base: str | None,
+    warning: str | None = None,
 ) -> ModelCard:
     """A card with the command, the data, the terms, the figures and the samples of a run.
 
@@ -64,11 +64,12 @@ def model_card(
         shown: what its grid of samples shows.
         figures: what the names of the figures mean.
         data: what it was trained on.
-        config: all options as YAML.
+        config: all options as YAML, without paths.
         progress: how far the run is.
         training: how it runs.
         dataset: the data set of the Hub with the pictures, if there is one.
         base: the repository or folder whose network the run started from.
+        warning: a sentence about its figures.
     """
     name = training.hub_model_id or Path(training.output_dir).resolve().name
     front = metadata(
@@ -82,15 +83,18 @@ def model_card(
     batch = f"{training.train_batch_size}, {training.gradient_accumulation_steps} for a step"
     processes = f"{progress.processes} process" + ("es" if progress.processes > 1 else "")
     table = f"Measured on the held-out pictures:\n\n| figure | value |\n|---|---|\n{rows}\n\n{figures}\n"
-    grid = f"![{shown}]({GRID})\n\n*{shown}.*"
+    if warning is not None:
+        table += f"\n**Warning:** {warning}.\n"
+    grid = f"![{plain(shown)}]({GRID})\n\n*{plain(shown)}.*"
+    pictures = plain(data.description)
     first = None if base is None else base_model(base) or Path(base).name
-    began = "" if first is None else f" The network began as that of `{first}`, whose terms go with it."
-    terms = f"`{training.license}`" if training.license else "not stated by whoever trained it"
+    began = "" if first is None else f" The network began as that of {code(first)}, whose terms go with it."
+    terms = code(training.license) if training.license else "not stated by whoever trained it"
     return ModelCard(f"""---
 {front.to_yaml()}
 ---
 
-# {title}
+# {plain(title)}
 
 {use(text, name)}
 
@@ -98,12 +102,10 @@ def model_card(
 
 ## Training
 
-Trained on {data.description}.{began} These are {average} after {progress.step} of {training.max_train_steps} steps, on
+Trained on {pictures}.{began} These are {average} after {progress.step} of {training.max_train_steps} steps, on
 {processes} (micro-batches of {batch}), with diffusers_restore {__version__}:
 
-```bash
-{command_line()}
-```
+{code_block("bash", command_line())}
 
 {table if rows else ""}
 ## Terms
@@ -112,16 +114,14 @@ Licence of the weights: {terms}. The terms of the pictures that it was trained o
 
 <details><summary>All options</summary>
 
-```yaml
-{config.strip()}
-```
+{code_block("yaml", config)}
 
 </details>
 """)
 
 
 def command_line() -> str:
-    """The command that started this process, as typed in a shell."""
+    """The command that started this process, as typed in a shell, with the last parts of paths."""
     program, *arguments = sys.argv
     path = Path(program)
     # `python -m package` leaves the path of its __main__.py here.
@@ -133,7 +133,15 @@ def command_line() -> str:
         words = ["torchrun", "--nproc_per_node", str(processes), *words]
     else:
         words = ["python", *words]
-    return shlex.join([*words, *arguments])
+    told = [_public_argument(before, word) for before, word in pairwise(["", *arguments])]
+    return shlex.join([*(public(word, is_path=True) for word in words), *told])
+
+
+def _public_argument(before: str, word: str) -> str:
+    """A word of a command line after another one, without the folders of a path."""
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    option = name or before
+    return f"{name}{equals}{public(value, is_path=option.endswith('_dir'))}"
 
 
 def prepare_push(config: LoopConfig) -> str:
@@ -155,23 +163,12 @@ def push(output_dir: Path, repo_id: str) -> str:
     Raises:
         InvalidInputError: the Hub refuses or can't be reached.
     """
-    index = json.loads((output_dir / "model_index.json").read_text())
-    parts = [name for name, value in index.items() if isinstance(value, list) and not name.startswith("_")]
-    card = output_dir / "README.md"
-    text = card.read_text(encoding="utf-8")
-    for name in (output_dir.resolve().name, repo_id):  # the run's name for it, before it had an owner
-        text = rename(text, name, repo_id)
-    write_text(card, text)
     try:
-        info = HfApi().upload_folder(
-            repo_id=repo_id,
-            folder_path=output_dir,
-            commit_message="Trained with diffusers_restore",
-            allow_patterns=["model_index.json", f"{PLUG_IN}.py", card.name, GRID, *(f"{name}/*" for name in parts)],
+        pushed = push_folder(
+            output_dir, repo_id, card_of(output_dir, repo_id), commit_message="Trained with diffusers_restore"
         )
-    except Exception as error:  # those of the HTTP library too
+    except InvalidInputError as error:
         raise InvalidInputError(
-            f"push_to_hub failed: {error}; the pipeline is in {str(output_dir)!r}, and the same command with "
-            "resume_from_checkpoint=latest tries again"
+            f"push_to_hub: {error}; the pipeline is in {str(output_dir)!r}, and `diffusers-restore push` tries again"
         ) from error
-    return str(info.commit_url)
+    return str(pushed.commit_url)

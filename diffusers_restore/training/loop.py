@@ -7,10 +7,13 @@ processes do what one does with gradient accumulation.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, final
 
@@ -31,6 +34,7 @@ from .progress import Export, Progress
 from .run_folder import RunFolder, check_resumable
 from .state import RunState, make_state
 from .step import check_compiled, corrupted_batches, optimizer_step, own_random_state, set_learning_rates
+from .stopping import StopRequest, TrainingStopped
 
 
 def train(
@@ -65,6 +69,7 @@ def train(
         InvalidInputError: fewer processes than were asked for, a checkpoint that doesn't fit, an unknown logger, a
             precision that the device doesn't have.
         FloatingPointError: the loss or the weights are no longer finite.
+        TrainingStopped: SIGINT or SIGTERM came; a checkpoint was written.
     """
     accelerator = make_accelerator(config)
     check_processes(accelerator.num_processes)
@@ -82,6 +87,7 @@ def train(
     check_resumable(numbers, settings, config)
     start = int(numbers.get("step", 0))
     state = make_state(accelerator, objective, networks, optimizer_configs, config, tensors=tensors, step=start)
+    means = _Means.of(tensors.get("means", {}), int(numbers.get("summed", 0)), accelerator)
     del tensors
     if accelerator.scaler is not None and "scaler" in numbers:
         accelerator.scaler.load_state_dict(numbers["scaler"])
@@ -93,15 +99,22 @@ def train(
     folder.start_trackers(start)
     run = _Run(accelerator, objective, data, optimizer_configs, config, export, settings, folder, state)
     # The export in output_dir is the best of this run only if the run resumes where it stopped.
-    run.steps(start, numbers.get("best", -math.inf) if config.resume_from_checkpoint == "latest" else -math.inf)
+    exported = _Exported.of(numbers) if config.resume_from_checkpoint == "latest" else _Exported()
+    try:
+        exported = run.steps(start, exported, means)
+    except TrainingStopped as stopped:
+        if accelerator.is_main_process:
+            tqdm.write(
+                f"stopped after step {stopped.step} of {config.max_train_steps}, with a checkpoint in "
+                f"{config.output_dir}; to go on, give the same command with --resume_from_checkpoint latest"
+            )
+        run.close(last_run=True)
+        raise
+    if accelerator.is_main_process:
+        _warn_if_worse(objective, exported.figures)
     if repo_id:
         tqdm.write(f"pushed to {push(folder.path, repo_id)}")
-    if last_run:
-        accelerator.end_training()
-    else:
-        for tracker in accelerator.trackers:
-            tracker.finish()
-    folder.close()
+    run.close(last_run=last_run)
 
 
 @final
@@ -119,8 +132,12 @@ class _Run:
     folder: RunFolder
     state: RunState
 
-    def steps(self, start: int, best: float) -> None:
-        """Take the steps from number `start` on; `best` is the score of the last export."""
+    def steps(self, start: int, exported: _Exported, means: _Means) -> _Exported:
+        """Take the steps from number `start` on; returns what was exported last.
+
+        Raises:
+            TrainingStopped: a signal came; a checkpoint of all that the steps after it need was written.
+        """
         config, state = self.config, self.state
         batches = self.data.batches(
             batch_size=config.train_batch_size,
@@ -129,16 +146,14 @@ class _Run:
             world_size=self.accelerator.num_processes,
             first_step=start,
         )
-        bar = tqdm(
-            range(start, config.max_train_steps),
-            initial=start,
-            total=config.max_train_steps,
-            disable=not self.accelerator.is_main_process,
-            smoothing=0.05,
-        )
-        means = _Means()
-        with own_random_state(self.accelerator.device):
-            for step in bar:
+        options = {"initial": start, "total": config.max_train_steps, "smoothing": 0.05}
+        with (
+            closing(batches),
+            own_random_state(self.accelerator.device),
+            tqdm(disable=not self.accelerator.is_main_process, **options) as bar,
+            StopRequest(self.accelerator) as request,
+        ):
+            for step in range(start, config.max_train_steps):
                 rates = set_learning_rates(state.optimizers, self.optimizer_configs, step, config.max_train_steps)
                 losses, norms = self._step(batches, step, first=step == start)
                 means.add(losses | norms)
@@ -149,15 +164,32 @@ class _Run:
                 if done % config.logging_steps == 0 or done % config.checkpointing_steps == 0 or last:
                     values = means.read(self.accelerator)
                     _check_losses({name: values[name] for name in losses}, values, done)
-                    bar.set_postfix({name: f"{values[name]:.4g}" for name in losses})
+                    bar.set_postfix({name: f"{values[name]:.4g}" for name in losses}, refresh=False)
                     values |= {f"learning_rate/{phase}": rate for phase, rate in rates.items()}
                     self.folder.log(values | {"seconds_per_step": means.restart()}, done)
                     last |= self.objective.finished(state.networks)
+                bar.total = done if last else bar.total
+                bar.update()
+                stopped_by = request.agreed()
                 if done % config.checkpointing_steps == 0 or last:
-                    best = self._measure_and_save(done, best)
+                    exported = self._measure_and_save(done, exported)
                     means.restart_clock()
+                elif stopped_by:
+                    self._save(done, exported, means)
                 if last:
                     break
+                if stopped_by:
+                    raise TrainingStopped(stopped_by, done)
+        return exported
+
+    def close(self, *, last_run: bool) -> None:
+        """End the logs and unlock the folder; with `last_run`, disconnect the processes, too."""
+        if last_run:
+            self.accelerator.end_training()
+        else:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
+        self.folder.close()
 
     def _step(
         self, batches: Iterator[tuple[Tensor, ...]], step: int, *, first: bool
@@ -172,21 +204,49 @@ class _Run:
             accelerator, self.objective, state.wrapped, state.stepped, corrupted, self.config, step, state.copies
         )
 
-    def _measure_and_save(self, done: int, best: float) -> float:
-        """Measure, export if nothing was better, write a checkpoint; returns the best score so far."""
+    def _measure_and_save(self, done: int, exported: _Exported) -> _Exported:
+        """Measure, export if nothing was better, write a checkpoint; returns what was exported last."""
         _check_finite(self.state.trained, done)
         self.state.copy_buffers()
         measured = self.state.measured
         progress = _measure(self.accelerator, self.objective, measured, self.data, done)
         if self.accelerator.is_main_process:
             self.folder.report(progress)
-            score = _score(self.objective, progress)
+            score, best = _score(self.objective, progress), exported.best
             if score >= best or best == -math.inf:  # equal where a run was killed after its export
-                best = score if math.isfinite(score) else best
+                exported = _Exported(score if math.isfinite(score) else best, progress.figures)
                 self.export(measured, progress)
-            self.folder.save(self.state.tensors(), {"step": done, "best": best, "settings": self.settings})
+        self._save(done, exported)
+        return exported
+
+    def _save(self, done: int, exported: _Exported, means: _Means | None = None) -> None:
+        """Write a checkpoint; between two logs, with the sums since the last one.
+
+        Nothing is measured there: an unbroken run wouldn't, and might export other weights.
+        """
+        _check_finite(self.state.trained, done)
+        self.state.copy_buffers()
+        numbers: dict[str, Any] = {"step": done, **dataclasses.asdict(exported), "settings": self.settings}
+        tensors = self.state.tensors()
+        if means is not None and means.count:
+            tensors["means"], numbers["summed"] = means.gather(self.accelerator), means.count
+        if self.accelerator.is_main_process:
+            self.folder.save(tensors, numbers)
         self.accelerator.wait_for_everyone()
-        return best
+
+
+@final
+@dataclass(frozen=True)
+class _Exported:
+    """What was exported last: its score, and its figures by name."""
+
+    best: float = -math.inf
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> _Exported:
+        """As the numbers of a checkpoint tell."""
+        return cls(numbers.get("best", -math.inf), numbers.get("figures", {}))
 
 
 @final
@@ -195,24 +255,46 @@ class _Means:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._count, self._since = 0, time.perf_counter()
+        self.count, self._timed, self._since = 0, 0, time.perf_counter()
+
+    @classmethod
+    def of(cls, gathered: Mapping[str, Tensor], count: int, accelerator: Accelerator) -> _Means:
+        """What `gather` gave; a number of processes that has changed since shares the sums equally."""
+        means = cls()
+        means.count = count
+        by_rank: dict[int, dict[str, Tensor]] = {}
+        for key, value in gathered.items():
+            rank, _, name = key.partition(".")
+            by_rank.setdefault(int(rank), {})[name] = value.to(accelerator.device)
+        if len(by_rank) == accelerator.num_processes:
+            means._sums = by_rank[accelerator.process_index]
+        elif by_rank:
+            means._sums = {name: torch.stack([sums[name] for sums in by_rank.values()]).mean(0) for name in by_rank[0]}
+        return means
+
+    def gather(self, accelerator: Accelerator) -> dict[str, Tensor]:
+        """The sums of all processes: "1.loss" is of the second."""
+        own = [{f"{accelerator.process_index}.{name}": value.detach().cpu() for name, value in self._sums.items()}]
+        every = own if accelerator.num_processes == 1 else gather_object(own)
+        return {name: value for sums in every for name, value in sums.items()}
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Take in the values of a step, scalars."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
+        self.count += 1
+        self._timed += 1
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """The means over steps and processes, by name."""
-        means = accelerator.reduce(torch.stack(list(self._sums.values())) / self._count, "mean").tolist()
+        means = accelerator.reduce(torch.stack(list(self._sums.values())) / self.count, "mean").tolist()
         return dict(zip(self._sums, means, strict=True))
 
     def restart(self) -> float:
         """Start over; returns the seconds that a step took."""
-        seconds = (time.perf_counter() - self._since) / self._count
+        seconds = (time.perf_counter() - self._since) / self._timed
         self._sums.clear()
-        self._count = 0
+        self.count = self._timed = 0
         self.restart_clock()
         return seconds
 
@@ -224,6 +306,13 @@ class _Means:
 def _check_losses(losses: Mapping[str, float], values: Mapping[str, float], step: int) -> None:
     if not all(math.isfinite(loss) for loss in losses.values()):
         raise FloatingPointError(f"the loss is {dict(values)} at step {step}; a lower learning_rate may help")
+
+
+def _warn_if_worse(objective: Objective, figures: Mapping[str, float]) -> None:
+    """Say at the end of a run if its restorations are worse than what they were made from."""
+    sentence = objective.find_worse(figures)
+    if sentence is not None:
+        tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
 
 @torch.no_grad()

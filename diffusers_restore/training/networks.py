@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers import UNet2DModel
 
-from ..errors import InvalidInputError, one_line
+from ..errors import InvalidInputError
+from ..hub.repositories import check_configs, load_pipeline, refusing
 from ..models.unet_2d_residual import ResidualUNet2DModel
 from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network
@@ -59,28 +61,22 @@ def load_scheduler(cls: type[Loaded], name: str) -> Loaded:
     Raises:
         InvalidInputError: it is no such scheduler, or can't be loaded.
     """
-    try:
+    with refusing(f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}"):
+        if Path(name).is_dir():
+            check_configs(Path(name), [])
         return cast(Loaded, cls.from_pretrained(name))  # type: ignore[attr-defined]  # of diffusers' SchedulerMixin
-    except InvalidInputError:
-        raise
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidInputError(
-            f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}: {one_line(error)}"
-        ) from error
 
 
-def load_pipeline(option: str, name: str) -> DiffusionPipeline:
+def load_network(option: str, cls: type[Loaded], name: str) -> Loaded:
     """The pipeline of a repository or folder: one of diffusers, or of this package.
 
     Raises:
         InvalidInputError: it can't be loaded; the message names the option.
     """
     try:
-        return cast(DiffusionPipeline, DiffusionPipeline.from_pretrained(name))
-    except (OSError, ValueError, AttributeError) as error:  # the Hub's HFValidationError is a ValueError
-        raise InvalidInputError(
-            f"{option}: no network can be loaded from {name!r}, a folder or on the Hub: {one_line(error)}"
-        ) from error
+        return load_pipeline(cls, name)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{option}: {error}") from error
 
 
 def check_trainable(unet: Network, name: str, data: DataConfig) -> Network:

@@ -52,6 +52,21 @@ class Objective(ABC):
         """The networks with a running average, which is measured and exported: all that are stepped."""
         return tuple(dict.fromkeys(name for names in self.phases.values() for name in names))
 
+    @property
+    def compared(self) -> tuple[str, str] | None:
+        """The figures of restored and of degraded pictures, PSNRs in dB; None where nothing is restored."""
+        return None
+
+    def find_worse(self, figures: Mapping[str, float]) -> str | None:
+        """A sentence for the log and the card if the restored pictures are worse than the degraded ones."""
+        restored, degraded = (figures.get(name) for name in self.compared or ("", ""))
+        if restored is None or degraded is None or restored >= degraded:
+            return None
+        return (
+            f"the held-out pictures are further from the clean ones after restoring than before: {restored:.2f} dB "
+            f"against {degraded:.2f} dB of the degraded pictures"
+        )
+
     def shown(self, held_out: int) -> int:
         """How many pictures `show` makes: one for each held-out picture, 16 at most."""
         return min(SHOWN, held_out)

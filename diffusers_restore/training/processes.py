@@ -51,6 +51,11 @@ def make_accelerator(config: LoopConfig) -> Accelerator:
     return accelerator
 
 
+def is_main_process() -> bool:
+    """Whether this process writes and prints for all of its run, also before and after accelerate knows."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def check_processes(running: int) -> None:
     """Stop a run that was asked for more processes than there are: `accelerate launch` starts one on a CPU.
 

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .. import images
 from ..errors import InvalidInputError
 from ..files import write_text
-from .checkpoints import checkpoints, discard_later, find_damage, save_checkpoint
+from ..foreign import parse_json
+from .checkpoints import checkpoints, find_damage, save_checkpoint, tidy
 from .config import LoopConfig
 from .progress import Progress
 
@@ -78,7 +79,7 @@ class RunFolder:
                     f"output_dir {str(self.path)!r} holds a {name} that isn't of this run, which would be written "
                     "over; take another folder"
                 )
-        discard_later(self.path, start)
+        tidy(self.path, start, limit=self._config.checkpoints_total_limit)
         _rewind(self.path / LOG, start)
 
     def _make_and_lock(self) -> None:
@@ -186,7 +187,7 @@ def _rewind(log: Path, step: int) -> None:
         return
     kept = []
     for line in log.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
+        with contextlib.suppress(InvalidInputError, LookupError, TypeError):
+            if parse_json(line, LOG)["step"] <= step:
                 kept.append(line + "\n")
     write_text(log, "".join(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any, Protocol, final
 import torch
 from diffusers import DiffusionPipeline
 from torch import nn
+from tqdm.auto import tqdm
 
-from ..hub.cards import CardText
+from ..hub.cards import CardText, public
 from ..pipelines.common import Network
 from .config import DataConfig, LoopConfig, OptimizerConfig, flatten, to_yaml
 from .cost import step_cost
@@ -21,7 +23,11 @@ from .data import TrainingData
 from .export import export_pipeline, model_card
 from .loop import train
 from .objectives import Objective
+from .processes import is_main_process
 from .progress import Progress
+
+RESTORE = "diffusers-restore restore photo.png -o out.png --model {folder}"
+SAMPLE = "diffusers-restore sample {folder} -o grid.png"
 
 
 class MethodConfig(Protocol):
@@ -57,6 +63,7 @@ class Run:
         shown: what the pictures of the card show.
         figures: what the names of the figures of the card mean.
         base: the repository or folder whose network the run started from.
+        tries: commands to try it by, with {folder} for its folder.
     """
 
     objective: Objective
@@ -70,6 +77,7 @@ class Run:
     shown: str
     figures: str
     base: str | None
+    tries: tuple[str, ...]
 
 
 def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
@@ -80,6 +88,7 @@ def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
     Raises:
         InvalidInputError: as `train`.
         FloatingPointError: as `train`.
+        TrainingStopped: as `train`.
     """
     if dry_run:
         print(to_yaml(run.options))
@@ -98,15 +107,20 @@ def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
             run.shown,
             run.figures,
             run.data,
-            to_yaml(run.options),
+            to_yaml({name: public(value, is_path=name.endswith("_dir")) for name, value in run.options.items()}),
             progress,
             training=config.training,
             dataset=config.data.dataset_name,
             base=run.base,
+            warning=run.objective.find_worse(progress.figures),
         )
         export_pipeline(pipeline, card, progress, output_dir)
 
     train(run.objective, run.networks, run.data, run.optimizers, config.training, export=export, settings=run.settings)
+    if is_main_process():
+        folder = shlex.quote(config.training.output_dir)
+        lines = [f"done, in {config.training.output_dir}; try:", *(line.format(folder=folder) for line in run.tries)]
+        tqdm.write("\n  ".join(lines))
 
 
 def used_options(config: Any, unused: Collection[str] = ()) -> dict[str, object]:

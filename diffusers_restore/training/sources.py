@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..decoding import failing_as, readable_suffixes
-from ..errors import ImageError, InvalidInputError, check_int, unknown_name
+from ..errors import ImageError, InvalidInputError, check_int, one_line, unknown_name
 from ..files import visible_files
 from ..images import PathInput, read_picture
 
@@ -321,9 +321,10 @@ def open_stream(
 def _load_dataset(name: str | None, config_name: str | None, split: str, *, streaming: bool) -> Any:
     try:
         return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a RuntimeError for a script, those of pyarrow and of the HTTP library
         raise InvalidInputError(
-            f"cannot load dataset_name {name!r}, dataset_config_name {config_name!r}, split {split!r}: {error}"
+            f"cannot load dataset_name {name!r}, dataset_config_name {config_name!r}, split {split!r}: "
+            f"{one_line(error)}"
         ) from error
 
 

@@ -98,7 +98,7 @@ def check_compiled(
     """Compare the gradients of the compiled networks on a micro-batch with those of the networks themselves.
 
     torch.compile can give wrong ones without any error: with torch 2.13 on a CPU, those of a `UNet2DModel` are off by
-    half. Networks with dropout can't be compared, since it is drawn differently.
+    30 to 50 %. Networks with dropout can't be compared, since it is drawn differently.
 
     Raises:
         FloatingPointError: they differ by more than 10 % in norm, over a phase.

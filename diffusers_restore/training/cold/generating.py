@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from importlib.util import find_spec
 
 import torch
@@ -51,13 +52,14 @@ def fit_prior(scheduler: ColdDiffusionScheduler, data: TrainingData, config: Col
     count = min(PRIOR_PICTURES, data.count or PRIOR_PICTURES)
     small: list[Tensor] = []
     errors = {"nearest": 0.0, "bilinear": 0.0}
-    for _ in range(count):
-        (clean,) = next(batches)
-        degraded = scheduler.degrade(to_unit(clean), len(scheduler))
-        small.append(thumbnails(degraded, (config.prior_size, config.prior_size)))
-        for mode in errors:
-            spread = functional.interpolate(small[-1], size=degraded.shape[2:], mode=mode)
-            errors[mode] += float((spread - degraded).abs().mean())
+    with closing(batches):
+        for _ in range(count):
+            (clean,) = next(batches)
+            degraded = scheduler.degrade(to_unit(clean), len(scheduler))
+            small.append(thumbnails(degraded, (config.prior_size, config.prior_size)))
+            for mode in errors:
+                spread = functional.interpolate(small[-1], size=degraded.shape[2:], mode=mode)
+                errors[mode] += float((spread - degraded).abs().mean())
     upsample = min(errors, key=lambda mode: errors[mode])
     return GaussianMixturePrior.fit(
         torch.cat(small), config.prior_components, seed=config.training.seed, upsample=upsample

@@ -42,6 +42,10 @@ class ColdObjective(Objective):
     def criterion(self) -> str:
         return "psnr"
 
+    @property
+    def compared(self) -> tuple[str, str]:
+        return "psnr_restored", "psnr_degraded"
+
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Degraded:
         clean, state = self._pair(batch, generator)
         last = len(self.scheduler)
@@ -53,7 +57,7 @@ class ColdObjective(Objective):
         return {"loss": (x0_hat.float() - corrupted.clean).abs().mean()}
 
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
-        """PSNR in dB: of the first estimate at a quarter, half and all of T, their mean, and of Algorithm 2 from T."""
+        """PSNR in dB: of D(x, T), of Algorithm 2 from it, of first estimates at T / 4, T / 2 and T, and their mean."""
         clean, state = self._pair(picture, torch.Generator().manual_seed(index))
         last = len(self.scheduler)
         figures = {}
@@ -61,8 +65,14 @@ class ColdObjective(Objective):
             x0_hat = networks["unet"](self.scheduler.degrade(clean, t, state), t - 1).sample
             figures[f"psnr_direct_{t}"] = psnr(x0_hat, clean)
         mean = torch.stack(list(figures.values())).mean()
-        restored = self._restore(networks["unet"], self.scheduler.degrade(clean, last, state), state)
-        return {"psnr": mean, **figures, "psnr_restored": psnr(restored, clean)}
+        degraded = self.scheduler.degrade(clean, last, state)
+        restored = self._restore(networks["unet"], degraded, state)
+        return {
+            "psnr": mean,
+            **figures,
+            "psnr_restored": psnr(restored, clean),
+            "psnr_degraded": psnr(degraded, clean),
+        }
 
     def show(
         self, networks: Mapping[str, nn.Module], pictures: Sequence[tuple[Tensor, ...]], indices: Sequence[int]

@@ -18,15 +18,15 @@ from ...pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
 from ...schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 from ..config import CropConfig, UNetConfig, flatten
 from ..data import open_data
-from ..networks import check_trainable, load_pipeline, load_scheduler, new_unet
-from ..running import Run, choose, defining, start, used_options
+from ..networks import check_trainable, load_network, load_scheduler, new_unet
+from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .config import ColdConfig, DegradationConfig
 from .generating import check_prior, fit_prior
 from .objective import ColdObjective
 
 FIGURES = """\
 PSNRs in dB: psnr_direct_t of one look at pictures of severity t, psnr their mean, psnr_restored of Algorithm 2 from the
-largest severity in at most 10 steps."""
+largest severity in at most 10 steps, psnr_degraded of what it begins with."""
 
 DEFINING = defining(
     UNetConfig, DegradationConfig, CropConfig, more=["pretrained_model_name_or_path", "endpoint_data_dir"]
@@ -74,6 +74,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         shown="Held-out pictures: degraded, the first estimate, restored, as they were",
         figures=FIGURES,
         base=config.pretrained_model_name_or_path,
+        tries=(RESTORE, SAMPLE) if config.prior_components else (RESTORE,),
     )
     start(run, config, dry_run=dry_run)
 
@@ -133,6 +134,6 @@ def make_unet(config: ColdConfig) -> Network:
     name = config.pretrained_model_name_or_path
     if name is None:
         return new_unet(config.network, config.data, config.training.seed)
-    unet = getattr(load_pipeline("pretrained_model_name_or_path", name), "unet", None)
+    unet = getattr(load_network("pretrained_model_name_or_path", DiffusionPipeline, name), "unet", None)
     check_network(f"pretrained_model_name_or_path: the network of {name!r}", unet)
     return check_trainable(unet, name, config.data)

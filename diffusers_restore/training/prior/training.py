@@ -6,16 +6,15 @@ from typing import Any, cast
 
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 
-from ...errors import InvalidInputError
 from ...hub.cards import CardText
 from ...models.unet_2d_residual import ResidualUNet2DModel
 from ...pipelines.common import Network, check_network
 from ...schedulers.prediction import check_variance_preserving
 from ..config import CropConfig, UNetConfig, flatten
 from ..data import open_data, to_unit
-from ..networks import check_trainable, new_unet
+from ..networks import check_trainable, load_network, new_unet
 from ..objectives import x0_errors
-from ..running import Run, choose, defining, start, used_options
+from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .config import DDPMConfig, PriorConfig
 from .objective import DDPMObjective
 
@@ -79,6 +78,7 @@ def train_prior(config: PriorConfig, *, dry_run: bool = False) -> None:
         shown="Pictures that the network drew",
         figures=FIGURES,
         base=base,
+        tries=(f"{RESTORE} --task denoise --sigma-y 0.1", SAMPLE),
     )
     start(run, config, dry_run=dry_run)
 
@@ -91,10 +91,7 @@ def make_prior(config: PriorConfig) -> tuple[Network, DDPMScheduler]:
     """
     if config.pretrained_model_name_or_path is not None:
         name = config.pretrained_model_name_or_path
-        try:
-            pipeline = DDPMPipeline.from_pretrained(name)
-        except (OSError, ValueError) as error:  # the Hub's HFValidationError is a ValueError
-            raise InvalidInputError(f"{name!r} can't be loaded as a DDPM, from a folder or the Hub: {error}") from error
+        pipeline: Any = load_network("pretrained_model_name_or_path", DDPMPipeline, name)
         check_variance_preserving(pipeline.scheduler.config)
         check_network(f"the network of {name!r}", pipeline.unet)
         unet = check_trainable(pipeline.unet, name, config.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -14,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, check_real
 from ...files import write_text
+from ...foreign import read_object
 from ...pipelines.common import Network
 from ..checkpoints import checkpoints
 from ..config import LoopConfig, OptimizerConfig
 from ..data import TrainingData
 from ..loop import train
 from ..objectives import Objective
+from ..processes import is_main_process
 from ..progress import Progress
 from .objective import Noisy, RDDMObjective
 
@@ -164,10 +165,11 @@ def select(
         decision = {"weight": weight, "step": progress.step, "decided": decided, "settings": settings}
         write_text(file, json.dumps(decision) + "\n")
 
-    known = json.loads(file.read_text()) if file.exists() else {}
+    known = read_object(file) if file.exists() else {}
     if known.get("decided"):
-        _check_settings(known["settings"], settings, training)
-        weight = known["weight"]
+        decided_with = known.get("settings")
+        _check_settings(decided_with if isinstance(decided_with, dict) else {}, settings, training)
+        weight = check_real(f"{str(file)!r}: weight", known.get("weight"))
     else:
         _check_begins(training)
         train(
@@ -185,7 +187,7 @@ def select(
         )
         weight = _weight({"selector": selector})
     chosen: Literal["residual", "epsilon"] = "residual" if weight >= 0.5 else "epsilon"
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         tqdm.write(f"the network is to say {chosen}: the weight of the residual went from 0.5 to {weight:.3f}")
     return chosen
 

@@ -12,7 +12,7 @@ from ...models.growing import grow_unet
 from ...pipelines.common import Network, check_network
 from ...pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ...schedulers.scheduling_rddm import RDDMScheduler
-from ..networks import check_unconditional, load_pipeline, new_unet
+from ..networks import check_unconditional, load_network, new_unet
 from .config import RDDMConfig
 
 
@@ -31,7 +31,7 @@ def make_networks(config: RDDMConfig, scheduler: RDDMScheduler, inputs: Inputs) 
             for i, (name, outputs) in enumerate(wanted.items())
         }
     name = config.init_from
-    bases = _load_bases(load_pipeline("init_from", name), name, channels)
+    bases = _load_bases(load_network("init_from", DiffusionPipeline, name), name, channels)
     networks = {}
     for part, outputs in wanted.items():
         # The base that has these outputs, which are kept; other outputs start at zero.

@@ -76,6 +76,10 @@ class RDDMObjective(Objective):
     def criterion(self) -> str:
         return "psnr"
 
+    @property
+    def compared(self) -> tuple[str, str]:
+        return "psnr", "psnr_degraded"
+
     def corrupt(self, batch: tuple[Tensor, ...], generator: torch.Generator) -> Noisy:
         degraded, clean, mask = self._pair(batch, generator)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)

@@ -17,7 +17,7 @@ from ...schedulers.scheduling_rddm import RDDMScheduler
 from ..config import CropConfig, DataConfig, UNetConfig, flatten
 from ..data import TrainingData
 from ..networks import load_scheduler
-from ..running import Run, choose, defining, start, used_options
+from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .aosa import select
 from .config import PairConfig, RDDMConfig, ResidualConfig
 from .networks import make_networks
@@ -76,6 +76,7 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
         shown=shown,
         figures=figures,
         base=config.init_from,
+        tries=_tries(config),
     )
     start(run, config, dry_run=dry_run)
 
@@ -160,6 +161,13 @@ def _with_steps(text: CardText, steps: int) -> CardText:
     """The card's text with the number of steps that its figures refer to."""
     example = re.sub(r"num_inference_steps=\d+", f"num_inference_steps={steps}", text.example)
     return dataclasses.replace(text, example=example)
+
+
+def _tries(config: RDDMConfig) -> tuple[str, ...]:
+    """Commands to try the pipeline by."""
+    if not config.pairs.paired:
+        return (SAMPLE,)
+    return (f"{RESTORE} --mask mask.png" if _inputs(config).masked else RESTORE,)
 
 
 def _describe_pictures(config: RDDMConfig, steps: int) -> tuple[str, str]:
