@@ -58,7 +58,7 @@ def clean(batch: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
 
 
 def restore(pipe: DDRMPipeline, y: Any, operator: Any, seeds: tuple[int, ...] = (0,), **arguments: Any) -> torch.Tensor:
-    options = {"num_inference_steps": 3, "generator": seeded(*seeds), "output_type": "pt", **arguments}
+    options = {"num_inference_steps": 3, "generator": seeded(*seeds), "output_type": "latent", **arguments}
     images: torch.Tensor = pipe(y, operator=operator, **options).images
     return images
 
@@ -411,7 +411,7 @@ def test_a_batch_in_bfloat16_is_its_pictures_bit_for_bit() -> None:
     pipe = DDRMPipeline(make_residual_unet().bfloat16().to(memory_format=torch.channels_last), DDPMScheduler())
     pipe.set_progress_bar_config(disable=True)
     y = clean(3)
-    options = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 4, "output_type": "pt"}
+    options = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 4, "output_type": "latent"}
     batch = pipe(y, generator=seeded(1, 2, 3), **options).images
     for i, one in enumerate(y.split(1)):
         assert torch.equal(pipe(one, generator=seeded(i + 1), **options).images[0], batch[i])
@@ -575,7 +575,7 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
         ({"eta_b": -0.5}, "eta_b must be"),
         ({"num_images_per_input": 0}, "num_images_per_input must be"),
         ({"output_type": "jpg"}, "no output_type named 'jpg'"),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "no callback tensor named 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": ["prompts"]}, "no callback tensor named 'prompts'"),
         ({"generator": 0}, "generator must be a torch.Generator or a list of them, got 0"),
         ({"callback_on_step_end": lambda *_: {"sampl": None}}, "callback_on_step_end must return None or {'sample'"),
         ({"callback_on_step_end": lambda *_: {"sample": torch.zeros(2, *SHAPE)}}, "callback_on_step_end must return"),

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int, check_real
 from ..files import write_text
 from ..registration import PACKAGE, plug_in_file
@@ -93,7 +94,7 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class ResidualUNet2DModel(ModelMixin, ConfigMixin):
+class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
     """f(x, t), a U-Net on patches of pixels: residual blocks, 2 x 2 strided convolutions, skips that are added.
 
     It can replace a `UNet2DModel`: same call, same names in its configuration. Without norms and attention,
@@ -158,7 +159,6 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             for number in values:
                 check_int(name, number, 1)
         _check_errors(x0_errors)
-        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
 
         def blocks(channels: int, count: int) -> ResidualBlocks:
             return ResidualBlocks(ResidualBlock(channels, time_embed_dim, dropout) for _ in range(count))

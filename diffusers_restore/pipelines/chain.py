@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
+import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -18,6 +19,9 @@ Step = Callable[[int, Sequence[Tensor]], Sequence[tuple[Tensor, ...]]]
 """(timestep, the state of each part of the batch) -> (next state, estimates ...) of each part."""
 
 S = TypeVar("S", bound=SchedulerMixin)
+
+_STATE = ("latents", "sample")
+"""The names of the state in a callback: that of diffusers, and ours."""
 
 
 def own_scheduler(scheduler: Any, kind: type[S]) -> S:
@@ -72,7 +76,7 @@ def run_chain(
 
     Args:
         pipe: shows the progress bar and is passed to the callback; its `_callback_tensor_inputs` name what `step`
-            returns.
+            returns, after "latents", which is the state under the name that diffusers uses.
         timesteps: of the chain.
         states: the first states, (b, C, H, W), of the parts that go through the network together.
         step: makes the next ones.
@@ -86,7 +90,8 @@ def run_chain(
             states = [one[0] for one in made]
             if callback is not None:
                 whole = map(cat, zip(*made, strict=True))
-                tensors = dict(zip(pipe._callback_tensor_inputs, whole, strict=True))
+                tensors = dict(zip(pipe._callback_tensor_inputs[1:], whole, strict=True))
+                tensors["latents"] = tensors["sample"]
                 given = {name: tensors[name] for name in asked}
                 answer = callback(pipe, i, t, dict(given))
                 states = _replace(tensors["sample"], answer, given).split(size)
@@ -95,16 +100,27 @@ def run_chain(
 
 
 def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
-    """The sample, or a callback's replacement for it; the callback may return all tensors that it was given."""
-    if answer is None or answer == {}:
+    """The state, or a callback's replacement for it, as "latents" or "sample".
+
+    The callback may return all tensors that it was given; one that it left as it was replaces nothing.
+    """
+    if answer is None:
         return sample
-    known = isinstance(answer, dict) and all(name in given for name in answer if name != "sample")
-    new = answer.get("sample", sample) if known else None
-    if not isinstance(new, Tensor) or new.shape != sample.shape:
-        raise InvalidInputError(
-            f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
-        )
-    for name, value in answer.items():
-        if name != "sample" and value is not given[name]:
+    accepted = f"None or {{'sample': a tensor {tuple(sample.shape)}}} (or 'latents')"
+    if not isinstance(answer, dict) or not all(name in given or name in _STATE for name in answer):
+        raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {answer!r:.99}")
+    changed = {name: value for name, value in answer.items() if value is not given.get(name, sample)}
+    for name, value in changed.items():
+        if name not in _STATE:
             raise InvalidInputError(f"callback_on_step_end can replace 'sample' alone, and not {name!r}")
-    return new.to(sample)
+        if not isinstance(value, Tensor) or value.shape != sample.shape or value.dtype.is_complex:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.99}"
+            raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {name!r}: {got}")
+    if not changed:
+        return sample
+    first, *others = changed.values()
+    if not all(other is first or torch.equal(other.to(first), first) for other in others):
+        raise InvalidInputError(
+            "callback_on_step_end must not return two states: 'latents' and 'sample' are one tensor; return either"
+        )
+    return first.to(sample)

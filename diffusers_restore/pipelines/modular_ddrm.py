@@ -47,7 +47,7 @@ _GIVEN = {
     "class_labels": "for a class-conditional network, one or one per picture",
     "generator": "one, or one for each restored picture",
     "num_images_per_input": "restored samples of each picture",
-    "output_type": "'pil', 'np' or 'pt'",
+    "output_type": "'pil', 'np', 'pt' or 'latent'",
 }
 # What blocks pass on. A list has an item for each part of the batch that goes through the network at once: a picture on
 # a CPU, where the batch size changes how sums are rounded; else there is one part.

@@ -65,7 +65,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _exclude_from_cpu_offload = ["prior"]  # it has no weights that accelerate's hooks could follow
     _optional_components = ["prior"]
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "sample", "pred_original_sample"]
 
     def __init__(
         self, unet: Network, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None
@@ -143,7 +143,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore degraded pictures, or generate new ones where no `image` is given.
 
@@ -164,10 +164,12 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
             direct: return the network's first estimate R(x_t, t - 1) instead of running the algorithm.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for the draws of generation.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample".
 
         Returns:
             `ImagePipelineOutput` with `images`.

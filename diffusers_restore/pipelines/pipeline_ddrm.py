@@ -64,7 +64,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
     scheduler_name = "DDRMScheduler"
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "sample", "pred_original_sample"]
 
     def __init__(self, unet: Network, scheduler: SchedulerMixin) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore degraded pictures.
 
@@ -122,10 +122,12 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
             classifier_scale: strength of the classifier.
             generator: one, or one for each restored picture.
             num_images_per_input: restored samples of each picture, next to each other in the result.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample".
 
         Returns:
             `ImagePipelineOutput` with `images`.

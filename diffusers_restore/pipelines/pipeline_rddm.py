@@ -152,6 +152,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     model_cpu_offload_seq = "unet->unet_noise"
     _optional_components = ["unet_noise"]
     _callback_tensor_inputs = [
+        "latents",
         "sample",
         "pred_original_sample",
         "pred_residual",
@@ -244,7 +245,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore or translate degraded pictures, or generate new ones where no `image` is given.
 
@@ -261,12 +262,13 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             eta: share of new noise in each step, [0, 1]; 0 for restoration.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for the noise.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}. The
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}. The
                 tensors are the network's: padded to a size that it can halve.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
-                "pred_residual", "pred_epsilon".
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample", "pred_residual", "pred_epsilon".
 
         Returns:
             `ImagePipelineOutput` with `images`.

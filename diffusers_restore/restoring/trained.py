@@ -57,7 +57,7 @@ class ColdRestorer(Restorer):
     def prepare(self, picture: Picture, of_picture: bool) -> Draw:
         """As `Restorer.prepare`."""
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
-        return lambda i: self.pipe(picture.tensor, **options, output_type="pt", return_dict=False)[0]
+        return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0]
 
 
 class RDDMRestorer(Restorer):
@@ -95,7 +95,7 @@ class RDDMRestorer(Restorer):
 
     def prepare(self, picture: Picture, of_picture: bool) -> Draw:
         """As `Restorer.prepare`."""
-        options = {"mask": self.mask, "num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        options = {"mask": self.mask, "num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
 
         def draw(i: int) -> torch.Tensor:
             generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device

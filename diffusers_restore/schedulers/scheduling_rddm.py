@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ..generators import check_generators
 from .arguments import check_shapes
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
 from .ddpm import check_config, check_variance_preserving, stated_schedule
 from .noise import standard_normal
+from .prediction import PREDICTION_TYPES as STOCK_TYPES
 from .rddm_formulas import (
     FORMS,
     HEADS,
@@ -69,7 +72,7 @@ class RDDMSchedulerOutput(BaseOutput):
     pred_epsilon: Tensor
 
 
-class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
+class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
     """RDDM (arXiv:2308.13712): I_t = I_0 + a_t I_res + b_t epsilon leads from clean pictures to degraded ones.
 
     I_res = I_in - I_0 is the residual of the degraded pictures I_in; I_in = 0 where pictures are generated. At the end
@@ -142,8 +145,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         check_int("num_train_timesteps", num_train_timesteps, 1)
         if timestep_spacing is None:
             timestep_spacing = "rddm" if beta_schedule is None and trained_betas is None else "leading"
-        # Without the list, from_config would drop positional arguments.
-        self.register_to_config(timestep_spacing=timestep_spacing, _use_default_values=[])
+        self.register_to_config(timestep_spacing=timestep_spacing)
         _check_options(self.config)
         chosen = choose_process(self.config)
         self.residual_scales, self.noise_scales = chosen.coefficients
@@ -160,6 +162,14 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         self._b: list[float] = [*self.noise_scales.tolist(), 0.0]
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._use_all_timesteps()
+        of_stock = chosen.of_ddpm and prediction_type in STOCK_TYPES and timestep_spacing != "rddm"
+        if not of_stock or (variance_type is not None and variance_type not in _DDPM):
+            self._compatibles = []
+
+    @property
+    def compatibles(self) -> list[Any]:
+        """The classes whose `from_config` takes this configuration; diffusers' own know the betas of a DDPM alone."""
+        return [type(self), *(getattr(diffusers, name) for name in self._compatibles)]
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:

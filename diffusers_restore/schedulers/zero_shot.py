@@ -9,11 +9,12 @@ from math import sqrt
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int
 from ..operators import Measurement
 from .ddpm import check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
@@ -35,7 +36,7 @@ class ZeroShotSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
+class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
     """A method that restores y = A x + sigma_y z with the network of a DDPM, which was trained without A.
 
     A method consists of `start` and `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
@@ -70,7 +71,6 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
         check_prediction_type(prediction_type)
         steps = check_int("num_train_timesteps", num_train_timesteps, 1)
         betas = make_betas(steps, beta_start, beta_end, beta_schedule, trained_betas)
-        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.init_noise_sigma = 1.0
