@@ -30,6 +30,7 @@ import doctest
 import inspect
 import json
 import logging
+import math
 import pickle
 import random
 import re
@@ -1400,6 +1401,45 @@ def test_the_types_of_output_are_those_of_diffusers(name: str) -> None:
     assert torch.equal(run(name, pipe, 2, output_type="pt"), VaeImageProcessor.denormalize(latents))
     of_diffusers = VaeImageProcessor(do_resize=False).postprocess(latents, "np")
     assert np.array_equal(run(name, pipe, 2, output_type="np"), of_diffusers)
+
+
+@cases
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("output_type", ["pil", "np", "pt", "latent"])
+def test_a_network_that_overflows_is_named(name: str, value: float, output_type: str) -> None:
+    pipe = CASES[name].build()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias[0] = value
+    first = f"unet.* gave NaN or Inf at timestep {wanted_timesteps(name)[0]}: .*torch.float32 or torch.bfloat16"
+    with pytest.raises(InvalidInputError, match=first):
+        run(name, pipe, output_type=output_type)
+
+
+@cases
+def test_the_first_timestep_that_is_not_finite_is_named(name: str) -> None:
+    pipe, second = CASES[name].build(), wanted_timesteps(name)[1]
+
+    def spoil(_network: Any, given: tuple[Any, ...], output: Any) -> Any:
+        return (output[0] * (math.nan if int(given[1][0]) == second else 1), *output[1:])
+
+    handle = pipe.unet.register_forward_hook(spoil)
+    with pytest.raises(InvalidInputError, match=f"unet.* gave NaN or Inf at timestep {second}:"):
+        run(name, pipe, 2)
+    handle.remove()
+    with pytest.raises(InvalidInputError, match=f"callback_on_step_end gave NaN or Inf at timestep {second}:"):
+        run(
+            name,
+            pipe,
+            callback_on_step_end=lambda p, i, t, k: {"latents": k["latents"] * math.nan} if t == second else None,
+        )
+
+
+@cache
+def wanted_timesteps(name: str) -> list[int]:
+    pipe = CASES[name].build()
+    run(name, pipe)
+    steps: list[int] = pipe.scheduler.timesteps.tolist()
+    return steps
 
 
 class StoppedError(Exception):

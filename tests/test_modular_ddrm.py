@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import inspect
 import json
@@ -358,6 +359,14 @@ def test_bad_input_is_refused_by_name_before_the_network_runs(
     call = {"image": uniform(1, 3, 8, 8), "operator": "denoise", "num_inference_steps": 2, **arguments}
     with pytest.raises(InvalidInputError, match=message):
         modular(unet)(**call)
+
+
+def test_a_network_that_overflows_is_named(unet: UNet2DModel) -> None:
+    pipe = modular(copy.deepcopy(unet))
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(InvalidInputError, match="unet gave NaN or Inf at timestep 500: .*torch.float32 or torch.bfloat16"):
+        pipe(image=uniform(1, 3, 4, 4), operator="denoise", sigma_y=0.1, num_inference_steps=2)
 
 
 def test_what_diffusers_says_of_arguments(unet: UNet2DModel) -> None:

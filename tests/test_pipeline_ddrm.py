@@ -382,6 +382,12 @@ def test_a_classifier_that_is_none_is_refused(pipe: DDRMPipeline) -> None:
         restore(pipe, clean(1), "denoise", classifier=lambda x, t: x.sum())
     with pytest.raises(InvalidInputError, match="differentiable in x_t"):
         restore(pipe, clean(1), "denoise", classifier=lambda x, t: torch.zeros(1))
+    with pytest.raises(InvalidInputError, match="classifier must return one log probability per picture.*got float"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: 1.0)
+    with pytest.raises(InvalidInputError, match="classifier must be a function .* or None, got 3"):
+        restore(pipe, clean(1), "denoise", classifier=3)
+    with pytest.raises(InvalidInputError, match="classifier gave NaN or Inf at timestep 666"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: (x * math.nan).sum((1, 2, 3)))
 
 
 # Batches, sizes, colours

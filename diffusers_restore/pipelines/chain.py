@@ -64,6 +64,31 @@ def check_callback(callback: Callback | None, names: Sequence[str], known: Seque
     return names
 
 
+class Watch:
+    """Notes what networks and callbacks gave, and finds at the end of a chain who gave NaN or Inf, and when.
+
+    The largest values stay on their device until `check`, so that steps have no host sync.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[str, int, Tensor]] = []
+
+    def see(self, who: str, timestep: int, given: Tensor) -> Tensor:
+        """`given`, after noting its extremes, which are NaN or Inf if anything in it is."""
+        self._seen.append((who, timestep, torch.stack(torch.aminmax(given.detach().float()))))
+        return given
+
+    def check(self) -> None:
+        """Raise InvalidInputError for the first that was not finite."""
+        finite = torch.stack([extremes for *_, extremes in self._seen]).isfinite().all(dim=1).tolist()
+        for (who, timestep, _), right in zip(self._seen, finite, strict=True):
+            if not right:
+                raise InvalidInputError(
+                    f"{who} gave NaN or Inf at timestep {timestep}: torch.float16 overflows, so try torch.float32 or "
+                    "torch.bfloat16 (pipe.to(torch.float32)); if it isn't that, look for NaN in the network's weights"
+                )
+
+
 def run_chain(
     pipe: DiffusionPipeline,
     timesteps: Sequence[int],
@@ -71,6 +96,7 @@ def run_chain(
     step: Step,
     callback: Callback | None,
     asked: Sequence[str],
+    watch: Watch,
 ) -> Tensor:
     """Run a chain, with progress and a callback after each timestep; returns the last state (B, C, H, W).
 
@@ -82,6 +108,10 @@ def run_chain(
         step: makes the next ones.
         callback: of the call, or None.
         asked: the tensors that it gets, from `check_callback`.
+        watch: sees what the networks give to `step`.
+
+    Raises:
+        InvalidInputError: a network or the callback gave NaN or Inf, or a callback returned what it can't.
     """
     size = len(states[0])
     with pipe.progress_bar(total=len(timesteps)) as progress:
@@ -94,9 +124,12 @@ def run_chain(
                 tensors["latents"] = tensors["sample"]
                 given = {name: tensors[name] for name in asked}
                 answer = callback(pipe, i, t, dict(given))
-                states = _replace(tensors["sample"], answer, given).split(size)
+                state = watch.see("callback_on_step_end", t, _replace(tensors["sample"], answer, given))
+                states = state.split(size)
             progress.update()
-    return cat(list(states))
+    last = watch.see("the scheduler's step", timesteps[-1], cat(list(states)))
+    watch.check()
+    return last
 
 
 def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:

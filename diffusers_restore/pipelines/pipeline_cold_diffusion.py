@@ -29,7 +29,7 @@ from .canvas import (
     size_multiple,
     to_output,
 )
-from .chain import Callback, check_callback, own_scheduler, run_chain
+from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network
 
 
@@ -218,17 +218,19 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         parts = x.split(size)
         states = [{name: value[i * size : (i + 1) * size] for name, value in state.items()} for i in range(len(parts))]
 
+        watch = Watch()
+
         def step(k: int, samples: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             made = []
             for sample, known in zip(samples, states, strict=True):
-                x0_hat = self._predict(canvas, sample, k)
+                x0_hat = watch.see("unet", k, self._predict(canvas, sample, k))
                 looked = (x0_hat, x0_hat) if direct else None
                 made.append(looked or scheduler.step(x0_hat, k, sample, state=known, return_dict=False))
             return made
 
         steps = steps[:1] if direct else steps
         self._num_timesteps = len(steps)
-        restored = canvas.to_pictures(run_chain(self, steps, parts, step, callback_on_step_end, asked))
+        restored = canvas.to_pictures(run_chain(self, steps, parts, step, callback_on_step_end, asked, watch))
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
 

@@ -28,7 +28,7 @@ from .canvas import (
     size_multiple,
     to_output,
 )
-from .chain import Callback, check_callback, own_scheduler, run_chain
+from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network, is_score_network
 
 
@@ -304,18 +304,20 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             shape = (len(pictures), canvas.split * inputs.channels, *degraded.shape[2:])
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).reshape(degraded.shape)
 
+        watch, networks = Watch(), "unet" if self.unet_noise is None else "unet or unet_noise"
+
         def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             noises: Sequence[Tensor | None] = draw().split(size) if eta > 0 else [None] * len(parts)
             made = []
             for x, part, condition, noise in zip(states, parts, conditions, noises, strict=True):
-                output = self._predict(scheduler, x, condition, t)
+                output = watch.see(networks, t, self._predict(scheduler, x, condition, t))
                 made.append(scheduler.step(output, t, x, part, eta=eta, variance_noise=noise, return_dict=False))
             return made
 
         states = scheduler.start(degraded, draw()).split(size)
         steps = scheduler.timesteps.tolist()
         self._num_timesteps = len(steps)
-        restored = canvas.to_pictures(run_chain(self, steps, states, step, callback_on_step_end, asked))
+        restored = canvas.to_pictures(run_chain(self, steps, states, step, callback_on_step_end, asked, watch))
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
 
