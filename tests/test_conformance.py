@@ -1442,6 +1442,16 @@ def wanted_timesteps(name: str) -> list[int]:
     return steps
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "image" in case.arguments(1)])
+def test_arrays_in_minus_one_to_one_are_refused_by_all(name: str) -> None:
+    """RDDM and Cold Diffusion took them for pictures in [0, 1]."""
+    pipe = CASES[name].build()
+    array = pictures(1, (3, 16, 24))[0].permute(1, 2, 0).numpy()
+    with pytest.raises(InvalidInputError, match=r"image must be a numpy array of floats in \[0, 1\], got values"):
+        run(name, pipe, image=array)
+    assert run(name, pipe, image=(array + 1) / 2).isfinite().all()
+
+
 class StoppedError(Exception):
     pass
 

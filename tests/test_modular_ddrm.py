@@ -365,7 +365,9 @@ def test_a_network_that_overflows_is_named(unet: UNet2DModel) -> None:
     pipe = modular(copy.deepcopy(unet))
     with torch.no_grad():
         pipe.unet.conv_out.bias.fill_(torch.nan)
-    with pytest.raises(InvalidInputError, match="unet gave NaN or Inf at timestep 500: .*torch.float32 or torch.bfloat16"):
+    with pytest.raises(
+        InvalidInputError, match="unet gave NaN or Inf at timestep 500: .*torch.float32 or torch.bfloat16"
+    ):
         pipe(image=uniform(1, 3, 4, 4), operator="denoise", sigma_y=0.1, num_inference_steps=2)
 
 
