@@ -561,7 +561,7 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
         ({"image": torch.full((1, *SHAPE), math.nan)}, "(?i)image.*nan"),
         ({"image": clean(1) * 255}, "image holds values up to 25.*Tensors are in"),
         (
-            {"image": (clean(1) + 1) * 127.5, "sigma_y": 25.0},
+            {"image": (clean(1) + 1) * 127.5, "sigma_y": 30.0},
             r"image has a mean of up to \d+.*sigma_y is in the unit",
         ),
         ({"sigma_y": 25.0}, "sigma_y must be at most 10 for .*, got 25; .* 25 of 255 grey levels are 0.196"),
