@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..errors import InvalidInputError, OperatorError, check_int, check_real
+from ..errors import InvalidInputError, OperatorError, check_int, check_real, unknown_name
 from ..registries import TASKS
 from .base import LinearOperator, Shape, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
@@ -66,6 +66,8 @@ def create(
         InvalidInputError: an unknown or missing argument of the task, or not exactly one of the two shapes.
         OperatorError: a size that the operator doesn't fit.
     """
+    if not isinstance(task, str):
+        raise unknown_name("task", task, TASKS)
     chosen: Task = TASKS[task]
     accepted = chosen.arguments
     for name in arguments:
@@ -74,7 +76,11 @@ def create(
             raise InvalidInputError(f"task {task!r} has no argument {name!r}; it has: {listed}")
     missing = [name for name, p in accepted.items() if p.default is p.empty and name not in arguments]
     if missing:
-        raise InvalidInputError(f"task {task!r} needs the argument {missing[0]!r}")
+        shown = ", ".join(f"{name}={name}" for name in missing)
+        raise InvalidInputError(
+            f"task {task!r} needs the argument {missing[0]!r}: make the operator by "
+            f'operators.create("{task}", measurement_shape=..., {shown}), and pass it instead of the name'
+        )
     if (image_shape is None) == (measurement_shape is None):
         raise InvalidInputError("give either image_shape=(C, H, W) or measurement_shape=(C, H, W)")
     if measurement_shape is not None:
@@ -91,6 +97,8 @@ def create(
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     """`taps` samples of a Gaussian of sd `sigma` pixels, normalised; taps is odd."""
     sigma, taps = check_real("sigma", sigma, above=0), check_int("taps", taps, 1, MAX_KERNEL)
+    if taps % 2 == 0:
+        raise OperatorError(f"taps must be odd, so that the kernel has a centre, got {taps}")
     offsets = torch.arange(taps, dtype=torch.float64) - taps // 2
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return kernel / kernel.sum()
@@ -170,8 +178,13 @@ def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
     return Mask(image_shape, mask)
 
 
+def _check_size(height: int, width: int) -> tuple[int, int]:
+    return check_int("height", height, 1), check_int("width", width, 1)
+
+
 def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
     """(H, W) with the share `missing` of the pixels, drawn without replacement, set to 0."""
+    height, width = _check_size(height, width)
     missing = check_real("missing", missing, 0, 1)
     order = random_order(height * width, check_int("seed", seed, 0))
     return (order >= round(missing * height * width)).double().reshape(height, width)
@@ -191,6 +204,7 @@ def _inpaint_box(image_shape: Shape, *, side: float = 0.5) -> LinearOperator:
 
 def text_mask(height: int, width: int) -> Tensor:
     """(H, W) with lines of printed text set to 0, scaled with the picture."""
+    height, width = _check_size(height, width)
     canvas = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(canvas)
     size = max(8, height // 12)
@@ -203,6 +217,7 @@ def text_mask(height: int, width: int) -> Tensor:
 
 def scratch_mask(height: int, width: int, seed: int = 0) -> Tensor:
     """(H, W) with thin crooked scratches and a few spots set to 0, as on an old print."""
+    height, width = _check_size(height, width)
     bits = np.random.PCG64(check_int("seed", seed, 0)).random_raw(200)  # guaranteed stable, unlike NumPy's draws
     numbers = iter((bits >> np.uint64(11)) * 2.0**-53)
     canvas = Image.new("L", (width, height), 255)
