@@ -59,10 +59,11 @@ def check_shape(name: str, value: object, of: str, shape: Sequence[int], device:
     Raises:
         InvalidInputError: it isn't.
     """
-    if not isinstance(value, Tensor) or value.shape != torch.Size(shape) or not value.is_floating_point():
-        raise InvalidInputError(
-            f"{name} must be floats that have the shape of {of}, {tuple(shape)}, got {described(value)}"
-        )
+    if not isinstance(value, Tensor) or value.shape != torch.Size(shape):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidInputError(f"{name} must have the shape of {of}, {tuple(shape)}, got {got}")
+    if not value.is_floating_point():
+        raise InvalidInputError(f"{name} must be floats, as {of} are, got {value.dtype}")
     if value.device != device:
         raise InvalidInputError(f"{name} is on {value.device}, {of} is on {device}; move one of them")
     return value
@@ -75,7 +76,7 @@ def check_whole(name: str, value: object, count: int | None = None) -> Tensor:
         InvalidInputError: anything else.
     """
     if not isinstance(value, Tensor):
-        raise InvalidInputError(f"{name} must be a tensor of whole numbers, got {described(value)}")
+        raise InvalidInputError(f"{name} must be a tensor of whole numbers, got {value!r:.99}")
     fractions = value.dtype == torch.bool or value.is_floating_point() or value.is_complex()
     if fractions or value.ndim != 1 or (len(value) not in (1, count) if count is not None else not len(value)):
         raise InvalidInputError(

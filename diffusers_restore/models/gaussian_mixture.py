@@ -15,6 +15,7 @@ from ..configuration import PlainConfigMixin
 from ..degradations.base import check_choice, draw_each
 from ..errors import InvalidInputError, check_int, check_real
 from ..generators import Generators
+from ..tensors import check_floats
 
 
 class GaussianMixturePrior(ModelMixin, PlainConfigMixin):
@@ -135,5 +136,13 @@ class GaussianMixturePrior(ModelMixin, PlainConfigMixin):
 
 
 def thumbnails(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means of the blocks of pictures (B, C, H, W), (B, C, *size)."""
+    """Means of the blocks of pictures (B, C, H, W), (B, C, *size).
+
+    Raises:
+        InvalidInputError: no float pictures, or a size that isn't two whole numbers.
+    """
+    check_floats("pictures", pictures)
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise InvalidInputError(f"size must be (height, width), got {size!r}")
+    size = (check_int("height", size[0], 1), check_int("width", size[1], 1))
     return functional.interpolate(pictures, size=size, mode="area")

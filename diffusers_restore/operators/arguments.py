@@ -1,10 +1,13 @@
-"""What the methods of operators take: checked in one place, for the operators of other packages too."""
+"""What the methods of operators take: checked in one place, for the operators of other packages too.
+
+Operators are `Any` here, since `base` imports this module.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +15,12 @@ from torch import Tensor
 from ..errors import OperatorError, check_int
 from ..tensors import described
 
-if TYPE_CHECKING:
-    from .base import LinearOperator, Shape, SVDOperator
-
 _REAL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
 _KIND = "_coefficients"  # of an operator: (shape, whether complex) of its coefficients, once they are known
 
 
-def check_images(operator: LinearOperator, name: str, value: object, shape: Shape) -> Tensor:
+def check_images(operator: Any, name: str, value: object, shape: tuple[int, int, int]) -> Tensor:
     """`value`, if it is a batch (B, *shape) of float32 or float64 that fits the operator's batch.
 
     Raises:
@@ -33,6 +33,8 @@ def check_images(operator: LinearOperator, name: str, value: object, shape: Shap
     if tuple(value.shape[1:]) != shape or value.ndim != 4:
         raise OperatorError(f"{name} must be (B, C, H, W) with (C, H, W) = {shape}, got {tuple(value.shape)}")
     _check_batch(operator, name, value)
+    if not len(value):
+        raise OperatorError(f"{name} must hold at least one image, got {tuple(value.shape)}")
     if value.dtype not in _REAL:
         raise OperatorError(f"{name} must be float32 or float64, got {value.dtype}")
     return value
@@ -47,7 +49,7 @@ def check_together(x: Tensor, y: Tensor) -> None:
         )
 
 
-def check_methods(cls: type[LinearOperator]) -> None:
+def check_methods(cls: type) -> None:
     """Let the methods that a class defines check what they are given."""
     for name, check in _CHECKS.items():
         if name in vars(cls):
@@ -58,7 +60,7 @@ def _checked(method: Callable[..., Any], check: Callable[[Any, Any], object]) ->
     learns = method.__name__ in ("vt", "ut")
 
     @wraps(method)
-    def checked(operator: SVDOperator, *args: Any, **options: Any) -> Any:
+    def checked(operator: Any, *args: Any, **options: Any) -> Any:
         for value in (*args, *options.values())[:1]:  # without one, Python says what is missing
             check(operator, value)
         result = method(operator, *args, **options)
@@ -69,9 +71,9 @@ def _checked(method: Callable[..., Any], check: Callable[[Any, Any], object]) ->
     return checked
 
 
-def _check_coefficients(operator: SVDOperator, c: object) -> None:
+def _check_coefficients(operator: Any, c: object) -> None:
     """Coefficients (B, ...) of the shape that `vt` gives; of another one, some transforms would take a part."""
-    if not isinstance(c, Tensor) or c.dtype not in (*_REAL, *_COMPLEX) or not c.ndim:
+    if not isinstance(c, Tensor) or c.dtype not in (*_REAL, *_COMPLEX) or not c.ndim or not len(c):
         raise OperatorError(f"coefficients must be float32 or float64 as vt gives them, got {described(c)}")
     _check_batch(operator, "c", c)
     if _KIND not in vars(operator):
@@ -83,7 +85,7 @@ def _check_coefficients(operator: SVDOperator, c: object) -> None:
         raise OperatorError(f"coefficients must be (B, *{shape}), {kind}, as vt gives them, got {described(c)}")
 
 
-def _check_batch(operator: LinearOperator, name: str, value: Tensor) -> None:
+def _check_batch(operator: Any, name: str, value: Tensor) -> None:
     if operator.batch_size not in (None, 1, value.shape[0]):
         raise OperatorError(
             f"{name} has a batch of {value.shape[0]}, the operator holds data for {operator.batch_size} images"

@@ -29,8 +29,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         _check_operator(self.operator)
-        if not len(self.operator.check_output(self.y)):
-            raise OperatorError(f"y must hold at least one measurement, got {tuple(self.y.shape)}")
+        self.operator.check_output(self.y)
         check_real("sigma_y", self.sigma_y, 0)
         if not bool(torch.isfinite(self.y).all()):
             raise InvalidInputError("the measurement y holds NaN or infinite values; every value must be finite")

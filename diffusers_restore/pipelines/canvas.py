@@ -106,7 +106,7 @@ def new_count(batch_size: int | None) -> int:
 
 def check_output_type(output_type: str) -> None:
     """Raise UnknownNameError for another output type."""
-    if output_type not in get_args(OutputType):
+    if not isinstance(output_type, str) or output_type not in get_args(OutputType):
         raise unknown_name("output_type", output_type, get_args(OutputType))
 
 

@@ -18,6 +18,7 @@ from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..models.gaussian_mixture import GaussianMixturePrior
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+from ..tensors import check_shape
 from .canvas import (
     Canvas,
     OutputType,
@@ -239,6 +240,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         extended = canvas.extend(sample)
         t = torch.full((len(extended),), timestep, device=extended.device)
         output = self.unet(extended.to(self.unet.dtype), t, return_dict=False)[0]
+        check_shape("unet's output", output, "its input", extended.shape, extended.device)
         return canvas.crop(output).to(sample.dtype)
 
     def _draw(

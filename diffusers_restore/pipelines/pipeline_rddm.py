@@ -17,6 +17,7 @@ from ..generators import check_generators
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..schedulers.scheduling_rddm import RDDMScheduler
+from ..tensors import described
 from .canvas import (
     Canvas,
     OutputType,
@@ -114,8 +115,20 @@ def network_outputs(
             else:  # filled on the device, without a host sync
                 t = torch.full((len(x),), code, device=x.device)
             outputs.append(network(x, t, return_dict=False)[0])
+            check_output(outputs[-1], sample)
     heads = 1 if unet_noise is not None else len(scheduler.heads)
     return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
+
+
+def check_output(output: object, sample: Tensor) -> None:
+    """Raise InvalidInputError unless a network gave floats of the batch and the size of its sample."""
+    batch, _, *size = sample.shape
+    right = isinstance(output, Tensor) and output.ndim == 4 and output.is_floating_point()
+    if not isinstance(output, Tensor) or not right or [len(output), *output.shape[2:]] != [batch, *size]:
+        raise InvalidInputError(
+            f"a network's output must be floats (B, C, H, W) of the batch and size of {tuple(sample.shape)}, got "
+            f"{described(output)}"
+        )
 
 
 class RDDMPipeline(HubMixin, DiffusionPipeline):

@@ -14,7 +14,7 @@ from .. import images
 from ..errors import InvalidInputError, OperatorError, check_real
 from ..generators import Generators, check_generators
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
-from ..schedulers.prediction import VARIANCE_PRESERVING
+from ..schedulers.prediction import VARIANCE_PRESERVING, first_channels
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import pictures_at_once, size_multiple
@@ -98,11 +98,11 @@ def predict(
         x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
         levels = torch.full((len(x),), sigma, device=x.device)
         score = unet(x.to(unet.dtype), levels, class_labels=labels, return_dict=False)[0]
-        return score.to(sample.dtype) * -sigma
+        return first_channels("unet's output", score, sample).to(sample.dtype) * -sigma
     x = scheduler.scale_model_input(sample, timestep).to(unet.dtype)
     t = torch.full((len(x),), timestep, device=x.device)
     output = unet(x, t, class_labels=labels, return_dict=False)[0]
-    return output[:, : sample.shape[1]].to(sample.dtype)
+    return first_channels("unet's output", output, sample).to(sample.dtype)
 
 
 class MeasuredCanvas:

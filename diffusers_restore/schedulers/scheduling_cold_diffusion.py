@@ -17,7 +17,7 @@ from ..degradations import Degradation, Mix, State, from_config
 from ..degradations.base import check_choice, per_picture
 from ..errors import InvalidInputError, check_bool, check_int
 from ..generators import Generators
-from .arguments import check_shape
+from ..tensors import check_floats, check_shape
 from .timesteps import TimestepsMixin
 
 Algorithm = Literal["naive", "improved"]
@@ -205,7 +205,8 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
             InvalidInputError: a timestep that was not set, or a state or shapes that don't fit.
         """
         k, following = self.following(timestep)
-        check_shape("model_output", model_output, "sample", sample)
+        check_floats("sample", sample)
+        check_shape("model_output", model_output, "sample", sample.shape, sample.device)
         x0_hat = model_output.to(sample.dtype)  # differences of D may need more precision than the network's
         x0_hat = x0_hat.clamp(-1, 1) if self.config.clip_sample else x0_hat
         t, s = (torch.full((len(sample),), at + 1, device=sample.device) for at in (k, following))
