@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -104,20 +106,30 @@ def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     return kernel / kernel.sum()
 
 
-def motion_kernel(length: int, angle: float) -> Tensor:
-    """The path of a straight camera shake: (size, size) with the smallest odd size that holds it.
+def motion_kernel(length: float, angle: float) -> Tensor:
+    """The path of a straight camera shake: (size, size), with the smallest odd size that holds it at any angle.
 
-    `length` pixels at `angle` degrees, counterclockwise from the right, spread over the four nearest pixels.
+    `length` pixels at `angle` degrees, counterclockwise from the right, with its middle on the central pixel. A pixel's
+    weight is the share of the path that lies in its square, so that 5 pixels at 0 degrees are 0.2 each, as those of
+    MATLAB's fspecial("motion", 5, 0); at other angles fspecial weighs by distance from the path.
+
+    Raises:
+        InvalidInputError: a length that isn't in (0, 9999], or an angle that is no number.
     """
-    length, angle = check_int("length", length, 1, MAX_KERNEL), check_real("angle", angle)
-    centre = length // 2
-    along = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * length, dtype=torch.float64)
-    radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
-    rows, columns = centre - along * torch.sin(radians), centre + along * torch.cos(radians)
-    pixels = torch.arange(2 * centre + 1, dtype=torch.float64)
-    near_row = (1 - (rows[:, None] - pixels).abs()).clamp_min(0)
-    near_column = (1 - (columns[:, None] - pixels).abs()).clamp_min(0)
-    return near_row.mT @ near_column / len(along)
+    if isinstance(length, Integral):
+        check_int("length", length, 1, MAX_KERNEL)
+    length, angle = check_real("length", length, above=0, maximum=MAX_KERNEL), check_real("angle", angle)
+    reach, radians = max(0, ceil((length - 1) / 2)), torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
+    direction = torch.stack([-torch.sin(radians), torch.cos(radians)])  # rows, columns
+    borders = torch.arange(-reach, reach, dtype=torch.float64) + 0.5
+    crossings = (borders[:, None] / direction).flatten()  # how far along the path it meets the squares' borders
+    ends = torch.tensor([-length / 2, length / 2], dtype=torch.float64)
+    points = torch.cat([ends, crossings[crossings.abs() < length / 2]]).sort().values
+    inside, middle = points.diff(), (points[1:] + points[:-1]) / 2
+    inside = torch.where(inside > 1e-9, inside, 0.0)  # at 45 degrees the path passes corners, but for rounding
+    rows, columns = (middle[:, None] * direction).round().long().clamp(-reach, reach).mT + reach
+    kernel = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
+    return kernel.index_put_((rows, columns), inside / inside.sum(), accumulate=True)
 
 
 def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
@@ -166,7 +178,7 @@ def _gauss_shape(measurement_shape: Shape, taps: int = 5, border: str = "reflect
     return _blurred_shape(measurement_shape, taps, border)
 
 
-def _deblur_motion(image_shape: Shape, *, length: int = 15, angle: float = 30.0) -> LinearOperator:
+def _deblur_motion(image_shape: Shape, *, length: float = 15, angle: float = 30.0) -> LinearOperator:
     return CircularBlur(image_shape, motion_kernel(length, angle))
 
 
