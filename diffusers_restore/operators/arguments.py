@@ -53,11 +53,10 @@ def check_methods(cls: type) -> None:
     """Let the methods that a class defines check what they are given."""
     for name, check in _CHECKS.items():
         if name in vars(cls):
-            setattr(cls, name, _checked(vars(cls)[name], check))
+            setattr(cls, name, _checked(vars(cls)[name], check, learns=name in ("vt", "ut")))
 
 
-def _checked(method: Callable[..., Any], check: Callable[[Any, Any], object]) -> Callable[..., Any]:
-    learns = method.__name__ in ("vt", "ut")
+def _checked(method: Callable[..., Any], check: Callable[[Any, Any], object], *, learns: bool) -> Callable[..., Any]:
 
     @wraps(method)
     def checked(operator: Any, *args: Any, **options: Any) -> Any:
