@@ -204,9 +204,9 @@ def restore(pipe: ColdDiffusionPipeline, method: str, x: Tensor, seed: int, firs
         if method == "degraded":
             restored.append(degraded)
         elif method == "direct":
-            restored.append(pipe(degraded, direct=True, output_type="pt").images)
+            restored.append(pipe(degraded, direct=True, output_type="latent").images)
         else:
-            restored.append(pipe(degraded, state=state, output_type="pt").images)
+            restored.append(pipe(degraded, state=state, output_type="latent").images)
     return torch.cat(restored)
 
 
@@ -261,7 +261,7 @@ def generate(model: Path, x: Tensor, classifier: Classifier, args: argparse.Name
             for first in tqdm(range(0, count, BATCH), desc="generating"):
                 generator = torch.Generator().manual_seed(args.seed * 1_000_000 + first)
                 size = min(BATCH, count - first)
-                drawn.append(pipe(batch_size=size, generator=generator, output_type="pt").images)
+                drawn.append(pipe(batch_size=size, generator=generator, output_type="latent").images)
             return {"x": torch.cat(drawn)}
 
         key = f"{model_hash(model)} {code_hash()} {args.seed} {torch.__version__} generate {std} {count}"

@@ -145,7 +145,7 @@ def snow_loop(snow: Snow, x: Tensor, t: Tensor, state: State) -> Loop:
 
     def layer(_: Tensor, i: int) -> Tensor:
         kept = torch.where(turned < between(1.15, 0.7, i), 0, turned).clamp(0, 1)
-        return functional.conv2d(functional.pad(kept, (5, 5, 0, 0), mode="replicate"), kernels[i])
+        return functional.conv2d(functional.pad(kept, (5, 5, 0, 0)), kernels[i])
 
     def run() -> Tensor:
         layers = picked(torch.zeros_like(turned), t, layer, last)

@@ -90,7 +90,7 @@ def decisions(pictures: list[Any]) -> list[dict[str, Any]]:
         before, always, decided, left = [], [], [], 0
         for one in pictures:
             y = damage(one.x)
-            x = pipe(y, generator=torch.Generator().manual_seed(0), output_type="pt").images
+            x = pipe(y, generator=torch.Generator().manual_seed(0), output_type="latent").images
             clean = examine(y).clean
             left += clean
             before.append(psnr(y[0], one.x[0]))

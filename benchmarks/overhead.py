@@ -84,7 +84,7 @@ def pipeline_row(pipe: DDRMPipeline, probe: Probe, task: str, size: int, steps: 
     y = operators.measure(operator, torch.rand(1, 3, size, size) * 2 - 1, 0.05).y
 
     def call(generator: torch.Generator) -> None:
-        pipe(y, operator=task, sigma_y=0.05, num_inference_steps=steps, generator=generator, output_type="pt")
+        pipe(y, operator=task, sigma_y=0.05, num_inference_steps=steps, generator=generator, output_type="latent")
 
     return {"task": task, "pixels": size, **timed(call, probe, steps, repeats)}
 
@@ -96,7 +96,7 @@ def rddm_row(unet: UNet2DModel, size: int, steps: int, repeats: int) -> dict[str
     degraded = torch.rand(1, 3, size, size) * 2 - 1
 
     def call(generator: torch.Generator) -> None:
-        pipe(degraded, num_inference_steps=steps, generator=generator, output_type="pt")
+        pipe(degraded, num_inference_steps=steps, generator=generator, output_type="latent")
 
     return {"task": "RDDM", "pixels": size, **timed(call, Probe(pipe.unet), steps, repeats)}
 

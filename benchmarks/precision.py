@@ -69,7 +69,7 @@ def quality(args: argparse.Namespace) -> tuple[list[dict[str, Any]], int]:
                             num_inference_steps=args.steps,
                             eta=eta,
                             generator=seeded(args.seed, picture.index, 1),
-                            output_type="pt",
+                            output_type="latent",
                         ).images
                         found[name].append(psnr(restored, picture.x[0]))
                     bar.update()

@@ -150,7 +150,7 @@ def ddrm(pipe: DDRMPipeline, task: str, eta: float, picture: Picture, args: argp
         eta=eta,
         generator=[seeded(args.seed, picture.index, 1 + sample) for sample in range(args.samples)],
         num_images_per_input=args.samples,
-        output_type="pt",
+        output_type="latent",
     ).images
     each = [figures(x, picture) for x in restored]
     single = {name: mean(one[name] for one in each) for name in ("psnr", "ssim")}

@@ -259,7 +259,7 @@ def load(model: Path) -> RDDMPipeline:
 
 def restore(pipe: RDDMPipeline, degraded: Tensor, steps: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return pipe(degraded[None], num_inference_steps=steps, generator=generator, output_type="pt").images[0]
+    return pipe(degraded[None], num_inference_steps=steps, generator=generator, output_type="latent").images[0]
 
 
 def quality(x: Tensor, clean: Tensor) -> dict[str, float]:

@@ -259,6 +259,8 @@ def to_tensor(image: ImageInput, *, name: str = "image", limit: float | None = D
 
     Transparency is dropped: only `load` and `save` keep it. Floats may exceed their range, as noisy measurements do, as
     long as no value is beyond +-`limit` in [-1, 1] units; None lifts that check, which is there to catch 0..255 floats.
+    Arrays and PIL floats in [-1, 1] are refused, whichever pipeline gets them: more of them is below 0, in value or in
+    the mean of small blocks, than noise of a standard deviation of 0.5 on pictures in [0, 1] can explain.
     `name` is the argument's name in errors.
 
     Raises:
@@ -362,7 +364,10 @@ def _from_pil(image: Image.Image, name: str) -> torch.Tensor:
     if image.width == 0 or image.height == 0:
         raise ImageError(f"{name} is empty: {image.width} x {image.height} pixels")
     with failing_as(f"cannot read {name}"):
-        return _from_unit(pixels_of(upright(image)).color[None])
+        pixels = pixels_of(upright(image))
+        if image.mode == "F":
+            _check_unit(pixels.color[None], f"{name} must be a PIL picture of floats in [0, 1]")
+        return _from_unit(pixels.color[None])
 
 
 def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
@@ -385,7 +390,34 @@ def _from_numpy(array: NDArray[Any], name: str) -> torch.Tensor:
     else:
         raise ImageError(f"{name} must be a numpy array of uint8, uint16 or floats in [0, 1], got {array.dtype}")
     with np.errstate(over="ignore"):  # what overflows becomes Inf, which is refused
-        return _from_unit(to_unit(batch[..., :3], full_scale))
+        unit = to_unit(batch[..., :3], full_scale)
+    if full_scale == 1:
+        _check_unit(unit, f"{name} must be a numpy array of floats in [0, 1]")
+    return _from_unit(unit)
+
+
+def _check_unit(unit: NDArray[np.float32], wanted: str) -> None:
+    """Refuse floats (B, H, W, C) that can't be pictures in [0, 1] with noise, such as pictures in [-1, 1].
+
+    Noise of a standard deviation s averages out: the mean of n values of a block lies above -(0.05 + 5.5 s / sqrt(n)),
+    s = 0.5. What is below 0 has, squared, a mean of s^2 / 2 where all is black; that of s = 0.4 is allowed, give or
+    take four of its deviations, sqrt(5) s^2 / 2 sqrt(n).
+    """
+    with np.errstate(all="ignore"):  # NaN and Inf are refused later
+        below = np.square(np.minimum(unit, 0)).mean(axis=(1, 2, 3))
+        signed = bool((below > 0.08 + 0.72 / np.sqrt(unit[0].size)).any())
+        means = unit.mean(axis=3)
+        for side in (4, 8, 16):
+            rows, columns = (min(side, size) for size in means.shape[1:])
+            height, width = (size - size % step for size, step in zip(means.shape[1:], (rows, columns), strict=True))
+            blocks = means[:, :height, :width].reshape(len(means), height // rows, rows, width // columns, columns)
+            slack = 0.05 + 5.5 * 0.5 / np.sqrt(rows * columns * unit.shape[3])
+            signed = signed or bool((blocks.mean(axis=(2, 4)) < -slack).any())
+    if signed:
+        raise ImageError(
+            f"{wanted}, got values from {unit.min():g} to {unit.max():g}, too many of them below 0 for noise; pass "
+            "pictures in [-1, 1] as a torch tensor (B, C, H, W), or as (array + 1) / 2"
+        )
 
 
 def _from_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:

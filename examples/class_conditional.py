@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_inference_steps=given.steps,
         class_labels=given.classes,
         generator=seeds,
-        output_type="pt",
+        output_type="latent",
     ).images
     guess = operator.pinv(measurement.y)
     images.save(torch.cat([guess, *restored.split(1), clean], dim=3), given.output)  # side by side

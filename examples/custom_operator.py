@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     clean = images.load(given.photo).tensor
     operator = Interlace(tuple(clean.shape[1:]))
     y = measure(operator, clean).y
-    call = {"operator": operator, "num_inference_steps": given.steps, "eta": 1.0, "output_type": "pt"}
+    call = {"operator": operator, "num_inference_steps": given.steps, "eta": 1.0, "output_type": "latent"}
     restored = pipe(y, **call, generator=torch.Generator().manual_seed(0)).images
     doubled = y.repeat_interleave(2, dim=2)[:, :, : clean.shape[2]]
     images.save(torch.cat([doubled, restored, clean], dim=3), given.output)  # side by side

@@ -106,7 +106,7 @@ def restore(pipe: DDRMPipeline, damage: Damage, original: Tensor, args: argparse
         num_inference_steps=args.steps,
         generator=torch.Generator().manual_seed(args.seed),
         num_images_per_input=damage.samples,
-        output_type="pt",
+        output_type="latent",
     ).images
     name = "DDRM" if damage.samples == 1 else f"DDRM, mean of {damage.samples}"
     results[name] = restored.mean(dim=0, keepdim=True)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sigma_y=given.sigma_y,
         num_inference_steps=given.steps,
         generator=seed,
-        output_type="pt",
+        output_type="latent",
     ).images.cpu()
 
     guess = operator.pinv(measurement.y)  # the measurement alone, in the size of the picture

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures = []
     for pipe in (ours, theirs):
         pipe.set_progress_bar_config(disable=True)
-        pictures.append(pipe(picture, generator=torch.Generator().manual_seed(0), output_type="pt").images)
+        pictures.append(pipe(picture, generator=torch.Generator().manual_seed(0), output_type="latent").images)
     print(f"{type(theirs).__name__} of {given.repo_id or given.folder}: the same pictures: {torch.equal(*pictures)}")
 
 

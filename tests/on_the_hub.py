@@ -68,7 +68,7 @@ def restored(pipe: Any) -> Tensor:
         call = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 3}
     elif isinstance(pipe, RDDMPipeline):
         call = {"num_inference_steps": 2}
-    return pipe(IMAGE, **call, generator=torch.Generator().manual_seed(0), output_type="pt").images
+    return pipe(IMAGE, **call, generator=torch.Generator().manual_seed(0), output_type="latent").images
 
 
 @pytest.fixture

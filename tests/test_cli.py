@@ -304,7 +304,7 @@ def test_the_result_is_that_of_the_pipeline(restore: Restore, model: Path, tmp_p
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(5)
     expected = pipe(
-        Image.open(source), "sr2", 0.1, STEPS, eta=0.7, eta_b=0.5, generator=generator, output_type="pt"
+        Image.open(source), "sr2", 0.1, STEPS, eta=0.7, eta_b=0.5, generator=generator, output_type="latent"
     ).images
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
 
@@ -994,7 +994,7 @@ def test_a_class_of_a_class_conditional_network(write_repo: WriteRepo, model: Pa
     restoring = ["restore", source, "--task", "sr2", "--steps", 2, "--device", "cpu"]
     succeeds(run(*restoring, "-o", tmp_path / "3.npy", "--model", folder, "--class-label", 3))
     pipe = diffusers_restore.DDRMPipeline.from_pretrained(folder)
-    call = {"operator": "sr2", "sigma_y": 2 / 255 / 12**0.5, "num_inference_steps": 2, "output_type": "pt"}
+    call = {"operator": "sr2", "sigma_y": 2 / 255 / 12**0.5, "num_inference_steps": 2, "output_type": "latent"}
     call |= {"generator": torch.Generator().manual_seed(0), "class_labels": 3, "eta": 1.0}
     expected = pipe(images.load(source).tensor, **call).images
     assert torch.equal(images.load(tmp_path / "3.npy").tensor, expected)
@@ -1130,9 +1130,9 @@ def test_a_cold_result_is_that_of_the_pipeline(
     result = undo(source, "-o", tmp_path / "out.npy", *words)
     succeeds(result)
     assert result.stdout.startswith(f"{source} -> {tmp_path / 'out.npy'}  18x18  ")
-    expected = cold(deblur)(Image.open(source), output_type="pt", **arguments).images
+    expected = cold(deblur)(Image.open(source), output_type="latent", **arguments).images
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
-    whole = cold(deblur)(Image.open(source), output_type="pt").images
+    whole = cold(deblur)(Image.open(source), output_type="latent").images
     assert bool(arguments) == bool((whole != expected).any())
 
 
@@ -1206,7 +1206,7 @@ def test_a_state_that_is_not_known(degradation: Degradation, undo: Restore, tmp_
     fails(result, 2, "--direct is needed: this model's degradation acts through what a picture doesn't tell")
     assert not (tmp_path / "out" / "a.png").exists()
     succeeds(undo(source, "-o", tmp_path / "out" / "a.npy", "--start", 2, "--direct", model=folder))
-    expected = cold(folder)(Image.open(source), 2, direct=True, output_type="pt").images
+    expected = cold(folder)(Image.open(source), 2, direct=True, output_type="latent").images
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "a.npy"), expected[0].numpy())
 
 
@@ -1252,7 +1252,7 @@ def test_sixteen_bits_stay_with_a_cold_model(undo: Restore, deblur: Path, tmp_pa
     succeeds(undo(tmp_path / "a.png", "-o", tmp_path / "b.png"))
     out = images.load(tmp_path / "b.png")
     assert out.bits == 16
-    expected = cold(deblur)(images.load(tmp_path / "a.png").tensor, output_type="pt").images.clamp(-1, 1)
+    expected = cold(deblur)(images.load(tmp_path / "a.png").tensor, output_type="latent").images.clamp(-1, 1)
     assert float((out.tensor - expected).abs().max()) < 1.01 / 65535  # half a step
 
 
@@ -1350,7 +1350,7 @@ def test_an_rddm_model_restores_as_its_pipeline_does(tmp_path: Path) -> None:
     for words, steps, seed in (([], 5, 0), (["--steps", 2, "--seed", 3], 2, 3)):
         succeeds(run(*command, "-o", tmp_path / "out.npy", *words))
         pipe, generator = rddm(folder), torch.Generator().manual_seed(seed)
-        expected = pipe(Image.open(source), num_inference_steps=steps, generator=generator, output_type="pt").images
+        expected = pipe(Image.open(source), num_inference_steps=steps, generator=generator, output_type="latent").images
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
 
 
@@ -1386,7 +1386,7 @@ def test_an_rddm_model_is_shown_a_mask(tmp_path: Path) -> None:
     for words, mask in (([], damaged), (["--invert-mask"], 1 - damaged)):
         succeeds(run(*command, "--mask", file, *words))
         generator = torch.Generator().manual_seed(0)
-        expected = rddm(folder)(Image.open(source), mask, generator=generator, output_type="pt").images
+        expected = rddm(folder)(Image.open(source), mask, generator=generator, output_type="latent").images
         np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected[0].numpy())
 
 
@@ -1418,7 +1418,7 @@ def test_a_prior_with_a_residual_network_restores_and_draws(tmp_path: Path, rest
     succeeds(restore(source, "-o", tmp_path / "out.npy", *words))
     pipe = diffusers_restore.DDRMPipeline(unet, DDPMScheduler())
     pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(5), "output_type": "pt"}
+    call = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(5), "output_type": "latent"}
     close_to(np.load(tmp_path / "out.npy"), pipe(Image.open(source), "sr2", 0.1, **call).images[0])
     for sampler in ("ddim", "ddpm"):
         words = ["-o", tmp_path / "g.png", "-n", 2, "--sampler", sampler, "--seed", 7, "--dtype", "float32"]
@@ -1443,4 +1443,4 @@ def test_restorers_with_residual_networks_restore_as_their_pipelines_do(tmp_path
         succeeds(run(*command, "-o", tmp_path / "out.npy"))
         pipe.set_progress_bar_config(disable=True)
         seed = {"generator": torch.Generator().manual_seed(0)} if number else {}
-        close_to(np.load(tmp_path / "out.npy"), pipe(Image.open(source), **seed, output_type="pt").images[0])
+        close_to(np.load(tmp_path / "out.npy"), pipe(Image.open(source), **seed, output_type="latent").images[0])

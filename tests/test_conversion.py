@@ -241,7 +241,7 @@ def test_a_ve_network_restores_as_a_ddpm_that_knows_the_same(
     pictures = []
     for pipe in (through_score, through_noise):
         pipe.set_progress_bar_config(disable=True)
-        call = {"operator": operator, "sigma_y": sigma_y, "num_inference_steps": 20, "output_type": "pt"}
+        call = {"operator": operator, "sigma_y": sigma_y, "num_inference_steps": 20, "output_type": "latent"}
         pictures.append(pipe(y, **call, generator=torch.Generator().manual_seed(1)).images)
     assert float((pictures[0] - pictures[1]).abs().max()) < 2e-4
     assert float(pictures[0].std()) > 0.05
@@ -254,7 +254,7 @@ def test_a_ve_repository_loads_and_is_saved(write_repo: WriteRepo, tmp_path: Pat
     pipe.set_progress_bar_config(disable=True)
 
     def restored(one: DDRMPipeline) -> Tensor:
-        call = {"operator": "sr2", "num_inference_steps": 3, "output_type": "pt"}
+        call = {"operator": "sr2", "num_inference_steps": 3, "output_type": "latent"}
         return one(torch.zeros(1, 3, 7, 9), **call, generator=torch.Generator().manual_seed(0)).images
 
     assert restored(pipe).shape == (1, 3, 14, 18)

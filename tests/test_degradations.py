@@ -512,8 +512,8 @@ def snowed(x0: np.ndarray, flakes: np.ndarray, vertical: bool, level: int, share
         for j, weight in enumerate(weights):
             r = row + (j - taps // 2 if vertical else 0)
             c = column + (0 if vertical else j - taps // 2)
-            r, c = min(max(r, 0), layer.shape[0] - 1), min(max(c, 0), layer.shape[1] - 1)
-            blurred[row, column] += weight / sum(weights) * layer[r, c]
+            if 0 <= r < layer.shape[0] and 0 <= c < layer.shape[1]:  # no snow falls beyond the border
+                blurred[row, column] += weight / sum(weights) * layer[r, c]
     x = (x0 + 1) / 2
     if pale:
         grey = x.mean(axis=0) if len(x) != 3 else 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
@@ -535,6 +535,19 @@ def test_snow_is_what_the_formula_says(level: int, shape: tuple[int, int, int]) 
             for one, flakes, vertical, s in zip(x, state["flakes"], state["vertical"], t, strict=True)
         ]
         assert relative(snow(x, t, state), torch.tensor(np.stack(wanted))) < 1e-12
+
+
+def test_flakes_are_blurred_as_published() -> None:
+    """At the border the part of the 11 taps that lies outside is missing, as the published snow has it."""
+    black = torch.full((2, 1, 30, 40), -1.0, dtype=torch.float64)
+    flakes = torch.zeros_like(black)
+    flakes[0, :, :, :20] = flakes[1, :, :15] = 0.8  # the half turn falls on the other half
+    state = {"flakes": flakes, "vertical": torch.tensor([False, True])}
+    layer = (Snow(200, fix_brightness=True)(black, 200, state) + 1) / 2
+    weights = torch.exp(-((torch.arange(11, dtype=torch.float64) - 5) ** 2) / (2 * 16.0**2))
+    shares = weights.cumsum(0)[5:] / weights.sum()  # of the kernel within the picture, at the first six pixels
+    assert relative(layer[0, 0, :, :6], 0.8 * shares.expand(30, -1)) < 1e-12
+    assert relative(layer[1, 0, :6], 0.8 * shares[:, None].expand(-1, 40)) < 1e-12
 
 
 @pytest.mark.parametrize("level", list(LEVELS))

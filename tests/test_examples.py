@@ -409,7 +409,7 @@ def test_the_figures_of_degraded_digits_by_hand(mnist: Path, cold_models: dict[s
     pipe = ColdDiffusionPipeline.from_pretrained(cold_models["--deblur"])
     pipe.set_progress_bar_config(disable=True)
     y = pipe.scheduler.degrade(x, 2)
-    for found, restored in ((row, y), (direct, pipe(y, direct=True, output_type="pt").images)):
+    for found, restored in ((row, y), (direct, pipe(y, direct=True, output_type="latent").images)):
         a, b = (((one.clamp(-1, 1) + 1) / 2).double().numpy()[:, 0] for one in (restored, x))
         assert found["RMSE"] == pytest.approx(np.sqrt(np.mean((a - b) ** 2)), rel=1e-5)
         similarity = [

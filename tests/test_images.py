@@ -783,6 +783,43 @@ def test_what_is_no_picture(row: int, given: images.ImageInput, reason: str) -> 
     assert str(caught.value).startswith(("picture", "cannot read picture")), row
 
 
+def smooth(height: int, width: int, channels: int = 3) -> NDArray[np.float32]:
+    """A picture in [0, 1], (H, W, C)."""
+    rows, columns = np.mgrid[:height, :width]
+    waves = [np.sin(rows / 7 + k) * np.cos(columns / 5 - k) for k in range(channels)]
+    return ((np.stack(waves, axis=2) + 1) / 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (16, 24), (33, 70)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_arrays_in_minus_one_to_one_are_refused(size: tuple[int, int], channels: int) -> None:
+    picture = smooth(*size, channels)
+    message = (
+        r"image must be a numpy array of floats in \[0, 1\], got .* as a torch tensor .*, or as \(array \+ 1\) / 2"
+    )
+    for array in (picture * 2 - 1, (picture * 2 - 1).astype(np.float64), picture**2 * 2 - 1):
+        for limit in (images.DEFAULT_LIMIT, None):
+            with pytest.raises(ImageError, match=message):
+                images.to_tensor(array, limit=limit)
+        with pytest.raises(ImageError, match="image must be a numpy array of floats"):
+            images.to_tensor(np.stack([picture, array.astype(np.float32)]))  # one of a batch
+    with pytest.raises(ImageError, match=r"image must be a PIL picture of floats in \[0, 1\]"):
+        images.to_tensor(Image.fromarray(picture[..., 0] * 2 - 1))
+    assert images.to_tensor(picture).min() >= -1
+
+
+@pytest.mark.parametrize("size", [(6, 7), (16, 24), (128, 128)])
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.25])
+@pytest.mark.parametrize("brightness", [0, 0.1, 1])
+def test_noisy_arrays_are_pictures(size: tuple[int, int], sigma: float, brightness: float) -> None:
+    rng = np.random.default_rng(0)
+    for channels in (1, 3):
+        noisy = brightness * smooth(*size, channels) + sigma * rng.standard_normal((*size, channels))
+        assert torch.equal(
+            images.to_tensor(noisy), torch.from_numpy(noisy.astype(np.float32) * 2 - 1).movedim(2, 0)[None]
+        )
+
+
 def test_the_limit_is_the_callers() -> None:
     assert float(images.to_tensor(with_value(8)).max()) == 8
     assert float(images.to_tensor(with_value(20), limit=20).max()) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
 import inspect
 import json
@@ -63,7 +64,7 @@ def both(pipe: ModularPipeline, **call: Any) -> tuple[Any, Any]:
     """The pictures of the blocks and of the pipeline, of the same components."""
     whole = DDRMPipeline(pipe.unet, pipe.scheduler)
     whole.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 3, "output_type": "pt", **call}
+    call = {"num_inference_steps": 3, "output_type": "latent", **call}
     make = call.pop("generator", lambda: torch.Generator().manual_seed(0))
     return pipe(**call, generator=make(), output="images"), whole(**call, generator=make()).images
 
@@ -170,7 +171,7 @@ def test_a_whole_batch_at_once(unet: UNet2DModel, monkeypatch: pytest.MonkeyPatc
     call = {"image": uniform(3, 3, 8, 8), "operator": "sr2", "sigma_y": 0.05}
     blocks, whole = both(pipe, **call)
     assert torch.equal(blocks, whole)
-    state = pipe(**call, num_inference_steps=2, output_type="pt")
+    state = pipe(**call, num_inference_steps=2, output_type="latent")
     assert [len(x) for x in state.samples] == [3]
     assert state.estimates[0].shape == (3, 3, 16, 16)
 
@@ -190,7 +191,7 @@ def test_what_is_given_stays_as_it_was(unet: UNet2DModel) -> None:
     config, timesteps, before = dict(scheduler.config), scheduler.timesteps.clone(), image.clone()
     random = torch.random.get_rng_state()
     pipe = modular(unet, scheduler)
-    call = {"image": image, "operator": "sr2", "num_inference_steps": 2, "output_type": "pt", "output": "images"}
+    call = {"image": image, "operator": "sr2", "num_inference_steps": 2, "output_type": "latent", "output": "images"}
     first, second = (pipe(**call, generator=torch.Generator().manual_seed(1)) for _ in "ab")
     assert torch.equal(first, second)
     assert pipe.scheduler is scheduler
@@ -203,7 +204,7 @@ def test_what_is_given_stays_as_it_was(unet: UNet2DModel) -> None:
 
 def test_a_state_can_be_gone_on_with(unet: UNet2DModel) -> None:
     pipe = modular(unet)
-    state = pipe(image=uniform(1, 3, 4, 4), operator="sr2", num_inference_steps=2, output_type="pt")
+    state = pipe(image=uniform(1, 3, 4, 4), operator="sr2", num_inference_steps=2, output_type="latent")
     again = pipe(state=state, num_inference_steps=4)
     assert (len(state.method.timesteps), len(again.method.timesteps)) == (2, 4)
     assert again.images.shape == state.images.shape == (1, 3, 8, 8)
@@ -325,7 +326,7 @@ def test_a_block_of_ours_works_alone(unet: UNet2DModel) -> None:
     """The way back from states that came from elsewhere."""
     plan = modular(unet)(image=uniform(1, 1, 5, 7), operator="denoise", sigma_y=0.1, num_inference_steps=2).plan
     pipe = DDRMDecodeStep().init_pipeline()
-    images = pipe(plan=plan, samples=[torch.ones(1, 3, 6, 8)], output_type="pt", output="images")
+    images = pipe(plan=plan, samples=[torch.ones(1, 3, 6, 8)], output_type="latent", output="images")
     assert images.shape == (1, 1, 5, 7)
     assert (images - 1).abs().max() < 1e-6
 
@@ -358,6 +359,16 @@ def test_bad_input_is_refused_by_name_before_the_network_runs(
     call = {"image": uniform(1, 3, 8, 8), "operator": "denoise", "num_inference_steps": 2, **arguments}
     with pytest.raises(InvalidInputError, match=message):
         modular(unet)(**call)
+
+
+def test_a_network_that_overflows_is_named(unet: UNet2DModel) -> None:
+    pipe = modular(copy.deepcopy(unet))
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(
+        InvalidInputError, match="unet gave NaN or Inf at timestep 500: .*torch.float32 or torch.bfloat16"
+    ):
+        pipe(image=uniform(1, 3, 4, 4), operator="denoise", sigma_y=0.1, num_inference_steps=2)
 
 
 def test_what_diffusers_says_of_arguments(unet: UNet2DModel) -> None:
@@ -526,7 +537,7 @@ from diffusers import DDPMPipeline, ModularPipeline, ModularPipelineBlocks
 def check(name, pipe):
     from diffusers_restore import DDRMPipeline
     pipe.set_progress_bar_config(disable=True)
-    call = {"operator": "sr2", "sigma_y": 0.05, "num_inference_steps": 2, "output_type": "pt"}
+    call = {"operator": "sr2", "sigma_y": 0.05, "num_inference_steps": 2, "output_type": "latent"}
     y = torch.rand(2, 3, 5, 7) * 2 - 1
     restored = pipe(image=y, generator=torch.Generator().manual_seed(0), output="images", **call)
     whole = DDRMPipeline(pipe.unet, pipe.scheduler)

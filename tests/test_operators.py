@@ -419,3 +419,33 @@ def test_configurations_are_json_and_small() -> None:
     config = json.dumps(operators.create("sr-bicubic4", image_shape=(3, 256, 256)).to_config())
     assert len(config) < 400
     assert len(json.dumps(Mask((3, 256, 256), random_mask(256, 256)).to_config())) < 12_000
+
+
+# Kernels
+
+
+def test_a_straight_shake_of_five_pixels_weighs_each_by_a_fifth() -> None:
+    """As MATLAB's fspecial("motion", 5, 0), kornia and OpenCV recipes have it."""
+    wanted = torch.zeros(5, 5, dtype=torch.float64)
+    wanted[2] = 0.2
+    for angle in (0, 180, -180, 360):
+        assert torch.allclose(motion_kernel(5, angle), wanted, rtol=0, atol=1e-12)
+        assert torch.allclose(motion_kernel(5, angle + 90), wanted.mT, rtol=0, atol=1e-12)
+    assert motion_kernel(4, 0)[2].tolist() == pytest.approx([0.125, 0.25, 0.25, 0.25, 0.125])
+    assert motion_kernel(2.5, 0)[1].tolist() == pytest.approx([0.3, 0.4, 0.3])
+    assert motion_kernel(1, 30).tolist() == motion_kernel(0.5, 30).tolist() == [[1.0]]
+    diagonal = motion_kernel(5, 45).flip(0).diagonal()
+    assert diagonal.tolist() == pytest.approx([(5 - 3 * 2**0.5) / 10, *[2**0.5 / 5] * 3, (5 - 3 * 2**0.5) / 10])
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4.2, 15, 16, 31.7])
+@pytest.mark.parametrize("angle", [0, 30, 45, 60, 90, 123.4, 215, -20, 1e6])
+def test_a_shake_is_the_share_of_the_path_in_each_pixel(length: float, angle: float) -> None:
+    kernel = motion_kernel(length, angle)
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-12)
+    assert torch.allclose(kernel, kernel.flip(0, 1), rtol=0, atol=1e-9)  # its middle is the centre
+    along = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000 * length - length / 2
+    radians, centre = math.radians(angle), len(kernel) // 2
+    pixels = [(centre - along * math.sin(radians)).round().long(), (centre + along * math.cos(radians)).round().long()]
+    counted = torch.zeros_like(kernel).index_put_(tuple(pixels), torch.tensor(1e-5).double(), accumulate=True)
+    assert (kernel - counted).abs().max() < 1e-4

@@ -91,7 +91,7 @@ def clean(batch: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
 
 
 def run(pipe: ColdDiffusionPipeline, image: Any = None, **arguments: Any) -> torch.Tensor:
-    images: torch.Tensor = pipe(image, **{"output_type": "pt", **arguments}).images
+    images: torch.Tensor = pipe(image, **{"output_type": "latent", **arguments}).images
     return images
 
 
@@ -640,7 +640,7 @@ def test_callbacks_see_the_chain() -> None:
         assert error(after, asked[i] - degradation(x0_hat, t) + degradation(x0_hat, s)) < 1e-5
     default: list[list[str]] = []
     run(pipe, clean(1), callback_on_step_end=lambda _p, _i, _t, tensors: default.append(list(tensors)))
-    assert default == [["sample"]] * 9
+    assert default == [["latents", "sample"]] * 9
 
 
 def test_callbacks_change_the_chain() -> None:
@@ -708,7 +708,7 @@ def test_callbacks_of_a_direct_look_and_of_grey_networks() -> None:
         ({"generator": seeded(1, 2)}, "generator must be one, or a list of 1 for this batch; got 2"),
         ({"output_type": "jpg"}, "no output_type named 'jpg'"),
         ({"output_type": None}, "no output_type named None"),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "no callback tensor named 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": ["prompts"]}, "no callback tensor named 'prompts'"),
         ({"callback_on_step_end": lambda *_: {"sampl": None}}, "callback_on_step_end must return None or {'sample'"),
         ({"callback_on_step_end": lambda *_: {"sample": torch.zeros(2, *SHAPE)}}, "callback_on_step_end must return"),
         ({"callback_on_step_end": lambda *_: torch.zeros(1, *SHAPE)}, "callback_on_step_end must return"),
@@ -827,7 +827,7 @@ for folder in Path(sys.argv[1]).iterdir():
     pipe = ColdDiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(3)
-    pictures[folder.name] = pipe(batch_size=2, generator=generator, output_type="pt").images
+    pictures[folder.name] = pipe(batch_size=2, generator=generator, output_type="latent").images
     config = pipe.scheduler.config
     print(folder.name, config.algorithm, config.endpoint, config.clip_sample, config.eight_bit, pipe.prior is not None)
 save_file(pictures, sys.argv[3])

@@ -58,7 +58,7 @@ def clean(batch: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
 
 
 def restore(pipe: DDRMPipeline, y: Any, operator: Any, seeds: tuple[int, ...] = (0,), **arguments: Any) -> torch.Tensor:
-    options = {"num_inference_steps": 3, "generator": seeded(*seeds), "output_type": "pt", **arguments}
+    options = {"num_inference_steps": 3, "generator": seeded(*seeds), "output_type": "latent", **arguments}
     images: torch.Tensor = pipe(y, operator=operator, **options).images
     return images
 
@@ -382,6 +382,12 @@ def test_a_classifier_that_is_none_is_refused(pipe: DDRMPipeline) -> None:
         restore(pipe, clean(1), "denoise", classifier=lambda x, t: x.sum())
     with pytest.raises(InvalidInputError, match="differentiable in x_t"):
         restore(pipe, clean(1), "denoise", classifier=lambda x, t: torch.zeros(1))
+    with pytest.raises(InvalidInputError, match="classifier must return one log probability per picture.*got float"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: 1.0)
+    with pytest.raises(InvalidInputError, match="classifier must be a function .* or None, got 3"):
+        restore(pipe, clean(1), "denoise", classifier=3)
+    with pytest.raises(InvalidInputError, match="classifier gave NaN or Inf at timestep 666"):
+        restore(pipe, clean(1), "denoise", classifier=lambda x, t: (x * math.nan).sum((1, 2, 3)))
 
 
 # Batches, sizes, colours
@@ -411,7 +417,7 @@ def test_a_batch_in_bfloat16_is_its_pictures_bit_for_bit() -> None:
     pipe = DDRMPipeline(make_residual_unet().bfloat16().to(memory_format=torch.channels_last), DDPMScheduler())
     pipe.set_progress_bar_config(disable=True)
     y = clean(3)
-    options = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 4, "output_type": "pt"}
+    options = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 4, "output_type": "latent"}
     batch = pipe(y, generator=seeded(1, 2, 3), **options).images
     for i, one in enumerate(y.split(1)):
         assert torch.equal(pipe(one, generator=seeded(i + 1), **options).images[0], batch[i])
@@ -554,6 +560,11 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
     [
         ({"image": torch.full((1, *SHAPE), math.nan)}, "(?i)image.*nan"),
         ({"image": clean(1) * 255}, "image holds values up to 25.*Tensors are in"),
+        (
+            {"image": (clean(1) + 1) * 127.5, "sigma_y": 30.0},
+            r"image has a mean of up to \d+.*sigma_y is in the unit",
+        ),
+        ({"sigma_y": 25.0}, "sigma_y must be at most 10 for .*, got 25; .* 25 of 255 grey levels are 0.196"),
         ({"image": clean(1).permute(0, 2, 3, 1)}, "looks like channels last"),
         ({"image": clean(1)[0, 0]}, r"image must be a torch tensor"),
         ({"image": "photo.png"}, "image must be a PIL picture, .*, got str"),
@@ -575,7 +586,7 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
         ({"eta_b": -0.5}, "eta_b must be"),
         ({"num_images_per_input": 0}, "num_images_per_input must be"),
         ({"output_type": "jpg"}, "no output_type named 'jpg'"),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "no callback tensor named 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": ["prompts"]}, "no callback tensor named 'prompts'"),
         ({"generator": 0}, "generator must be a torch.Generator or a list of them, got 0"),
         ({"callback_on_step_end": lambda *_: {"sampl": None}}, "callback_on_step_end must return None or {'sample'"),
         ({"callback_on_step_end": lambda *_: {"sample": torch.zeros(2, *SHAPE)}}, "callback_on_step_end must return"),

@@ -110,7 +110,7 @@ def holes(batch: int, size: tuple[int, int] = SHAPE[1:], seed: int = 3) -> torch
 
 
 def run(pipe: RDDMPipeline, image: Any = None, **arguments: Any) -> torch.Tensor:
-    images: torch.Tensor = pipe(image, **{"output_type": "pt", "generator": seeded(0)[0], **arguments}).images
+    images: torch.Tensor = pipe(image, **{"output_type": "latent", "generator": seeded(0)[0], **arguments}).images
     return images
 
 
@@ -855,7 +855,7 @@ def test_callbacks_see_the_chain() -> None:
     assert torch.equal(seen[3][3]["pred_original_sample"], x)
     default: list[list[str]] = []
     run(pipe, clean(1), callback_on_step_end=lambda _p, _i, _t, tensors: default.append(list(tensors)))
-    assert default == [["sample"]] * 5
+    assert default == [["latents", "sample"]] * 5
 
 
 @pytest.mark.parametrize("name", TENSORS)
@@ -937,7 +937,7 @@ def test_callbacks_see_pictures_as_the_network_takes_them() -> None:
         ({"output_type": "jpg"}, "no output_type named 'jpg'"),
         ({"output_type": None}, "no output_type named None"),
         ({"callback_on_step_end": 3}, "callback_on_step_end must be a function or None, got 3"),
-        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "no callback tensor named 'latents'"),
+        ({"callback_on_step_end_tensor_inputs": ["prompts"]}, "no callback tensor named 'prompts'"),
         ({"callback_on_step_end_tensor_inputs": "sample"}, "callback_on_step_end_tensor_inputs must be a list"),
         ({"callback_on_step_end": lambda *_: {"sampl": None}}, "callback_on_step_end must return None or {'sample'"),
         ({"callback_on_step_end": lambda *_: {"sample": torch.zeros(2, *SHAPE)}}, "callback_on_step_end must return"),
@@ -1091,7 +1091,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
     image = given["image"] if pipe.inputs.conditioned else None
     mask = given["mask"] if pipe.inputs.masked else None
     generator = torch.Generator().manual_seed(0)
-    pictures[folder.name] = pipe(image, mask=mask, eta=0.5, generator=generator, output_type="pt").images
+    pictures[folder.name] = pipe(image, mask=mask, eta=0.5, generator=generator, output_type="latent").images
     print(folder.name, *pipe.scheduler.heads, pipe.scheduler.config.removal_order, pipe.unet_noise is not None)
 save_file(pictures, sys.argv[4])
 """
@@ -1175,7 +1175,8 @@ pipe = RDDMPipeline.from_pretrained(sys.argv[2])
 pipe.push_to_hub("restorer")
 pulled = RDDMPipeline.from_pretrained("tester/restorer")
 image = torch.linspace(-1, 1, 3 * 9 * 7).reshape(1, 3, 9, 7)
-pictures = [one(image, generator=torch.Generator().manual_seed(0), output_type="pt").images for one in (pipe, pulled)]
+draw = torch.Generator
+pictures = [one(image, generator=draw().manual_seed(0), output_type="latent").images for one in (pipe, pulled)]
 print(torch.equal(*pictures), pulled.unet_noise is not None)
 
 for name in sys.argv[3:]:

@@ -332,13 +332,14 @@ torch.set_num_threads({torch.get_num_threads()})
 pipe = ColdDiffusionPipeline.from_pretrained({str(enlarger)!r})
 pipe.set_progress_bar_config(disable=True)
 x = torch.from_numpy(np.load("x.npy"))
-np.save("restored.npy", pipe(x, output_type="pt").images.numpy())
-np.save("drawn.npy", pipe(batch_size=2, generator=torch.Generator().manual_seed(3), output_type="pt").images.numpy())
+np.save("restored.npy", pipe(x, output_type="latent").images.numpy())
+draw = torch.Generator().manual_seed(3)
+np.save("drawn.npy", pipe(batch_size=2, generator=draw, output_type="latent").images.numpy())
 """
     python.run("-c", script, cwd=tmp_path, check=True)
     pipe = load(enlarger)
-    restored = pipe(x, output_type="pt").images.numpy()
-    drawn = pipe(batch_size=2, generator=generator(3), output_type="pt").images.numpy()
+    restored = pipe(x, output_type="latent").images.numpy()
+    drawn = pipe(batch_size=2, generator=generator(3), output_type="latent").images.numpy()
     assert restored.shape == (2, 1, 12, 20)
     assert drawn.shape == (2, 1, 16, 16)
     assert np.ptp(drawn) > 0.1
@@ -526,7 +527,7 @@ def test_animorph(photos: Path, tmp_path: Path) -> None:
         assert np.abs(sheet[top : top + 16, :16, 1].astype(int) - 200).max() <= 4
         assert np.ptp(sheet[top : top + 16, 48:, 1].astype(int)) > 50
     pipe = load(tmp_path / "out")
-    morphed = pipe(Image.open(others / "1.png").resize((16, 16)), output_type="pt").images
+    morphed = pipe(Image.open(others / "1.png").resize((16, 16)), output_type="latent").images
     assert morphed.shape == (1, 3, 16, 16)
     assert bool(morphed.isfinite().all())
     again = [*words, "--resume_from_checkpoint", "latest", "--max_train_steps", 4, "--endpoint_data_dir", photos]
@@ -566,7 +567,7 @@ def test_a_residual_network_is_trained_and_resumes_bit_for_bit(photos: Path, tmp
     assert whole.unet.config.layers_per_block == [2, 1]
     assert whole.unet.conv_out.weight.any()
     assert all(torch.equal(value, broken.unet.state_dict()[key]) for key, value in whole.unet.state_dict().items())
-    assert whole(pictures(1, 3, 9, 14), output_type="pt").images.shape == (1, 3, 9, 14)
+    assert whole(pictures(1, 3, 9, 14), output_type="latent").images.shape == (1, 3, 9, 14)
 
 
 def test_a_restorer_is_trained_on(enlarger: Path, digits: Path, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_the_figures_and_strips_are_those_of_the_pipeline(masked: bool) -> None:
 
         def restored(steps: int, seed: int) -> Tensor:
             kept = mask if masked else None
-            call = {"num_inference_steps": steps, "generator": generator(seed), "output_type": "pt"}
+            call = {"num_inference_steps": steps, "generator": generator(seed), "output_type": "latent"}
             return pipe(degraded, kept, **call).images
 
         # What was measured in between changes no loss.
@@ -325,7 +325,7 @@ def test_what_is_drawn_from_nothing_is_measured_half_way_and_shown_alone() -> No
         drawn = objective.show({"unet": unet}, [(pictures(1, 3, 16, 16),)] * 3, [2, 0])
     assert drawn.shape == (2, 3, 16, 16)
     for one, seed in zip(drawn, (2, 0), strict=True):
-        call = {"num_inference_steps": 10, "generator": generator(seed), "output_type": "pt"}
+        call = {"num_inference_steps": 10, "generator": generator(seed), "output_type": "latent"}
         torch.testing.assert_close(one[None], pipe(**call).images.clamp(-1, 1), rtol=0, atol=1e-5)
 
 
@@ -896,10 +896,10 @@ torch.manual_seed(3)
 {snippet(output)}
 assert restored.size == (18, 14), restored.size
 draw = torch.Generator().manual_seed(3)
-np.save("restored.npy", pipe(image, num_inference_steps=2, generator=draw, output_type="pt").images.numpy())
+np.save("restored.npy", pipe(image, num_inference_steps=2, generator=draw, output_type="latent").images.numpy())
 """
     python.run("-c", script, cwd=tmp_path, check=True)
-    here = load(output)(image, num_inference_steps=2, generator=generator(3), output_type="pt").images.numpy()
+    here = load(output)(image, num_inference_steps=2, generator=generator(3), output_type="latent").images.numpy()
     assert np.ptp(here) > 0.01
     np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), here)
 
@@ -1002,7 +1002,7 @@ def test_without_noise_a_network_learns_a_plain_regression(
     pipe = load(output)
     degraded, clean = 1 - 2 * pictures(1, 3, 16, 16).clamp(0, 1), pictures(1, 3, 16, 16)
     (one, other) = (
-        pipe(degraded, num_inference_steps=1, generator=generator(i), output_type="pt").images for i in (0, 1)
+        pipe(degraded, num_inference_steps=1, generator=generator(i), output_type="latent").images for i in (0, 1)
     )
     assert torch.equal(one, other)  # there is no noise that a generator could draw
     assert one.shape == clean.shape
@@ -1126,7 +1126,7 @@ def test_two_residual_networks_resume_bit_for_bit(folders: Path, tmp_path: Path)
     assert_same(tmp_path / "whole", tmp_path / "broken")
     pipe = load(tmp_path / "whole")
     assert type(pipe.unet) is type(pipe.unet_noise) is ResidualUNet2DModel
-    assert pipe(pictures(1, 3, 9, 14), num_inference_steps=2, output_type="pt").images.isfinite().all()
+    assert pipe(pictures(1, 3, 9, 14), num_inference_steps=2, output_type="latent").images.isfinite().all()
     first, _ = final(tmp_path / "whole")
     assert first["exported unet"]["conv_out.weight"].any()
 

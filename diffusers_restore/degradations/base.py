@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from numbers import Integral, Real
 from typing import Any, ClassVar, final
 
@@ -16,6 +17,8 @@ from ..errors import InvalidInputError, check_int
 from ..generators import Generators, check_generators
 
 State = Mapping[str, Tensor]
+
+_MAX_TOTAL = 1_000_000  # tables have an entry for each severity: an absurd configuration would take all memory
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,12 @@ class Degradation(ABC):
     mixes_channels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        check_int("num_timesteps", self.num_timesteps, 1)
+        check_int("num_timesteps", check_int("num_timesteps", self.num_timesteps, 1), 1, _MAX_TOTAL)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "sample_state" in vars(cls):
+            cls.sample_state = _checked(cls.sample_state)  # type: ignore[method-assign]
 
     @abstractmethod
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
@@ -75,7 +83,11 @@ class Degradation(ABC):
         Args:
             x0: pictures (B, C, H, W); only their shape, device and dtype are used.
             generator: one, or a list of one for each picture.
+
+        Raises:
+            InvalidInputError: no such pictures, or no such generator; subclasses needn't check them.
         """
+        check_generators(generator, len(_check_pictures(x0)))
         return {}
 
     def check_values(self, x0: Tensor, state: State) -> None:  # noqa: B027  # most have no state
@@ -116,9 +128,7 @@ class Degradation(ABC):
     @final
     def check(self, x0: Tensor, state: State | None) -> State:
         """The state, {} for None, if pictures and state have the right shapes; reads no values."""
-        if not isinstance(x0, Tensor) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
-            what = f"{x0.dtype} {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-            raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
+        _check_pictures(x0)
         self.check_size(x0.shape[2], x0.shape[3])
         wanted = self.state_shapes(*x0.shape[1:])
         if not wanted and state is None:
@@ -161,6 +171,24 @@ class Degradation(ABC):
         return {"kind": self.kind, **{one.name: _plain(getattr(self, one.name)) for one in dataclasses.fields(self)}}
 
 
+def _check_pictures(x0: object) -> Tensor:
+    if not isinstance(x0, Tensor) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
+        what = f"{x0.dtype} {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+        raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
+    return x0
+
+
+def _checked(sample_state: Callable[..., State]) -> Callable[..., State]:
+    """The method of a subclass, which is given pictures and generators that can be used."""
+
+    @wraps(sample_state)
+    def checked(self: Degradation, x0: Tensor, generator: Generators = None) -> State:
+        check_generators(generator, len(_check_pictures(x0)))
+        return sample_state(self, x0, generator)
+
+    return checked
+
+
 def _plain(value: Any) -> Any:
     """numpy numbers as Python numbers."""
     if isinstance(value, (bool, str)) or not isinstance(value, Real):
@@ -196,9 +224,9 @@ def draw_each(
 def check_floats(name: str, value: Tensor, limit: float) -> None:
     """Raise InvalidInputError unless the tensor of a state holds floats in [-limit, limit]."""
     if not value.is_floating_point() or not bool((value.abs() <= limit).all()):  # NaN isn't, either
+        reached = "" if value.is_complex() else f" from {value.min().item():g} to {value.max().item():g}"
         raise InvalidInputError(
-            f"state[{name!r}] must be floats in [-{limit:g}, {limit:g}], got {value.dtype} from "
-            f"{value.min().item():g} to {value.max().item():g}"
+            f"state[{name!r}] must be floats in [-{limit:g}, {limit:g}], got {value.dtype}{reached}"
         )
 
 

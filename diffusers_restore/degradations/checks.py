@@ -47,6 +47,8 @@ def check_degradation(
         DegradationCheckError: one or more checks fail.
         InvalidInputError: the shape can't be degraded, or the state can't be drawn.
     """
+    if not isinstance(degradation, Degradation):
+        raise InvalidInputError(f"degradation must be a Degradation, got {degradation!r:.99}")
     checks = _Checks(tolerance)
     batch = len(next(iter(state.values()))) if state else 4
     x = torch.rand(batch, *shape, generator=_seeded(seed)) * 2 - 1

@@ -42,7 +42,8 @@ class Snow(Degradation):
 
     With pictures in [0, 1], x <- b x + (1 - b) max(x, 1.5 grey + 0.5) and D = clip(x + L + rot180 L). L is the state
     `flakes`, zero below the threshold, clipped to [0, 1] and blurred along rows, or columns where the state `vertical`
-    is True, by a Gaussian of 11 taps. Brightness b, threshold and width of the blur change linearly from t = 1 to T:
+    is True, by a Gaussian of 11 taps with zeros beyond the border, as published. Brightness b, threshold and width of
+    the blur change linearly from t = 1 to T:
 
         level  threshold    width       b
         1      0.7..0.3     0.5..5      0.95..0.7   (larger flakes, 5 taps)
@@ -116,9 +117,9 @@ def _luma(x: Tensor) -> Tensor:
 
 
 def _blurred(layer: Tensor, kernels: Tensor) -> Tensor:
-    """Each picture (B, 1, H, W) convolved along its rows with its own kernel (B, taps); border pixels are repeated."""
+    """Each picture (B, 1, H, W) convolved along its rows with its own kernel (B, taps); beyond it there is no snow."""
     batch, taps = kernels.shape
-    rows = functional.pad(layer[:, 0].transpose(0, 1), (taps // 2, taps // 2), mode="replicate")  # (H, B, W + taps - 1)
+    rows = functional.pad(layer[:, 0].transpose(0, 1), (taps // 2, taps // 2))  # (H, B, W + taps - 1)
     return functional.conv1d(rows, kernels[:, None], groups=batch).transpose(0, 1)[:, None]
 
 

@@ -51,6 +51,8 @@ class Synthetic(Degradation):
             raise InvalidInputError(f"recipe_args must be JSON, got {self.recipe_args!r:.200}: {error}") from error
         if not isinstance(values, Mapping):
             raise InvalidInputError(f"recipe_args must be a mapping in JSON, got {self.recipe_args!r:.200}")
+        if not isinstance(self.recipe, str):
+            raise InvalidInputError(f"recipe must be the name of a recipe, got {self.recipe!r:.99}")
         object.__setattr__(self, "recipe_args", text if values else None)  # hashable, and equal for equal arguments
         _recipe(self.recipe, self.recipe_args)
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ..errors import InvalidInputError, OperatorError
+from ..errors import InvalidInputError, OperatorError, check_real
 from ..operators import BlockMean, Identity, LinearOperator, Mask, Measurement, SymmetricBlur
+from ..tensors import described
 from .metrics import psnr, skimage
 
 
@@ -26,7 +27,7 @@ def bicubic(measurement: Measurement) -> Tensor:
     Raises:
         OperatorError: another operator than `BlockMean`.
     """
-    operator, y = measurement.operator, _single(measurement)
+    y, operator = _single(measurement), measurement.operator
     if not isinstance(operator, BlockMean):
         raise _other(operator, BlockMean)
     return interpolate(y, scale_factor=operator.factor, mode="bicubic", align_corners=False)
@@ -39,7 +40,7 @@ def biharmonic(measurement: Measurement) -> Tensor:
         OperatorError: another operator than a `Mask` that all colours share.
         ImportError: scikit-image is not installed.
     """
-    operator, y = measurement.operator, _single(measurement)
+    y, operator = _single(measurement), measurement.operator
     if not isinstance(operator, Mask) or operator.mask.values.shape[1] != 1:
         raise _other(operator, Mask)
     missing = operator.mask.values[0, 0].numpy() == 0
@@ -56,9 +57,10 @@ def wiener(measurement: Measurement, balance: float) -> Tensor:
         OperatorError: another operator than `SymmetricBlur`.
         ImportError: scikit-image is not installed.
     """
-    operator, y = measurement.operator, _single(measurement)
+    y, operator = _single(measurement), measurement.operator
     if not isinstance(operator, SymmetricBlur):
         raise _other(operator, SymmetricBlur)
+    check_real("balance", balance, 0)
     _, height, width = operator.input_shape
     mirrored = np.pad(y[0].double().cpu().numpy(), ((0, 0), (0, height), (0, width)), mode="symmetric")
     kernel, deconvolve = operator.kernel.numpy(), skimage("restoration").wiener
@@ -75,6 +77,7 @@ def tv_deblur(measurement: Measurement, weight: float) -> Tensor:
         ImportError: scikit-image is not installed.
     """
     y, operator = _single(measurement), measurement.operator
+    check_real("weight", weight, 0)
     penalty = 0.01
     smooth = operator.adjoint(y)
     dual = torch.zeros_like(smooth)
@@ -92,9 +95,10 @@ def tv_denoise(measurement: Measurement, weight: float) -> Tensor:
         OperatorError: another operator than `Identity`.
         ImportError: scikit-image is not installed.
     """
+    y = _single(measurement)
     if not isinstance(measurement.operator, Identity):
         raise _other(measurement.operator, Identity)
-    return _tv(_single(measurement), weight, iterations=200)
+    return _tv(y, weight, iterations=200)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ TV_DENOISE = Opponent("TV", tv_denoise, (0.05, 0.07, 0.1, 0.12, 0.14, 0.17, 0.2,
 
 def opponents(operator: LinearOperator) -> tuple[Opponent, ...]:
     """The classical methods for an operator; none for colourisation and others that have no customary one."""
+    if not isinstance(operator, LinearOperator):
+        raise InvalidInputError(f"operator must be a LinearOperator, got {operator!r:.99}")
     known: dict[type[LinearOperator], tuple[Opponent, ...]] = {
         BlockMean: (BICUBIC,),
         Identity: (TV_DENOISE,),
@@ -142,6 +148,7 @@ def best(opponent: Opponent, measurement: Measurement, original: Tensor) -> tupl
 
 
 def _tv(x: Tensor, weight: float, iterations: int) -> Tensor:
+    check_real("weight", weight, 0)
     denoise = skimage("restoration").denoise_tv_chambolle
     array = x[0].double().cpu().numpy()
     return _tensor(denoise(array, weight, eps=1e-5, max_num_iter=iterations, channel_axis=0), x)
@@ -152,6 +159,8 @@ def _tensor(array: NDArray[np.float64], like: Tensor) -> Tensor:
 
 
 def _single(measurement: Measurement) -> Tensor:
+    if not isinstance(measurement, Measurement):
+        raise InvalidInputError(f"a Measurement is wanted, got {described(measurement)}")
     if len(measurement.y) != 1:
         raise InvalidInputError(f"a measurement of one picture is wanted, got a batch of {len(measurement.y)}")
     return measurement.y

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import InvalidInputError
+from ..images import DEFAULT_LIMIT
+from ..tensors import described
 
 
 def skimage(module: str) -> Any:
@@ -35,7 +37,7 @@ def psnr(image: Tensor, reference: Tensor) -> float:
         image, reference: (C, H, W) in [-1, 1]; both are clipped to the range first.
 
     Raises:
-        InvalidInputError: other shapes.
+        InvalidInputError: other shapes, types or ranges, NaN or Inf.
         ImportError: scikit-image is not installed.
     """
     a, b = _pair(image, reference)
@@ -53,7 +55,7 @@ def ssim(image: Tensor, reference: Tensor) -> float:
         image, reference: (C, H, W) in [-1, 1], H and W at least 11; both are clipped and mapped to [0, 1] first.
 
     Raises:
-        InvalidInputError: other shapes.
+        InvalidInputError: other shapes, types or ranges, NaN or Inf.
         ImportError: scikit-image is not installed.
     """
     a, b = _pair(image, reference)
@@ -84,8 +86,9 @@ def luma(image: Tensor) -> Tensor:
         (..., 1, H, W), mapped from [0, 1] to [-1, 1] as pictures are.
 
     Raises:
-        InvalidInputError: another number of channels.
+        InvalidInputError: another number of channels, another type or range, NaN or Inf.
     """
+    _check_range("image", image)
     if image.ndim < 3 or image.shape[-3] not in (1, 3):
         raise InvalidInputError(f"image must have 1 or 3 channels, (..., C, H, W), got {tuple(image.shape)}")
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=image.device) / 255
@@ -94,8 +97,28 @@ def luma(image: Tensor) -> Tensor:
     return (2 * y - 1).to(image.dtype)
 
 
+def _check_range(name: str, picture: object) -> None:
+    """Raise InvalidInputError unless it holds floats in the unit of [-1, 1].
+
+    A restoration may be far beyond the range in single values, as the pseudo-inverse of a noisy blur is, but not in its
+    mean, as pictures in 0..255 are.
+    """
+    if not isinstance(picture, Tensor) or not picture.is_floating_point() or not picture.numel():
+        raise InvalidInputError(
+            f"{name} must be a float tensor (C, H, W) in [-1, 1], got {described(picture)}; images.to_tensor makes one "
+            "(1, C, H, W) of a PIL picture or an array"
+        )
+    mean = float(picture.detach().double().mean())
+    if not math.isfinite(mean):
+        raise InvalidInputError(f"{name} must be finite, got NaN or Inf")
+    if abs(mean) > DEFAULT_LIMIT:
+        raise InvalidInputError(f"{name} must be in [-1, 1], got a mean of {mean:g}: is it in 0..255?")
+
+
 def _pair(image: Tensor, reference: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both pictures, clipped, in float64."""
+    _check_range("image", image)
+    _check_range("reference", reference)
     if image.ndim != 3 or image.shape != reference.shape:
         raise InvalidInputError(
             f"image and reference must both be (C, H, W), got {tuple(image.shape)} and {tuple(reference.shape)}"

@@ -43,8 +43,11 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]]) -> Image.Image:
     that its pixels stay visible. The column of labels is left out where no row has one.
 
     Raises:
-        InvalidInputError: no picture at all.
+        InvalidInputError: no such rows, or no picture at all.
     """
+    for row in rows if isinstance(rows, (list, tuple)) else [rows]:
+        if not isinstance(row, (list, tuple)) or len(row) != 2 or not all(isinstance(cell, Cell) for cell in row[1]):
+            raise InvalidInputError(f"rows must be a list of (label, cells), each a Cell, got {row!r:.99}")
     pictures = [[None if cell.picture is None else _pil(cell.picture) for cell in cells] for _, cells in rows]
     sizes = [picture.size for row in pictures for picture in row if picture is not None]
     if not sizes:

@@ -46,7 +46,7 @@ def severity_strips(
 def _direct(pipe: ColdDiffusionPipeline, degraded: Tensor, t: int) -> Tensor:
     if t == 0:
         return degraded
-    return cast(Tensor, pipe(degraded, start=t, direct=True, output_type="pt", return_dict=False)[0])
+    return cast(Tensor, pipe(degraded, start=t, direct=True, output_type="latent", return_dict=False)[0])
 
 
 def _quiet(pipe: ColdDiffusionPipeline, algorithm: str) -> ColdDiffusionPipeline:
@@ -65,5 +65,5 @@ def _chain(pipe: ColdDiffusionPipeline, start: Tensor, state: dict[str, Tensor])
     def keep(_: object, step: int, timestep: int, tensors: dict[str, Tensor]) -> None:
         states[timestep] = tensors["sample"]  # every severity is taken: after timestep t - 1 comes t - 1
 
-    pipe(start, state=state, output_type="pt", callback_on_step_end=keep)
+    pipe(start, state=state, output_type="latent", callback_on_step_end=keep)
     return states

@@ -6,17 +6,19 @@ from importlib import import_module
 from typing import Any, Literal, Self
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.nn import functional
 
+from ..configuration import PlainConfigMixin
 from ..degradations.base import check_choice, draw_each
 from ..errors import InvalidInputError, check_int, check_real
 from ..generators import Generators
+from ..tensors import check_floats
 
 
-class GaussianMixturePrior(ModelMixin, ConfigMixin):
+class GaussianMixturePrior(ModelMixin, PlainConfigMixin):
     """x_T = spread(m) + noise_std z, m ~ sum_k w_k N(mu_k, L_k L_k^T), z ~ N(0, I) for each pixel.
 
     m is a thumbnail of `height` x `width` pixels; 1 x 1 is the mean of each channel, which is all that the largest blur
@@ -58,7 +60,6 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
         check_int("components", components, 1)
         check_choice("upsample", upsample, ("nearest", "bilinear"))
         check_real("noise_std", noise_std, 0)
-        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         dimension = sizes[0] * sizes[1] * sizes[2]
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, dimension))
@@ -135,5 +136,13 @@ class GaussianMixturePrior(ModelMixin, ConfigMixin):
 
 
 def thumbnails(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Means of the blocks of pictures (B, C, H, W), (B, C, *size)."""
+    """Means of the blocks of pictures (B, C, H, W), (B, C, *size).
+
+    Raises:
+        InvalidInputError: no float pictures, or a size that isn't two whole numbers.
+    """
+    check_floats("pictures", pictures)
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise InvalidInputError(f"size must be (height, width), got {size!r}")
+    size = (check_int("height", size[0], 1), check_int("width", size[1], 1))
     return functional.interpolate(pictures, size=size, mode="area")

@@ -37,6 +37,8 @@ def grow_unet(unet: Grown, in_channels: int, out_channels: int, *, first_output:
         InvalidInputError: fewer channels than there are, an index that its outputs don't fit at, or a network that
             uses its 3 channels beyond conv_in and conv_out, as those of VE processes do.
     """
+    if not isinstance(unet, (UNet2DModel, ResidualUNet2DModel)):
+        raise InvalidInputError(f"unet must be a UNet2DModel or a ResidualUNet2DModel, got {type(unet).__name__}")
     inputs, outputs = unet.config.in_channels, unet.config.out_channels
     in_channels, out_channels = (
         check_int("in_channels", in_channels, inputs),

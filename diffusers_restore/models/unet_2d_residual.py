@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int, check_real
 from ..files import write_text
 from ..registration import PACKAGE, plug_in_file
+from ..tensors import described
 
 TIME_FEATURES = 64
 
@@ -81,8 +83,15 @@ def _check_errors(x0_errors: object) -> None:
         check_real("x0_errors: mean squared error", error, 0)
 
 
-def _for_each(name: str, values: Tensor, count: int) -> Tensor:
-    """Values for `count` pictures, (count,), from one or as many."""
+def _for_each(name: str, given: object, sample: Tensor) -> Tensor:
+    """Values for each picture of a sample, (B,), on its device, from one or as many."""
+    count = len(sample)
+    try:
+        values = torch.as_tensor(given, device=sample.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"{name} must be numbers, got {described(given)}") from error
+    if values.is_complex():
+        raise InvalidInputError(f"{name} must be real numbers, got {values.dtype}")
     if values.numel() not in (1, count):
         raise InvalidInputError(f"{name} must be one, or one for each of {count} pictures, got {tuple(values.shape)}")
     return values.reshape(-1).expand(count)
@@ -93,7 +102,7 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class ResidualUNet2DModel(ModelMixin, ConfigMixin):
+class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
     """f(x, t), a U-Net on patches of pixels: residual blocks, 2 x 2 strided convolutions, skips that are added.
 
     It can replace a `UNet2DModel`: same call, same names in its configuration. Without norms and attention,
@@ -158,7 +167,6 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             for number in values:
                 check_int(name, number, 1)
         _check_errors(x0_errors)
-        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
 
         def blocks(channels: int, count: int) -> ResidualBlocks:
             return ResidualBlocks(ResidualBlock(channels, time_embed_dim, dropout) for _ in range(count))
@@ -210,6 +218,8 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
         Raises:
             InvalidInputError: sizes, or numbers of timesteps or class labels, that don't fit.
         """
+        if not isinstance(sample, Tensor) or not sample.is_floating_point():
+            raise InvalidInputError(f"sample must be floats (B, C, H, W), got {described(sample)}")
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise InvalidInputError(f"sample must be (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")
         if sample.shape[2] % self.size_multiple or sample.shape[3] % self.size_multiple:
@@ -218,11 +228,17 @@ class ResidualUNet2DModel(ModelMixin, ConfigMixin):
             )
         if (class_labels is None) != (self.class_embedding is None):
             raise InvalidInputError("class_labels must be given to a class-conditional network, and to no other")
-        times = _for_each("timestep", torch.as_tensor(timestep, device=sample.device), len(sample))
+        times = _for_each("timestep", timestep, sample)
         features = self.time_proj(times).to(self.dtype)  # in float32 up to here
         embedding = self.time_embedding(features)
         if self.class_embedding is not None and class_labels is not None:
-            embedding = embedding + self.class_embedding(_for_each("class_labels", class_labels, len(sample)))
+            labels = _for_each("class_labels", class_labels, sample)
+            if labels.is_floating_point() or labels.dtype == torch.bool:
+                raise InvalidInputError(f"class_labels must be whole numbers, got {labels.dtype}")
+            classes = self.config.num_class_embeds
+            if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < classes)).all()):  # else a host sync
+                raise InvalidInputError(f"class_labels must be in 0..{classes - 1}, got {labels.tolist()}")
+            embedding = embedding + self.class_embedding(labels.long())
         embedding = functional.silu(embedding)
 
         x = self.conv_in(functional.pixel_unshuffle(sample, self.config.patch_size))

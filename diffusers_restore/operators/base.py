@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -10,8 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError, OperatorError, check_int, check_real
+from ..errors import InvalidInputError, OperatorError, check_int, check_real, one_line, unknown_name
 from ..registries import OPERATORS
+from ..tensors import described
+from .arguments import check_images, check_methods, check_together
 from .solving import conjugate_gradients
 
 Shape = tuple[int, int, int]
@@ -46,7 +49,7 @@ class LinearOperator(ABC):
 
     An operator is an immutable value built for one image shape. It has no device and no dtype: results are on the
     device and in the dtype of the input, float32 or float64. Where no SVD is known, `pinv` and `prox` are solved by
-    conjugate gradients.
+    conjugate gradients. What the methods are given is checked for those of subclasses, too: type, shape, batch, dtype.
 
     Attributes:
         kind: the name in the registry and in `to_config()`.
@@ -62,6 +65,10 @@ class LinearOperator(ABC):
     batch_size: int | None = None
     gain: float = 1.0
     measures_picture: bool = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_methods(cls)
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -82,24 +89,27 @@ class LinearOperator(ABC):
 
     def pinv(self, y: Tensor) -> Tensor:
         """The least-norm least-squares solution A^+ y, (B, *output_shape) -> (B, *input_shape)."""
+        self.check_output(y)
         return conjugate_gradients(lambda x: self.adjoint(self.forward(x)), self.adjoint(y))
 
     def prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
         """argmin_z |A z - y|^2 + weight |z - x|^2, for weight > 0; shapes of x and of the result (B, *input_shape)."""
-        weight = check_real("weight", weight, above=0)
+        weight = self._check_prox(x, y, weight)
         residual = self.adjoint(y - self.forward(x))
         return x + conjugate_gradients(lambda d: self.adjoint(self.forward(d)) + weight * d, residual)
 
     def measured(self, y: Tensor) -> Tensor:
         """y with zeros where nothing is measured: a mask's holes; every other operator returns y as it is."""
-        return y
+        return self.check_output(y)
 
     def repeat_interleave(self, count: int) -> LinearOperator:
         """The operator for a batch in which every image stands `count` times in a row."""
+        check_int("count", count, 1)
         return self
 
     def select(self, index: int) -> LinearOperator:
         """The operator of one image of the batch."""
+        check_int("index", index, 0)
         return self
 
     def after(self, inner: LinearOperator) -> LinearOperator | None:
@@ -150,21 +160,14 @@ class LinearOperator(ABC):
         return f"<{type(self).__name__} {self.input_shape} -> {self.output_shape}>"
 
     def check_input(self, x: Tensor) -> Tensor:
-        return self._check("x", x, self.input_shape)
+        return check_images(self, "x", x, self.input_shape)
 
     def check_output(self, y: Tensor) -> Tensor:
-        return self._check("y", y, self.output_shape)
+        return check_images(self, "y", y, self.output_shape)
 
-    def _check(self, name: str, tensor: Tensor, shape: Shape) -> Tensor:
-        if tuple(tensor.shape[1:]) != shape or tensor.ndim != 4:
-            raise OperatorError(f"{name} must be (B, C, H, W) with (C, H, W) = {shape}, got {tuple(tensor.shape)}")
-        if self.batch_size not in (None, 1, tensor.shape[0]):
-            raise OperatorError(
-                f"{name} has a batch of {tensor.shape[0]}, the operator holds data for {self.batch_size} images"
-            )
-        if tensor.dtype not in (torch.float32, torch.float64):
-            raise OperatorError(f"{name} must be float32 or float64, got {tensor.dtype}")
-        return tensor
+    def _check_prox(self, x: Tensor, y: Tensor, weight: float) -> float:
+        check_together(self.check_input(x), self.check_output(y))
+        return check_real("weight", weight, above=0)
 
 
 class SVDOperator(LinearOperator):
@@ -203,22 +206,22 @@ class SVDOperator(LinearOperator):
         """U c: coefficients -> (B, *output_shape)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.u(scale(self.vt(self.check_input(x)), self.singular_values.like(x)))
+        return self.u(scale(self.vt(x), self.singular_values.like(x)))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.v(scale(self.ut(self.check_output(y)), self.singular_values.like(y)))
+        return self.v(scale(self.ut(y), self.singular_values.like(y)))
 
     def y_bar(self, y: Tensor) -> Tensor:
         """S^+ U^T y, the measurement in coefficients of the image; zero where the singular value is zero."""
-        return scale(self.ut(self.check_output(y)), self._inverse_values.like(y))
+        return scale(self.ut(y), self._inverse_values.like(y))
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.v(self.y_bar(y))
 
     def prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
-        weight = check_real("weight", weight, above=0)
+        weight = self._check_prox(x, y, weight)
         s = self.singular_values.like(x)
-        return x + self.v(s / (s * s + weight) * (self.ut(self.check_output(y)) - s * self.vt(self.check_input(x))))
+        return x + self.v(s / (s * s + weight) * (self.ut(y) - s * self.vt(x)))
 
     @cached_property
     def _inverse_values(self) -> Constant:
@@ -299,20 +302,26 @@ def _check_chain(outer: LinearOperator, inner: LinearOperator) -> None:
         )
 
 
-def from_config(config: dict[str, Any]) -> LinearOperator:
+def from_config(config: Mapping[str, Any]) -> LinearOperator:
     """The operator that `operator.to_config()` describes, through JSON too.
 
     Raises:
         UnknownNameError: no operator is registered under `config["kind"]`.
-        InvalidInputError: an argument is missing or unknown.
+        InvalidInputError: no such mapping, or an argument that is missing, unknown or of no use.
     """
+    if not isinstance(config, Mapping):
+        raise InvalidInputError(f"an operator is configured by a mapping with 'kind', got {described(config)}")
     params = dict(config)
     kind = params.pop("kind", None)
+    if not isinstance(kind, str):
+        raise unknown_name("operator", kind, OPERATORS)
     cls = OPERATORS[kind]
     try:
         operator: LinearOperator = cls.from_params(params)
-    except (TypeError, KeyError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"the configuration of operator {kind!r} does not fit: {error}") from error
+    except InvalidInputError:
+        raise
+    except RecursionError as error:
+        raise InvalidInputError(f"the configuration of operator {kind!r} is nested too deeply") from error
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"the configuration of operator {kind!r} does not fit: {one_line(error)}") from error
     return operator

@@ -36,6 +36,8 @@ def check_operator(operator: LinearOperator, *, tolerance: float = 1e-9, seed: i
     Raises:
         OperatorCheckError: one or more checks fail.
     """
+    if not isinstance(operator, LinearOperator):
+        raise InvalidInputError(f"operator must be a LinearOperator, got {operator!r:.99}")
     if prod(operator.input_shape) > 4000:
         raise InvalidInputError(f"check_operator builds dense matrices; {operator!r} is too large for that")
     checks = Checks(tolerance)

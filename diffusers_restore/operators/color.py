@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import hypot
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import OperatorError, check_real
@@ -16,11 +18,14 @@ from .families import DisjointRows, PerChannel
 EQUAL_WEIGHTS = (1 / 3, 1 / 3, 1 / 3)
 
 
-def check_weights(weights: Iterable[float]) -> tuple[float, ...]:
-    """`weights` as finite floats; refuses anything but a sequence of numbers."""
-    if isinstance(weights, (str, bytes, dict)) or not isinstance(weights, Iterable):
+def check_weights(weights: Sequence[float] | Tensor | NDArray[Any]) -> tuple[float, ...]:
+    """`weights` as finite floats, in their order; refuses anything but a sequence of numbers."""
+    if not isinstance(weights, (Sequence, Tensor, np.ndarray)) or isinstance(weights, (str, bytes)):
         raise OperatorError(f"weights must be one number per channel, such as [0.3, 0.6, 0.1], got {weights!r}")
-    return tuple(check_real("weights", weight) for weight in weights)
+    listed = weights if isinstance(weights, Sequence) else weights.tolist()
+    if not isinstance(listed, Sequence):  # of a single number
+        raise OperatorError(f"weights must be one number per channel, such as [0.3, 0.6, 0.1], got {weights!r}")
+    return tuple(check_real("weights", weight) for weight in listed)
 
 
 class Grayscale(DisjointRows):

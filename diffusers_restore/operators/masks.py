@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, check_int
+from ..tensors import described
 from .base import Constant, LinearOperator, Product, Shape, SVDOperator, check_shape
 from .families import DisjointRows, TightRows
 
@@ -73,6 +74,8 @@ class Mask(SVDOperator):
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:
             raise OperatorError(f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}") from error
+        if mask.is_complex() or mask.layout != torch.strided or mask.device.type == "meta":
+            raise OperatorError(f"mask must hold real numbers, got {described(mask)} ({mask.layout}, {mask.device})")
         channels, height, width = self.input_shape
         given = tuple(mask.shape)
         if 2 <= mask.ndim <= 4:
@@ -80,6 +83,8 @@ class Mask(SVDOperator):
         if mask.ndim != 4 or tuple(mask.shape[2:]) != (height, width) or mask.shape[1] not in (1, channels):
             accepted = f"({height}, {width}), (1 or {channels}, {height}, {width}) or a batch of the latter"
             raise OperatorError(f"mask must have the shape {accepted}, got {given}")
+        if not len(mask):
+            raise OperatorError(f"mask must hold at least one image, got {given}")
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise OperatorError(
                 f"mask must hold 0 (missing) and 1 (measured) only, got values from {float(mask.min()):g} "
@@ -157,6 +162,8 @@ class Crop(TightRows):
     def __init__(self, input_shape: Shape, size: tuple[int, int]) -> None:
         self.input_shape = check_shape("input_shape", input_shape)
         channels, height, width = self.input_shape
+        if not isinstance(size, (tuple, list)) or len(size) != 2:
+            raise OperatorError(f"size must be (H, W), got {size!r}")
         self.output_shape = check_shape("size", (channels, *size))
         if self.output_shape[1] > height or self.output_shape[2] > width:
             raise OperatorError(f"size must be at most {(height, width)}, got {tuple(size)}")

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..errors import InvalidInputError, OperatorError, check_real
+from ..errors import InvalidInputError, OperatorError, check_int, check_real
 from .base import LinearOperator, SVDOperator
 
 
@@ -28,6 +28,7 @@ class Measurement:
     sigma_y: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_operator(self.operator)
         self.operator.check_output(self.y)
         check_real("sigma_y", self.sigma_y, 0)
         if not bool(torch.isfinite(self.y).all()):
@@ -45,6 +46,8 @@ class Measurement:
 
     def split(self, size: int) -> list[Measurement]:
         """The measurements of `size` images each; size is 1, or that of the batch."""
+        if check_int("size", size, 1, len(self.y)) not in (1, len(self.y)):
+            raise InvalidInputError(f"size must be 1 or {len(self.y)}, that of the batch, got {size}")
         if size == len(self.y):
             return [self]
         return [Measurement(self.y[i : i + 1], self.operator.select(i), self.sigma_y) for i in range(len(self.y))]
@@ -62,7 +65,14 @@ def measure(
 
     Noise is drawn in float32 on the generator's device, so that a CPU generator gives the same measurement on every
     device. A mask measures nothing where it is zero, noise included.
+
+    Raises:
+        OperatorError: shape or batch of x do not fit the operator.
+        InvalidInputError: no operator, no generator, or a sigma_y that is no number >= 0.
     """
+    _check_operator(operator)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidInputError(f"generator must be a torch.Generator or None, got {generator!r}")
     sigma_y = check_real("sigma_y", sigma_y, 0)
     y = operator.forward(x)
     if sigma_y > 0:
@@ -70,3 +80,8 @@ def measure(
         noise = torch.randn(y.shape, generator=generator, device=device).to(y)
         y = y + sigma_y * operator.measured(noise)
     return Measurement(y, operator, sigma_y)
+
+
+def _check_operator(operator: object) -> None:
+    if not isinstance(operator, LinearOperator):
+        raise OperatorError(f"operator must be a LinearOperator, got {operator!r:.99}")

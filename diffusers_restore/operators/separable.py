@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import OperatorError, check_real, unknown_name
+from ..errors import OperatorError, unknown_name
 from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape
-from .color import Grayscale
+from .color import Grayscale, check_weights
 from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
 
 BORDERS = ("zero", "reflect", "replicate", "circular", "valid")
@@ -18,6 +19,8 @@ BORDERS = ("zero", "reflect", "replicate", "circular", "valid")
 # Singular values below this share of the largest are set to zero: dividing by them would amplify the rounding of a
 # float32 measurement above the grey levels of a picture.
 RELATIVE_THRESHOLD = 1e-4
+
+_COMPLEX = (torch.complex32, torch.complex64, torch.complex128)
 
 Stage = dict[str, Any]
 
@@ -29,9 +32,11 @@ def check_kernel(kernel: Any, dimensions: int) -> Tensor:
         OperatorError: one of these conditions fails.
     """
     try:
+        if torch.as_tensor(kernel).dtype in (torch.bool, *_COMPLEX):  # torch would drop the imaginary part
+            raise TypeError("not real")
         values = torch.as_tensor(kernel, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise OperatorError(f"kernel must be {dimensions}-dimensional numbers, got {kernel!r}") from error
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise OperatorError(f"kernel must be {dimensions}-dimensional numbers, got {kernel!r:.99}") from error
     if values.ndim != dimensions or any(size % 2 == 0 for size in values.shape):
         raise OperatorError(
             f"kernel must have {dimensions} odd size(s), so that it has a centre, got shape {tuple(values.shape)}"
@@ -73,21 +78,39 @@ def blur_matrix(size: int, kernel: Sequence[float], border: str = "reflect") -> 
 
 
 def stage_matrix(size: int, stage: Stage) -> Tensor:
-    """The matrix of one stage: blur (kernel, border), bicubic (factor), mean (factor) or weights (weights)."""
+    """The matrix of one stage: blur (kernel, border), bicubic (factor), mean (factor) or weights (weights).
+
+    Raises:
+        OperatorError: no mapping, or an argument that is missing, unknown or of no use.
+        UnknownNameError: another stage.
+    """
+    if not isinstance(stage, Mapping):
+        raise OperatorError(f"a stage must be a mapping such as {{'stage': 'mean', 'factor': 2}}, got {stage!r:.99}")
     arguments = dict(stage)
     name = arguments.pop("stage", None)
-    if name == "blur":
-        return blur_matrix(size, **arguments)
-    if name == "bicubic":
-        return bicubic_matrix(size, **arguments)
-    if name == "mean":
-        return mean_matrix(size, **arguments)
-    if name == "weights":
-        weights = [check_real("weights", weight) for weight in arguments["weights"]]
-        if len(weights) != size:
-            raise OperatorError(f"weights must hold {size} numbers, got {len(weights)}")
-        return torch.tensor([weights], dtype=torch.float64)
-    raise unknown_name("stage", name, ("blur", "bicubic", "mean", "weights"))
+    if not isinstance(name, str) or name not in _STAGES:
+        raise unknown_name("stage", name, _STAGES)
+    parameters = signature(_STAGES[name]).parameters
+    needed = {key for key, one in parameters.items() if one.default is one.empty} - {"size"}
+    if not needed <= set(arguments) <= set(parameters) - {"size"}:
+        listed = ", ".join(key for key in parameters if key != "size")
+        raise OperatorError(f"stage {name!r} takes {listed}, got {', '.join(map(str, arguments)) or 'nothing'}")
+    return _STAGES[name](size, **arguments)
+
+
+def _weights_matrix(size: int, weights: Sequence[float]) -> Tensor:
+    values = check_weights(weights)
+    if len(values) != size:
+        raise OperatorError(f"weights must hold {size} numbers, got {len(values)}")
+    return torch.tensor([values], dtype=torch.float64)
+
+
+_STAGES: Mapping[str, Callable[..., Tensor]] = {
+    "blur": blur_matrix,
+    "bicubic": bicubic_matrix,
+    "mean": mean_matrix,
+    "weights": _weights_matrix,
+}
 
 
 class Separable(SVDOperator):
@@ -100,6 +123,9 @@ class Separable(SVDOperator):
     Args:
         input_shape: (C, H, W).
         channels, height, width: the stages of the three axes.
+
+    Raises:
+        OperatorError: a stage that can't be used, or matrices that measure nothing.
     """
 
     kind: ClassVar[str] = "separable"
@@ -112,6 +138,9 @@ class Separable(SVDOperator):
         width: Sequence[Stage] = (),
     ) -> None:
         self.input_shape = check_shape("input_shape", input_shape)
+        for name, stages in (("channels", channels), ("height", height), ("width", width)):
+            if not isinstance(stages, (list, tuple)):
+                raise OperatorError(f"{name} must be a list of stages, got {stages!r:.99}")
         self.stages = (list(channels), list(height), list(width))
         self._u: list[Constant | None] = []
         self._v: list[Constant | None] = []

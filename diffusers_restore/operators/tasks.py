@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..errors import InvalidInputError, OperatorError, check_int, check_real
+from ..errors import InvalidInputError, OperatorError, check_int, check_real, unknown_name
 from ..registries import TASKS
 from .base import LinearOperator, Shape, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
@@ -66,6 +68,8 @@ def create(
         InvalidInputError: an unknown or missing argument of the task, or not exactly one of the two shapes.
         OperatorError: a size that the operator doesn't fit.
     """
+    if not isinstance(task, str):
+        raise unknown_name("task", task, TASKS)
     chosen: Task = TASKS[task]
     accepted = chosen.arguments
     for name in arguments:
@@ -74,7 +78,11 @@ def create(
             raise InvalidInputError(f"task {task!r} has no argument {name!r}; it has: {listed}")
     missing = [name for name, p in accepted.items() if p.default is p.empty and name not in arguments]
     if missing:
-        raise InvalidInputError(f"task {task!r} needs the argument {missing[0]!r}")
+        shown = ", ".join(f"{name}={name}" for name in missing)
+        raise InvalidInputError(
+            f"task {task!r} needs the argument {missing[0]!r}: make the operator by "
+            f'operators.create("{task}", measurement_shape=..., {shown}), and pass it instead of the name'
+        )
     if (image_shape is None) == (measurement_shape is None):
         raise InvalidInputError("give either image_shape=(C, H, W) or measurement_shape=(C, H, W)")
     if measurement_shape is not None:
@@ -91,25 +99,37 @@ def create(
 def gaussian_kernel(sigma: float, taps: int) -> Tensor:
     """`taps` samples of a Gaussian of sd `sigma` pixels, normalised; taps is odd."""
     sigma, taps = check_real("sigma", sigma, above=0), check_int("taps", taps, 1, MAX_KERNEL)
+    if taps % 2 == 0:
+        raise OperatorError(f"taps must be odd, so that the kernel has a centre, got {taps}")
     offsets = torch.arange(taps, dtype=torch.float64) - taps // 2
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
     return kernel / kernel.sum()
 
 
-def motion_kernel(length: int, angle: float) -> Tensor:
-    """The path of a straight camera shake: (size, size) with the smallest odd size that holds it.
+def motion_kernel(length: float, angle: float) -> Tensor:
+    """The path of a straight camera shake: (size, size), with the smallest odd size that holds it at any angle.
 
-    `length` pixels at `angle` degrees, counterclockwise from the right, spread over the four nearest pixels.
+    `length` pixels at `angle` degrees, counterclockwise from the right, with its middle on the central pixel. A pixel's
+    weight is the share of the path that lies in its square, so that 5 pixels at 0 degrees are 0.2 each, as those of
+    MATLAB's fspecial("motion", 5, 0); at other angles fspecial weighs by distance from the path.
+
+    Raises:
+        InvalidInputError: a length that isn't in (0, 9999], or an angle that is no number.
     """
-    length, angle = check_int("length", length, 1, MAX_KERNEL), check_real("angle", angle)
-    centre = length // 2
-    along = torch.linspace(-(length - 1) / 2, (length - 1) / 2, 16 * length, dtype=torch.float64)
-    radians = torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
-    rows, columns = centre - along * torch.sin(radians), centre + along * torch.cos(radians)
-    pixels = torch.arange(2 * centre + 1, dtype=torch.float64)
-    near_row = (1 - (rows[:, None] - pixels).abs()).clamp_min(0)
-    near_column = (1 - (columns[:, None] - pixels).abs()).clamp_min(0)
-    return near_row.mT @ near_column / len(along)
+    if isinstance(length, Integral):
+        check_int("length", length, 1, MAX_KERNEL)
+    length, angle = check_real("length", length, above=0, maximum=MAX_KERNEL), check_real("angle", angle)
+    reach, radians = max(0, ceil((length - 1) / 2)), torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
+    direction = torch.stack([-torch.sin(radians), torch.cos(radians)])  # rows, columns
+    borders = torch.arange(-reach, reach, dtype=torch.float64) + 0.5
+    crossings = (borders[:, None] / direction).flatten()  # how far along the path it meets the squares' borders
+    ends = torch.tensor([-length / 2, length / 2], dtype=torch.float64)
+    points = torch.cat([ends, crossings[crossings.abs() < length / 2]]).sort().values
+    inside, middle = points.diff(), (points[1:] + points[:-1]) / 2
+    inside = torch.where(inside > 1e-9, inside, 0.0)  # at 45 degrees the path passes corners, but for rounding
+    rows, columns = (middle[:, None] * direction).round().long().clamp(-reach, reach).mT + reach
+    kernel = torch.zeros(2 * reach + 1, 2 * reach + 1, dtype=torch.float64)
+    return kernel.index_put_((rows, columns), inside / inside.sum(), accumulate=True)
 
 
 def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
@@ -158,7 +178,7 @@ def _gauss_shape(measurement_shape: Shape, taps: int = 5, border: str = "reflect
     return _blurred_shape(measurement_shape, taps, border)
 
 
-def _deblur_motion(image_shape: Shape, *, length: int = 15, angle: float = 30.0) -> LinearOperator:
+def _deblur_motion(image_shape: Shape, *, length: float = 15, angle: float = 30.0) -> LinearOperator:
     return CircularBlur(image_shape, motion_kernel(length, angle))
 
 
@@ -170,8 +190,13 @@ def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
     return Mask(image_shape, mask)
 
 
+def _check_size(height: int, width: int) -> tuple[int, int]:
+    return check_int("height", height, 1), check_int("width", width, 1)
+
+
 def random_mask(height: int, width: int, missing: float = 0.5, seed: int = 0) -> Tensor:
     """(H, W) with the share `missing` of the pixels, drawn without replacement, set to 0."""
+    height, width = _check_size(height, width)
     missing = check_real("missing", missing, 0, 1)
     order = random_order(height * width, check_int("seed", seed, 0))
     return (order >= round(missing * height * width)).double().reshape(height, width)
@@ -191,6 +216,7 @@ def _inpaint_box(image_shape: Shape, *, side: float = 0.5) -> LinearOperator:
 
 def text_mask(height: int, width: int) -> Tensor:
     """(H, W) with lines of printed text set to 0, scaled with the picture."""
+    height, width = _check_size(height, width)
     canvas = Image.new("L", (width, height), 255)
     draw = ImageDraw.Draw(canvas)
     size = max(8, height // 12)
@@ -203,6 +229,7 @@ def text_mask(height: int, width: int) -> Tensor:
 
 def scratch_mask(height: int, width: int, seed: int = 0) -> Tensor:
     """(H, W) with thin crooked scratches and a few spots set to 0, as on an old print."""
+    height, width = _check_size(height, width)
     bits = np.random.PCG64(check_int("seed", seed, 0)).random_raw(200)  # guaranteed stable, unlike NumPy's draws
     numbers = iter((bits >> np.uint64(11)) * 2.0**-53)
     canvas = Image.new("L", (width, height), 255)

@@ -158,9 +158,9 @@ class CompressedSensing(TightRows):
         self.output_shape = (channels, height, width // self.ratio)
         pixels = height * width
         is_power = pixels & (pixels - 1) == 0
-        self.transform = transform or ("hadamard" if is_power else "dct")
-        if self.transform not in ("hadamard", "dct"):
+        if transform is not None and (not isinstance(transform, str) or transform not in ("hadamard", "dct")):
             raise OperatorError(f"transform must be 'hadamard' or 'dct', got {transform!r}")
+        self.transform = ("hadamard" if is_power else "dct") if transform is None else transform
         if self.transform == "hadamard" and not is_power:
             raise OperatorError(
                 f"transform='hadamard' needs H W to be a power of two, got {height} x {width}; use transform='dct'"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -15,7 +15,7 @@ from ..errors import InvalidInputError, check_int, unknown_name
 from ..models.unet_2d_residual import ResidualUNet2DModel
 from .common import Network, uncompiled
 
-OutputType = Literal["pil", "np", "pt"]
+OutputType = Literal["pil", "np", "pt", "latent"]
 
 
 @dataclass(frozen=True)
@@ -106,21 +106,27 @@ def new_count(batch_size: int | None) -> int:
 
 def check_output_type(output_type: str) -> None:
     """Raise UnknownNameError for another output type."""
-    if output_type not in ("pil", "np", "pt"):
-        raise unknown_name("output_type", output_type, ("pil", "np", "pt"))
+    if not isinstance(output_type, str) or output_type not in get_args(OutputType):
+        raise unknown_name("output_type", output_type, get_args(OutputType))
 
 
 def check_channels(output_type: str, channels: int) -> None:
     """Raise InvalidInputError if pictures with this number of channels can't be output."""
     if output_type == "pil" and channels not in (1, 3):
-        raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np' or 'pt'")
+        raise InvalidInputError(f"output_type='pil' needs 1 or 3 channels, got {channels}; use 'np', 'pt' or 'latent'")
 
 
 def to_output(pictures: Tensor, output_type: OutputType, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
-    """Pictures (B, C, H, W) in [-1, 1] as the return value of a call."""
+    """Pictures (B, C, H, W) in [-1, 1] as the return value of a call.
+
+    As diffusers' `VaeImageProcessor` has it: "pt" is (B, C, H, W) and "np" (B, H, W, C), both clipped to [0, 1];
+    "latent" is what the model works on, unclipped.
+    """
     result: Any = pictures
     if output_type == "pil":
         result = images.to_pil(pictures)
-    elif output_type == "np":
-        result = images.to_numpy(pictures)
+    elif output_type != "latent":
+        result = (pictures * 0.5 + 0.5).clamp(0, 1)
+        if output_type == "np":
+            result = result.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return ImagePipelineOutput(images=result) if return_dict else (result,)

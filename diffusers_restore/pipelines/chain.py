@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, TypeVar
 
+import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -18,6 +19,9 @@ Step = Callable[[int, Sequence[Tensor]], Sequence[tuple[Tensor, ...]]]
 """(timestep, the state of each part of the batch) -> (next state, estimates ...) of each part."""
 
 S = TypeVar("S", bound=SchedulerMixin)
+
+_STATE = ("latents", "sample")
+"""The names of the state in a callback: that of diffusers, and ours."""
 
 
 def own_scheduler(scheduler: Any, kind: type[S]) -> S:
@@ -60,6 +64,31 @@ def check_callback(callback: Callback | None, names: Sequence[str], known: Seque
     return names
 
 
+class Watch:
+    """Notes what networks and callbacks gave, and finds at the end of a chain who gave NaN or Inf, and when.
+
+    The largest values stay on their device until `check`, so that steps have no host sync.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[str, int, Tensor]] = []
+
+    def see(self, who: str, timestep: int, given: Tensor) -> Tensor:
+        """`given`, after noting its extremes, which are NaN or Inf if anything in it is."""
+        self._seen.append((who, timestep, torch.stack(torch.aminmax(given.detach().float()))))
+        return given
+
+    def check(self) -> None:
+        """Raise InvalidInputError for the first that was not finite."""
+        finite = torch.stack([extremes for *_, extremes in self._seen]).isfinite().all(dim=1).tolist()
+        for (who, timestep, _), right in zip(self._seen, finite, strict=True):
+            if not right:
+                raise InvalidInputError(
+                    f"{who} gave NaN or Inf at timestep {timestep}: torch.float16 overflows, so try torch.float32 or "
+                    "torch.bfloat16 (pipe.to(torch.float32)); if it isn't that, look for NaN in the network's weights"
+                )
+
+
 def run_chain(
     pipe: DiffusionPipeline,
     timesteps: Sequence[int],
@@ -67,17 +96,22 @@ def run_chain(
     step: Step,
     callback: Callback | None,
     asked: Sequence[str],
+    watch: Watch,
 ) -> Tensor:
     """Run a chain, with progress and a callback after each timestep; returns the last state (B, C, H, W).
 
     Args:
         pipe: shows the progress bar and is passed to the callback; its `_callback_tensor_inputs` name what `step`
-            returns.
+            returns, after "latents", which is the state under the name that diffusers uses.
         timesteps: of the chain.
         states: the first states, (b, C, H, W), of the parts that go through the network together.
         step: makes the next ones.
         callback: of the call, or None.
         asked: the tensors that it gets, from `check_callback`.
+        watch: sees what the networks give to `step`.
+
+    Raises:
+        InvalidInputError: a network or the callback gave NaN or Inf, or a callback returned what it can't.
     """
     size = len(states[0])
     with pipe.progress_bar(total=len(timesteps)) as progress:
@@ -86,25 +120,40 @@ def run_chain(
             states = [one[0] for one in made]
             if callback is not None:
                 whole = map(cat, zip(*made, strict=True))
-                tensors = dict(zip(pipe._callback_tensor_inputs, whole, strict=True))
+                tensors = dict(zip(pipe._callback_tensor_inputs[1:], whole, strict=True))
+                tensors["latents"] = tensors["sample"]
                 given = {name: tensors[name] for name in asked}
                 answer = callback(pipe, i, t, dict(given))
-                states = _replace(tensors["sample"], answer, given).split(size)
+                state = watch.see("callback_on_step_end", t, _replace(tensors["sample"], answer, given))
+                states = state.split(size)
             progress.update()
-    return cat(list(states))
+    last = watch.see("the scheduler's step", timesteps[-1], cat(list(states)))
+    watch.check()
+    return last
 
 
 def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
-    """The sample, or a callback's replacement for it; the callback may return all tensors that it was given."""
-    if answer is None or answer == {}:
+    """The state, or a callback's replacement for it, as "latents" or "sample".
+
+    The callback may return all tensors that it was given; one that it left as it was replaces nothing.
+    """
+    if answer is None:
         return sample
-    known = isinstance(answer, dict) and all(name in given for name in answer if name != "sample")
-    new = answer.get("sample", sample) if known else None
-    if not isinstance(new, Tensor) or new.shape != sample.shape:
-        raise InvalidInputError(
-            f"callback_on_step_end must return None or {{'sample': a tensor {tuple(sample.shape)}}}, got {answer!r:.99}"
-        )
-    for name, value in answer.items():
-        if name != "sample" and value is not given[name]:
+    accepted = f"None or {{'sample': a tensor {tuple(sample.shape)}}} (or 'latents')"
+    if not isinstance(answer, dict) or not all(name in given or name in _STATE for name in answer):
+        raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {answer!r:.99}")
+    changed = {name: value for name, value in answer.items() if value is not given.get(name, sample)}
+    for name, value in changed.items():
+        if name not in _STATE:
             raise InvalidInputError(f"callback_on_step_end can replace 'sample' alone, and not {name!r}")
-    return new.to(sample)
+        if not isinstance(value, Tensor) or value.shape != sample.shape or value.dtype.is_complex:
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.99}"
+            raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {name!r}: {got}")
+    if not changed:
+        return sample
+    first, *others = changed.values()
+    if not all(other is first or torch.equal(other.to(first), first) for other in others):
+        raise InvalidInputError(
+            "callback_on_step_end must not return two states: 'latents' and 'sample' are one tensor; return either"
+        )
+    return first.to(sample)

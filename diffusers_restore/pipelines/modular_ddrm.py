@@ -31,7 +31,7 @@ from ..registration import PACKAGE, plug_in_file
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import check_channels, check_output_type, to_output
-from .chain import own_scheduler
+from .chain import Watch, own_scheduler
 from .pipeline_ddrm import DDRMPipeline
 from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
@@ -47,7 +47,7 @@ _GIVEN = {
     "class_labels": "for a class-conditional network, one or one per picture",
     "generator": "one, or one for each restored picture",
     "num_images_per_input": "restored samples of each picture",
-    "output_type": "'pil', 'np' or 'pt'",
+    "output_type": "'pil', 'np', 'pt' or 'latent'",
 }
 # What blocks pass on. A list has an item for each part of the batch that goes through the network at once: a picture on
 # a CPU, where the batch size changes how sums are rounded; else there is one part.
@@ -266,10 +266,13 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
         timesteps = block_state.method.timesteps.tolist()
+        watch = Watch()
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):
                 components, block_state = self.loop_step(components, block_state, i=i, t=t)
+                watch.see("unet", t, torch.cat(block_state.model_outputs))
                 progress.update()
+        watch.check()
         self.set_block_state(state, block_state)
         return components, state
 

@@ -18,6 +18,7 @@ from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..models.gaussian_mixture import GaussianMixturePrior
 from ..schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+from ..tensors import check_shape
 from .canvas import (
     Canvas,
     OutputType,
@@ -29,7 +30,7 @@ from .canvas import (
     size_multiple,
     to_output,
 )
-from .chain import Callback, check_callback, own_scheduler, run_chain
+from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network
 
 
@@ -65,7 +66,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
     model_cpu_offload_seq = "unet"
     _exclude_from_cpu_offload = ["prior"]  # it has no weights that accelerate's hooks could follow
     _optional_components = ["prior"]
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "sample", "pred_original_sample"]
 
     def __init__(
         self, unet: Network, scheduler: ColdDiffusionScheduler, prior: GaussianMixturePrior | None = None
@@ -143,7 +144,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore degraded pictures, or generate new ones where no `image` is given.
 
@@ -164,10 +165,12 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
             direct: return the network's first estimate R(x_t, t - 1) instead of running the algorithm.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for the draws of generation.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample".
 
         Returns:
             `ImagePipelineOutput` with `images`.
@@ -216,17 +219,19 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         parts = x.split(size)
         states = [{name: value[i * size : (i + 1) * size] for name, value in state.items()} for i in range(len(parts))]
 
+        watch = Watch()
+
         def step(k: int, samples: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             made = []
             for sample, known in zip(samples, states, strict=True):
-                x0_hat = self._predict(canvas, sample, k)
+                x0_hat = watch.see("unet", k, self._predict(canvas, sample, k))
                 looked = (x0_hat, x0_hat) if direct else None
                 made.append(looked or scheduler.step(x0_hat, k, sample, state=known, return_dict=False))
             return made
 
         steps = steps[:1] if direct else steps
         self._num_timesteps = len(steps)
-        restored = canvas.to_pictures(run_chain(self, steps, parts, step, callback_on_step_end, asked))
+        restored = canvas.to_pictures(run_chain(self, steps, parts, step, callback_on_step_end, asked, watch))
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
 
@@ -235,6 +240,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         extended = canvas.extend(sample)
         t = torch.full((len(extended),), timestep, device=extended.device)
         output = self.unet(extended.to(self.unet.dtype), t, return_dict=False)[0]
+        check_shape("unet's output", output, "its input", extended.shape, extended.device)
         return canvas.crop(output).to(sample.dtype)
 
     def _draw(

@@ -19,7 +19,7 @@ from ..operators import LinearOperator
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import OutputType, check_channels, check_output_type, to_output
-from .chain import Callback, check_callback, own_scheduler, run_chain
+from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates
 from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
 
@@ -64,7 +64,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
     scheduler_name = "DDRMScheduler"
     model_cpu_offload_seq = "unet"
-    _callback_tensor_inputs = ["sample", "pred_original_sample"]
+    _callback_tensor_inputs = ["latents", "sample", "pred_original_sample"]
 
     def __init__(self, unet: Network, scheduler: SchedulerMixin) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore degraded pictures.
 
@@ -122,10 +122,12 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
             classifier_scale: strength of the classifier.
             generator: one, or one for each restored picture.
             num_images_per_input: restored samples of each picture, next to each other in the result.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1], not clipped).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample".
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}.
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample".
 
         Returns:
             `ImagePipelineOutput` with `images`.
@@ -139,6 +141,8 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         check_evaluates("unet", self.unet)
         options = step_options(scheduler, eta=eta, eta_b=eta_b)
         check_real("classifier_scale", classifier_scale)
+        if classifier is not None and not callable(classifier):
+            raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
         samples = check_int("num_images_per_input", num_images_per_input, 1)
         for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
             one.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
@@ -149,19 +153,22 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         generator = canvas.generators(generator, samples)
         labels = canvas.labels(class_labels, samples, parts)
 
+        watch = Watch()
+
         def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             made = []
             for x, part, label, noise in zip(states, parts, labels, draw_noise(parts, generator), strict=True):
-                output = predict(self.unet, scheduler, x, t, label)
+                output = watch.see("unet", t, predict(self.unet, scheduler, x, t, label))
                 if classifier is not None:
-                    output = guide(output, x, t, scheduler, classifier, classifier_scale)
+                    guided = guide(output, x, t, scheduler, classifier, classifier_scale)
+                    output = watch.see("classifier", t, guided)
                 made.append(scheduler.step(output, t, x, part, variance_noise=noise, return_dict=False, **options))
             return made
 
         states = [scheduler.start(*one) for one in zip(parts, draw_noise(parts, generator), strict=True)]
         steps = scheduler.timesteps.tolist()
         self._num_timesteps = len(steps)
-        sample = run_chain(self, steps, states, step, callback_on_step_end, asked)
+        sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
         restored = canvas.to_pictures(sample)
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
@@ -174,11 +181,10 @@ def guide(
     with torch.enable_grad():
         x = sample.detach().requires_grad_()
         log_probability = classifier(x, torch.full((len(x),), timestep, device=x.device))
-        if log_probability.shape != (len(x),):
-            raise InvalidInputError(
-                f"classifier must return one log probability per picture, ({len(x)},), "
-                f"got {tuple(log_probability.shape)}"
-            )
+        if not isinstance(log_probability, Tensor) or log_probability.shape != (len(x),):
+            is_tensor = isinstance(log_probability, Tensor)
+            got = tuple(log_probability.shape) if is_tensor else type(log_probability).__name__
+            raise InvalidInputError(f"classifier must return one log probability per picture, ({len(x)},), got {got}")
         if not log_probability.requires_grad:
             raise InvalidInputError(
                 "classifier must return log probabilities that are differentiable in x_t; these have no gradient"

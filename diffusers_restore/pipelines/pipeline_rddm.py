@@ -17,6 +17,7 @@ from ..generators import check_generators
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..schedulers.scheduling_rddm import RDDMScheduler
+from ..tensors import described
 from .canvas import (
     Canvas,
     OutputType,
@@ -28,7 +29,7 @@ from .canvas import (
     size_multiple,
     to_output,
 )
-from .chain import Callback, check_callback, own_scheduler, run_chain
+from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network, is_score_network
 
 
@@ -114,8 +115,20 @@ def network_outputs(
             else:  # filled on the device, without a host sync
                 t = torch.full((len(x),), code, device=x.device)
             outputs.append(network(x, t, return_dict=False)[0])
+            check_output(outputs[-1], sample)
     heads = 1 if unet_noise is not None else len(scheduler.heads)
     return torch.cat([one[:, : heads * sample.shape[1]] for one in outputs], dim=1)  # without a learned variance
+
+
+def check_output(output: object, sample: Tensor) -> None:
+    """Raise InvalidInputError unless a network gave floats of the batch and the size of its sample."""
+    batch, _, *size = sample.shape
+    right = isinstance(output, Tensor) and output.ndim == 4 and output.is_floating_point()
+    if not isinstance(output, Tensor) or not right or [len(output), *output.shape[2:]] != [batch, *size]:
+        raise InvalidInputError(
+            f"a network's output must be floats (B, C, H, W) of the batch and size of {tuple(sample.shape)}, got "
+            f"{described(output)}"
+        )
 
 
 class RDDMPipeline(HubMixin, DiffusionPipeline):
@@ -152,6 +165,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
     model_cpu_offload_seq = "unet->unet_noise"
     _optional_components = ["unet_noise"]
     _callback_tensor_inputs = [
+        "latents",
         "sample",
         "pred_original_sample",
         "pred_residual",
@@ -244,7 +258,7 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("sample",),
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents", "sample"),
     ) -> ImagePipelineOutput | tuple[Any]:
         """Restore or translate degraded pictures, or generate new ones where no `image` is given.
 
@@ -261,12 +275,13 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             eta: share of new noise in each step, [0, 1]; 0 for restoration.
             batch_size: how many pictures to generate; None is 1.
             generator: one, or one for each picture, for the noise.
-            output_type: "pil", "np" ((B, H, W, C) in [0, 1]) or "pt" ((B, C, H, W) in [-1, 1]).
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the model's own units, not clipped).
             return_dict: False returns a tuple.
-            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"sample": what replaces it}. The
+            callback_on_step_end: (pipeline, step, timestep, tensors) -> None or {"latents": what replaces it}. The
                 tensors are the network's: padded to a size that it can halve.
-            callback_on_step_end_tensor_inputs: which tensors it gets: "sample", "pred_original_sample",
-                "pred_residual", "pred_epsilon".
+            callback_on_step_end_tensor_inputs: which tensors it gets: "latents" and "sample" (one tensor),
+                "pred_original_sample", "pred_residual", "pred_epsilon".
 
         Returns:
             `ImagePipelineOutput` with `images`.
@@ -302,18 +317,20 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             shape = (len(pictures), canvas.split * inputs.channels, *degraded.shape[2:])
             return randn_tensor(shape, generator=generator, device=device, dtype=torch.float32).reshape(degraded.shape)
 
+        watch, networks = Watch(), "unet" if self.unet_noise is None else "unet or unet_noise"
+
         def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             noises: Sequence[Tensor | None] = draw().split(size) if eta > 0 else [None] * len(parts)
             made = []
             for x, part, condition, noise in zip(states, parts, conditions, noises, strict=True):
-                output = self._predict(scheduler, x, condition, t)
+                output = watch.see(networks, t, self._predict(scheduler, x, condition, t))
                 made.append(scheduler.step(output, t, x, part, eta=eta, variance_noise=noise, return_dict=False))
             return made
 
         states = scheduler.start(degraded, draw()).split(size)
         steps = scheduler.timesteps.tolist()
         self._num_timesteps = len(steps)
-        restored = canvas.to_pictures(run_chain(self, steps, states, step, callback_on_step_end, asked))
+        restored = canvas.to_pictures(run_chain(self, steps, states, step, callback_on_step_end, asked, watch))
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
 

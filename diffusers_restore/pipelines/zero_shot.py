@@ -14,7 +14,7 @@ from .. import images
 from ..errors import InvalidInputError, OperatorError, check_real
 from ..generators import Generators, check_generators
 from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
-from ..schedulers.prediction import VARIANCE_PRESERVING
+from ..schedulers.prediction import VARIANCE_PRESERVING, first_channels
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import pictures_at_once, size_multiple
@@ -98,11 +98,11 @@ def predict(
         x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
         levels = torch.full((len(x),), sigma, device=x.device)
         score = unet(x.to(unet.dtype), levels, class_labels=labels, return_dict=False)[0]
-        return score.to(sample.dtype) * -sigma
+        return first_channels("unet's output", score, sample).to(sample.dtype) * -sigma
     x = scheduler.scale_model_input(sample, timestep).to(unet.dtype)
     t = torch.full((len(x),), timestep, device=x.device)
     output = unet(x, t, class_labels=labels, return_dict=False)[0]
-    return output[:, : sample.shape[1]].to(sample.dtype)
+    return first_channels("unet's output", output, sample).to(sample.dtype)
 
 
 class MeasuredCanvas:
@@ -166,6 +166,22 @@ class MeasuredCanvas:
             raise InvalidInputError(
                 f"image holds values up to {largest:g}; a measurement by {operator!r} of pictures in [-1, 1] with "
                 f"sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays in [0, 1]"
+            )
+        # Noise averages out: with a sigma_y of 25, pictures in 0..255 are within the limit of single values.
+        limit = 1.5 * operator.gain + 6 * self.sigma_y / sqrt(y[0].numel())
+        largest_mean = float(y.mean(dim=(1, 2, 3)).abs().max())
+        if largest_mean > limit:
+            raise InvalidInputError(
+                f"image has a mean of up to {largest_mean:g}; that of a measurement by {operator!r} of pictures in "
+                f"[-1, 1] with sigma_y={self.sigma_y:g} stays within {limit:g}. Tensors are in [-1, 1], float arrays "
+                "in [0, 1], and sigma_y is in the unit of [-1, 1]"
+            )
+        reached = 10 * max(largest, operator.gain)
+        if self.sigma_y > reached:
+            raise InvalidInputError(
+                f"sigma_y must be at most {reached:g} for an image whose values reach {largest:g}, got "
+                f"{self.sigma_y:g}; it is in the unit of [-1, 1]: {self.sigma_y:g} of 255 grey levels are "
+                f"{self.sigma_y / 127.5:.3g}"
             )
 
     @property

@@ -123,7 +123,7 @@ def _trained_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
             batch_size=len(generators),
             num_inference_steps=steps,
             generator=generators,
-            output_type="pt",
+            output_type="latent",
             return_dict=False,
             callback_on_step_end=count,
         )[0]

@@ -67,7 +67,7 @@ class ColdRestorer(Restorer):
         """As `Restorer.prepare`."""
         check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
-        return lambda i: self.pipe(picture.tensor, **options, output_type="pt", return_dict=False)[0], Remarks()
+        return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], Remarks()
 
 
 class RDDMRestorer(Restorer):
@@ -125,7 +125,7 @@ class RDDMRestorer(Restorer):
         if self._looks_first and (findings := examine(picture.tensor)).clean:
             return lambda i: picture.tensor, findings.remarks
         check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
-        options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "pt", "return_dict": False}
+        options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:
             known, remarks = self.masks.of(job)

@@ -176,7 +176,7 @@ class ZeroShotRestorer(Restorer):
                 num_inference_steps=self.steps,
                 class_labels=self.class_label,
                 generator=torch.Generator().manual_seed(self.seed + i),  # on the CPU: the same noise on every device
-                output_type="pt",
+                output_type="latent",
                 return_dict=False,
                 **self.etas,
             )[0]

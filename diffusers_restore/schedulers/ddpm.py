@@ -37,6 +37,8 @@ def make_betas(
             check_real("beta_end", beta_end, beta_start, 1)
         if beta_schedule not in BETA_SCHEDULES:
             raise unknown_name("beta_schedule", beta_schedule, BETA_SCHEDULES)
+    elif isinstance(trained_betas, Tensor):  # a configuration can't hold one
+        raise InvalidInputError("trained_betas must be a list of numbers in (0, 1), got a tensor: use tolist()")
     try:
         ddpm = DDPMScheduler(
             num_train_timesteps=steps,
@@ -45,8 +47,10 @@ def make_betas(
             beta_schedule=beta_schedule,
             trained_betas=trained_betas,
         )
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"trained_betas must be a list of numbers in (0, 1), got {trained_betas!r}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(
+            f"trained_betas must be a list of numbers in (0, 1), got {trained_betas!r:.99}"
+        ) from error
     betas = ddpm.betas.double()
     if betas.shape != (steps,):
         raise InvalidInputError(
@@ -61,6 +65,9 @@ def check_config(config: object) -> Mapping[str, Any]:
     """Raise InvalidInputError for anything but a mapping, such as the name of a repository."""
     if not isinstance(config, Mapping):
         raise InvalidInputError(f"config must be the configuration of a scheduler, a mapping, got {config!r}")
+    name = config.get("_class_name")
+    if name is not None and not isinstance(name, str):
+        raise InvalidInputError(f"the _class_name of a config must be the name of a scheduler, got {name!r:.99}")
     return config
 
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..errors import unknown_name
+from ..errors import InvalidInputError, unknown_name
+from ..tensors import described
 from .ddpm import SCHEDULE as SCHEDULE  # these four can be imported from here, as before
 from .ddpm import VARIANCE_PRESERVING as VARIANCE_PRESERVING
 from .ddpm import check_variance_preserving as check_variance_preserving
@@ -38,6 +39,25 @@ def predict_x0_and_epsilon(
         return model_output, (sample - a * model_output) / b
     check_prediction_type(prediction_type)
     return a * sample - b * model_output, b * sample + a * model_output
+
+
+def first_channels(name: str, output: object, sample: Tensor) -> Tensor:
+    """The C channels of a network's output (B, C or 2C, H, W) for a sample (B, C, H, W); the rest is a variance.
+
+    Raises:
+        InvalidInputError: an output of another shape, or that isn't real floats.
+    """
+    batch, channels, *size = sample.shape
+    if (
+        not isinstance(output, Tensor)
+        or not output.is_floating_point()
+        or output.shape not in ((batch, channels, *size), (batch, 2 * channels, *size))
+    ):
+        raise InvalidInputError(
+            f"{name} must be floats {tuple(sample.shape)}, or of twice the channels with a learned variance, got "
+            f"{described(output)}"
+        )
+    return output[:, :channels]
 
 
 def shift_epsilon(model_output: Tensor, shift: Tensor, alpha_bar: float, prediction_type: str) -> Tensor:

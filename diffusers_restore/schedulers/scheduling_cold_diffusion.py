@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ..configuration import PlainConfigMixin
 from ..degradations import Degradation, Mix, State, from_config
 from ..degradations.base import check_choice, per_picture
 from ..errors import InvalidInputError, check_bool, check_int
 from ..generators import Generators
-from .arguments import check_shape
+from ..tensors import check_floats, check_shape
 from .timesteps import TimestepsMixin
 
 Algorithm = Literal["naive", "improved"]
@@ -65,7 +66,7 @@ class ColdDiffusionSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
+class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
     """Cold Diffusion (arXiv:2208.09392): Algorithms 1 and 2 with a degradation D(x, t) of severities t = 0..T.
 
     A network R takes timesteps k = T-1..0, as with other schedulers of diffusers; pictures at timestep k have the
@@ -113,7 +114,6 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         self.register_to_config(
             degradation=chosen.to_config(),
             num_train_timesteps=chosen.num_timesteps,
-            _use_default_values=[],  # diffusers lists positional arguments here, and from_config would drop them
         )
         self.degradation: Degradation = chosen
         self.set_timesteps(chosen.num_timesteps)
@@ -205,7 +205,8 @@ class ColdDiffusionScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
             InvalidInputError: a timestep that was not set, or a state or shapes that don't fit.
         """
         k, following = self.following(timestep)
-        check_shape("model_output", model_output, "sample", sample)
+        check_floats("sample", sample)
+        check_shape("model_output", model_output, "sample", sample.shape, sample.device)
         x0_hat = model_output.to(sample.dtype)  # differences of D may need more precision than the network's
         x0_hat = x0_hat.clamp(-1, 1) if self.config.clip_sample else x0_hat
         t, s = (torch.full((len(sample),), at + 1, device=sample.device) for at in (k, following))

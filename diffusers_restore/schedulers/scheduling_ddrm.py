@@ -11,8 +11,9 @@ from torch import Tensor
 from ..errors import InvalidInputError, check_real
 from ..operators import Measurement
 from ..operators.base import scale
+from ..tensors import check_alike, check_floats
 from .noise import standard_normal
-from .prediction import predict_x0_and_epsilon
+from .prediction import first_channels, predict_x0_and_epsilon
 from .timesteps import check_timestep
 from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch
 
@@ -197,10 +198,12 @@ class DDRMScheduler(ZeroShotScheduler):
             InvalidInputError: eta or eta_b out of range, or a timestep that was not set.
         """
         eta, eta_b = check_real("eta", eta, 0, 1), check_real("eta_b", eta_b, 0, 1)
+        check_floats("sample", sample)
         if measurement is not None:
             check_batch(sample, measurement)
         t, following = self.following(timestep)
-        output = model_output[:, : sample.shape[1]]
+        output = first_channels("model_output", model_output, sample)
+        check_alike("sample", sample, variance_noise=variance_noise)
         x0_hat, epsilon_hat = predict_x0_and_epsilon(output, sample, self.alpha_bar(t), self.config.prediction_type)
         noise = variance_noise
         if noise is None:

@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
+import diffusers
 import torch
-from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ..generators import check_generators
-from .arguments import check_shapes
+from ..tensors import check_alike, check_floats, check_shape
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
 from .ddpm import check_config, check_variance_preserving, stated_schedule
 from .noise import standard_normal
+from .prediction import PREDICTION_TYPES as STOCK_TYPES
 from .rddm_formulas import (
     FORMS,
     HEADS,
@@ -30,7 +33,7 @@ from .rddm_formulas import (
     rddm_update_plain,
     rddm_variance,
 )
-from .timesteps import TimestepsMixin, choose_timesteps
+from .timesteps import TimestepsMixin, check_timestep, check_timesteps, check_total, choose_timesteps
 
 __all__ = [
     "HEADS",
@@ -69,7 +72,7 @@ class RDDMSchedulerOutput(BaseOutput):
     pred_epsilon: Tensor
 
 
-class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
+class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
     """RDDM (arXiv:2308.13712): I_t = I_0 + a_t I_res + b_t epsilon leads from clean pictures to degraded ones.
 
     I_res = I_in - I_0 is the residual of the degraded pictures I_in; I_in = 0 where pictures are generated. At the end
@@ -139,11 +142,10 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         timestep_spacing: str | None = None,
         steps_offset: int = 0,
     ) -> None:
-        check_int("num_train_timesteps", num_train_timesteps, 1)
+        check_total(num_train_timesteps)
         if timestep_spacing is None:
             timestep_spacing = "rddm" if beta_schedule is None and trained_betas is None else "leading"
-        # Without the list, from_config would drop positional arguments.
-        self.register_to_config(timestep_spacing=timestep_spacing, _use_default_values=[])
+        self.register_to_config(timestep_spacing=timestep_spacing)
         _check_options(self.config)
         chosen = choose_process(self.config)
         self.residual_scales, self.noise_scales = chosen.coefficients
@@ -160,6 +162,14 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         self._b: list[float] = [*self.noise_scales.tolist(), 0.0]
         self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._use_all_timesteps()
+        of_stock = chosen.of_ddpm and prediction_type in STOCK_TYPES and timestep_spacing != "rddm"
+        if not of_stock or (variance_type is not None and variance_type not in _DDPM):
+            self._compatibles = []
+
+    @property
+    def compatibles(self) -> list[Any]:
+        """The classes whose `from_config` takes this configuration; diffusers' own know the betas of a DDPM alone."""
+        return [type(self), *(getattr(diffusers, name) for name in self._compatibles)]
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -204,13 +214,17 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         Args:
             timestep: t, a number or (B,).
         """
+        last, several = len(self), isinstance(timestep, Tensor) and timestep.ndim > 0
         if self.config.time_embedding == "timestep":
+            if isinstance(timestep, Tensor) and several:
+                check_timesteps(timestep, None, last)
+            elif not isinstance(timestep, Tensor):
+                check_int("timestep", timestep, 0, last - 1)
             return timestep, timestep
-        last = len(self)
-        if isinstance(timestep, Tensor) and timestep.ndim:
+        if isinstance(timestep, Tensor) and several:
             codes = self.gathered_scales(timestep, torch.float32)
             return last * codes[0], last * codes[1]
-        a, b = self.scales(int(timestep))
+        a, b = self.scales(check_timestep("timestep", timestep, 0, last - 1))
         return last * a, last * b
 
     def set_timesteps(
@@ -236,7 +250,12 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         """The first state of a chain, I_in + b_t noise, (B, C, H, W), at the first timestep that was set.
 
         b_T^2 is `noise_scale`; for the coefficients of a DDPM, the noise has deviation 1, as in diffusers.
+
+        Raises:
+            InvalidInputError: no float tensors (B, C, H, W) of one shape.
         """
+        check_floats("degraded", degraded)
+        check_shape("noise", noise, "degraded", degraded.shape, degraded.device)
         first = max(self._following)
         return degraded + (self.init_noise_sigma if is_of_ddpm(self.config) else self._b[first]) * noise
 
@@ -263,13 +282,19 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         """
         if degraded is not None and residual is not None:
             raise InvalidInputError("give degraded or residual, not both: residual = degraded - original_samples")
-        check_shapes("original_samples", original_samples, noise=noise, degraded=degraded, residual=residual)
+        self._check_pair(original_samples, noise, degraded=degraded, residual=residual)
         if residual is None:
             residual = -original_samples if degraded is None else degraded - original_samples
         wide = torch.promote_types(original_samples.dtype, torch.float32)  # half precision would round every term
         a, b = self.gathered_scales(timesteps, wide, len(original_samples))
         a, b = (scale.to(original_samples.device).reshape(-1, 1, 1, 1) for scale in (a, b))
         return rddm_add_noise(original_samples, residual, noise, a, b).to(original_samples.dtype)
+
+    @staticmethod
+    def _check_pair(original_samples: Tensor, noise: Tensor, **others: Tensor | None) -> None:
+        x0 = check_floats("original_samples", original_samples)
+        check_shape("noise", noise, "original_samples", x0.shape, x0.device)
+        check_alike("original_samples", x0, **others)
 
     def get_target(
         self, original_samples: Tensor, noise: Tensor, timesteps: Tensor, *, degraded: Tensor | None = None
@@ -279,7 +304,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         Raises:
             InvalidInputError: shapes that don't fit.
         """
-        check_shapes("original_samples", original_samples, noise=noise, degraded=degraded)
+        self._check_pair(original_samples, noise, degraded=degraded)
         residual = -original_samples if degraded is None else degraded - original_samples
         targets = {"residual": residual, "epsilon": noise, "sample": original_samples}
         first = self.heads[0]
@@ -319,13 +344,16 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
         """
         eta = check_real("eta", eta, 0, 1)
         t, following = self.following(timestep)
+        check_floats("sample", sample)
         wanted = (len(sample), len(self.heads) * sample.shape[1], *sample.shape[2:])
         if not isinstance(model_output, Tensor) or model_output.shape != wanted:
             got = tuple(model_output.shape) if isinstance(model_output, Tensor) else type(model_output).__name__
             raise InvalidInputError(
                 f"model_output must be {wanted}, {' and '.join(self.heads)} for this sample, got {got}"
             )
-        check_shapes("sample", sample, degraded=degraded, variance_noise=variance_noise)
+        if not model_output.is_floating_point():
+            raise InvalidInputError(f"model_output must be floats, got {model_output.dtype}")
+        check_alike("sample", sample, degraded=degraded, variance_noise=variance_noise)
         check_generators(generator, len(sample))
         a, b = self.scales(t)
         x0, residual, epsilon = rddm_predict(
@@ -356,17 +384,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin):
 
     def gathered_scales(self, timesteps: Tensor, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
         """(a_t, b_t) of timesteps (B,), or (1,) for all of `count` pictures, on their device."""
-        if not isinstance(timesteps, Tensor):
-            raise InvalidInputError(f"timesteps must be a tensor of whole numbers, got {timesteps!r}")
-        fractions = timesteps.dtype == torch.bool or timesteps.is_floating_point() or timesteps.is_complex()
-        if fractions or timesteps.ndim != 1 or (count is not None and len(timesteps) not in (1, count)):
-            raise InvalidInputError(
-                f"timesteps must be whole numbers, one for each picture, got {timesteps.dtype} {tuple(timesteps.shape)}"
-            )
-        if timesteps.device.type == "cpu" and len(timesteps):  # reading those of a GPU would be a host sync
-            smallest, largest = torch.aminmax(timesteps)
-            if smallest < 0 or largest >= len(self):
-                raise InvalidInputError(f"timesteps must be in 0..{len(self) - 1}, got {timesteps.tolist()}")
+        check_timesteps(timesteps, count, len(self))
         key = timesteps.device, dtype
         if key not in self._tables:  # in their dtype first: not every device has float64
             self._tables[key] = torch.stack([self.residual_scales, self.noise_scales]).to(dtype).to(timesteps.device)
@@ -393,6 +411,8 @@ def _check_options(config: Mapping[str, Any]) -> None:
     check_bool("clip_sample", config["clip_sample"])
     check_real("clip_sample_range", config["clip_sample_range"], above=0)
     check_real("clip_residual_range", config["clip_residual_range"], above=0)
+    for name in ("beta_start", "beta_end"):
+        check_real(name, config[name])
     check_int("steps_offset", config["steps_offset"], 0, config["num_train_timesteps"] - 1)
     if config["removal_order"] != "both" and config["time_embedding"] != "cumulative":
         raise InvalidInputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,15 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int
+from ..tensors import check_whole
+
+_MAX_TOTAL = 1_000_000  # tables have a number for each timestep: an absurd configuration would take all memory
+
+
+def check_total(num_train_timesteps: int) -> int:
+    """T, a whole number in 1..1,000,000."""
+    total = check_int("num_train_timesteps", num_train_timesteps, 1)
+    return check_int("num_train_timesteps", total, 1, _MAX_TOTAL)
 
 
 def check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int) -> int:
@@ -22,6 +31,29 @@ def check_timestep(name: str, timestep: int | Tensor, minimum: int, maximum: int
     if isinstance(timestep, Tensor) and timestep.numel() == 1:
         return check_int(name, timestep.item(), minimum, maximum)
     return check_int(name, timestep, minimum, maximum)
+
+
+def check_device(device: object) -> None:
+    """Raise InvalidInputError for what names no device."""
+    try:
+        if device is not None:
+            torch.device(device)  # type: ignore[call-overload]  # it says what it takes
+    except (RuntimeError, TypeError) as error:
+        raise InvalidInputError(f"device must be a torch.device or its name, got {device!r}") from error
+
+
+def check_timesteps(timesteps: object, count: int | None, total: int) -> Tensor:
+    """Timesteps (B,), or (1,) for all of `count` pictures, as they came.
+
+    Raises:
+        InvalidInputError: no such tensor; on a CPU also a timestep beyond 0..T-1 (elsewhere it would be a host sync).
+    """
+    whole = check_whole("timesteps", timesteps, count)
+    if whole.device.type == "cpu":
+        smallest, largest = torch.aminmax(whole)
+        if smallest < 0 or largest >= total:
+            raise InvalidInputError(f"timesteps must be in 0..{total - 1}, got {whole.tolist()}")
+    return whole
 
 
 def space_timesteps(count: int, total: int, spacing: str, offset: int = 0) -> list[int]:
@@ -53,7 +85,7 @@ def choose_timesteps(
     if timesteps is None:
         count = check_int("num_inference_steps", num_inference_steps, 1, total)
         chosen = space_timesteps(count, total, spacing, offset)
-    elif isinstance(timesteps, Iterable):
+    elif isinstance(timesteps, Iterable) and not isinstance(timesteps, (str, bytes, Mapping, Set)):
         chosen = [check_timestep("timesteps", t, 0, total - 1) for t in timesteps]
     else:
         raise InvalidInputError(f"timesteps must be a decreasing list of whole numbers, got {timesteps!r}")
@@ -76,6 +108,7 @@ class TimestepsMixin:
     _following: dict[int, int]
 
     def _use_timesteps(self, chosen: Sequence[int], device: str | torch.device | None = None) -> None:
+        check_device(device)
         self.num_inference_steps = len(chosen)
         self.timesteps = torch.tensor(chosen, device=device)
         self._following = dict(zip(chosen, [*chosen[1:], -1], strict=True))

@@ -9,16 +9,18 @@ from math import sqrt
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int
 from ..operators import Measurement
+from ..tensors import check_floats, check_shape, described
 from .ddpm import check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
 from .prediction import check_prediction_type
-from .timesteps import TimestepsMixin, choose_timesteps
+from .timesteps import TimestepsMixin, check_timesteps, check_total, choose_timesteps
 from .timesteps import check_timestep as check_timestep  # it can be imported from here, as before
 
 
@@ -35,7 +37,7 @@ class ZeroShotSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
+class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
     """A method that restores y = A x + sigma_y z with the network of a DDPM, which was trained without A.
 
     A method consists of `start` and `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
@@ -68,9 +70,8 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
         prediction_type: str = "epsilon",
     ) -> None:
         check_prediction_type(prediction_type)
-        steps = check_int("num_train_timesteps", num_train_timesteps, 1)
+        steps = check_total(num_train_timesteps)
         betas = make_betas(steps, beta_start, beta_end, beta_schedule, trained_betas)
-        self.register_to_config(_use_default_values=[])  # otherwise from_config drops positional arguments
         self.betas = betas
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
         self.init_noise_sigma = 1.0
@@ -152,16 +153,28 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, ConfigMixin, ABC):
         """
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image, or one for all."""
+        """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image, or one for all.
+
+        Raises:
+            InvalidInputError: samples and noise that are no float tensors of one shape, or no such timesteps.
+        """
+        check_floats("original_samples", original_samples)
+        check_shape("noise", noise, "original_samples", original_samples.shape, original_samples.device)
+        timesteps = timesteps.reshape(1) if isinstance(timesteps, Tensor) and timesteps.ndim == 0 else timesteps
+        check_timesteps(timesteps, len(original_samples), len(self))
         wide = torch.promote_types(original_samples.dtype, torch.float32)  # half precision would round every term
-        alpha_bars = self.alphas_cumprod.to(original_samples.device, wide)[timesteps.to(original_samples.device)]
+        alpha_bars = self.alphas_cumprod.to(original_samples.device, wide)[timesteps.to(original_samples.device).long()]
         alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))
         noised = alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
         return noised.to(original_samples.dtype)
 
 
 def check_batch(sample: Tensor, measurement: Measurement) -> None:
-    """Raise an error unless `sample` has the shape of the measured images."""
+    """Raise an error unless `sample` has the shape of the measured images, and their dtype and device."""
+    if not isinstance(measurement, Measurement):
+        raise InvalidInputError(f"measurement must be a Measurement, got {described(measurement)}")
     measurement.operator.check_input(sample)
     if len(sample) != len(measurement.y):
         raise InvalidInputError(f"a batch of {len(sample)} does not fit a measurement of {len(measurement.y)} images")
+    if sample.device != measurement.y.device:
+        raise InvalidInputError(f"the sample is on {sample.device}, the measurement on {measurement.y.device}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import InvalidInputError
+from ...errors import InvalidInputError, unknown_name
 from ...registries import RECIPES
 from .base import Damage, Plan, Recipe, Streams, seeds_from
 from .blind import Blind
@@ -39,6 +39,8 @@ def create(name: str, **arguments: Any) -> Recipe:
         UnknownNameError: no recipe has the name.
         InvalidInputError: an argument that the recipe doesn't have, or out of range.
     """
+    if not isinstance(name, str):
+        raise unknown_name("recipe", name, RECIPES)
     cls = RECIPES[name]
     try:
         recipe: Recipe = cls(**arguments)
@@ -56,4 +58,4 @@ def from_config(config: Mapping[str, Any]) -> Recipe:
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("kind"), str):
         raise InvalidInputError(f"a recipe is configured by a mapping with 'kind', got {config!r:.200}")
-    return create(config["kind"], **{name: value for name, value in config.items() if name != "kind"})
+    return create(config["kind"], **{str(name): value for name, value in config.items() if name != "kind"})

@@ -1,0 +1,85 @@
+"""Checks of what callers give as tensors: type, dtype, shape and device. They read no values: no host sync."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InvalidInputError
+
+
+def described(value: object) -> str:
+    """What came, for an error: `torch.int64 (2, 3)`, `a numpy array of float32 (2, 3)`, `str 'x'`."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {tuple(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"a numpy array of {value.dtype} {value.shape}"
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def check_floats(name: str, value: object, form: str = "(B, C, H, W)") -> Tensor:
+    """`value`, if it is a tensor of real floats with as many axes as `form` has, such as pictures, none of them empty.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if (
+        not isinstance(value, Tensor)
+        or not value.is_floating_point()
+        or value.ndim != form.count(",") + 1
+        or not value.numel()
+    ):
+        raise InvalidInputError(f"{name} must be a float tensor {form}, got {described(value)}")
+    return value
+
+
+def check_alike(of: str, like: Tensor, **tensors: Any) -> None:
+    """Check tensors that belong to `like`: floats of its shape on its device; another shape would be broadcast.
+
+    Args:
+        of: the name of `like` in errors.
+        like: a float tensor.
+        tensors: by their names; None is not given.
+
+    Raises:
+        InvalidInputError: one that isn't.
+    """
+    for name, value in tensors.items():
+        if value is not None:
+            check_shape(name, value, of, like.shape, like.device)
+
+
+def check_shape(name: str, value: object, of: str, shape: Sequence[int], device: torch.device) -> Tensor:
+    """`value`, if it is a float tensor of this shape, that of `of`, on this device.
+
+    Raises:
+        InvalidInputError: it isn't.
+    """
+    if not isinstance(value, Tensor) or value.shape != torch.Size(shape):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InvalidInputError(f"{name} must have the shape of {of}, {tuple(shape)}, got {got}")
+    if not value.is_floating_point():
+        raise InvalidInputError(f"{name} must be floats, as {of} are, got {value.dtype}")
+    if value.device != device:
+        raise InvalidInputError(f"{name} is on {value.device}, {of} is on {device}; move one of them")
+    return value
+
+
+def check_whole(name: str, value: object, count: int | None = None) -> Tensor:
+    """`value`, if it is a tensor of whole numbers, (B,) or (1,), for `count` pictures; None is any number.
+
+    Raises:
+        InvalidInputError: anything else.
+    """
+    if not isinstance(value, Tensor):
+        raise InvalidInputError(f"{name} must be a tensor of whole numbers, got {value!r:.99}")
+    fractions = value.dtype == torch.bool or value.is_floating_point() or value.is_complex()
+    if fractions or value.ndim != 1 or (len(value) not in (1, count) if count is not None else not len(value)):
+        raise InvalidInputError(
+            f"{name} must be whole numbers, one for each picture, got {value.dtype} {tuple(value.shape)}"
+        )
+    return value
