@@ -23,6 +23,7 @@ from diffusers_restore.cli import main
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*?(?:\\\n.*?)*)\n", re.MULTILINE)
+BAR = re.compile(r"(\r|^)[^\n\r]*?\d+%\|[^\n\r]*?\]|\r *(?=[\r\n])", re.MULTILINE)  # what a terminal would overwrite
 ELSEWHERE = "diffusers-restore push"  # needs a Hub: run by tests/on_the_hub.py
 
 
@@ -63,7 +64,7 @@ def output(command: str) -> str:
         return "  ".join(names) + "\n"
     assert words[0] == "diffusers-restore", f"no command of this page: {command}"
     result = CliRunner().invoke(main, words[1:], prog_name=words[0], terminal_width=100)
-    printed = result.output
+    printed = BAR.sub("", result.output)
     return printed if result.exit_code == 0 else f"{printed}(exit status {result.exit_code})\n"
 
 

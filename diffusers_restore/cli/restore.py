@@ -167,7 +167,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
             return
         batch.make_folders()
         restorer.load(chosen, device, dtype)
-        printer.tell_more(f"{chosen}: {restorer.description}")
+        printer.tell_more(f"{restorer.settings['model']}: {restorer.description}")
         try:
             batch.run(printer.report)
         except KeyboardInterrupt:

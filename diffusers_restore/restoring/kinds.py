@@ -46,10 +46,11 @@ class Kind:
         """
         module, _, name = self.home.partition(":")
         made: Restorer = getattr(import_module(module, __package__), name)(**options)
-        made.settings = {"model": model, **options}
+        made.settings = {"model": _BUNDLED.get(model, model), **options}
         return made
 
 
+_BUNDLED = {DEFAULT_PRIOR: "bundled prior", DEFAULT_RESTORER: "bundled restorer"}
 _MASK = ("mask", "invert_mask", "mask_threshold")
 _SAMPLING = ("seed", "samples", "average")
 
