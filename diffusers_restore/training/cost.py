@@ -6,12 +6,12 @@ import copy
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .config import LoopConfig, OptimizerConfig
@@ -34,48 +34,41 @@ def step_cost(
 ) -> str:
     """A report: parameters, arithmetic, time and memory of a step of one process, and the time of the whole run.
 
-    The steps are taken on copies of the networks, each with one micro-batch, or two to see what another one adds: all
-    of a large step would take minutes.
+    The steps are taken on copies of the networks. Arithmetic is counted on single pictures, one and two of them, and
+    time is that of one micro-batch: all of a large step would take minutes.
     """
     accelerator = make_accelerator(config)
     copies = {name: copy.deepcopy(network) for name, network in networks.items()}
     without_average = dataclasses.replace(config, use_ema=False)
     state = make_state(accelerator, objective, copies, optimizer_configs, without_average)
-    batches = data.batches(
-        batch_size=config.train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        rank=0,
-        world_size=1,
-        first_step=0,
-    )
+    places = {"accumulation": config.gradient_accumulation_steps, "rank": 0, "world_size": 1, "first_step": 0}
 
-    def step(number: int, micro_batches: int = 1) -> None:
+    def step(batches: Iterator[tuple[Tensor, ...]], micro_batches: int = 1) -> None:
         short = dataclasses.replace(config, gradient_accumulation_steps=micro_batches)
-        corrupted = corrupted_batches(objective, batches, accelerator, short, number)
+        corrupted = corrupted_batches(objective, batches, accelerator, short, 0)
         losses, _ = optimizer_step(
-            accelerator, objective, state.wrapped, state.stepped, corrupted, short, number, state.copies
+            accelerator, objective, state.wrapped, state.stepped, corrupted, short, 0, state.copies
         )
         for value in losses.values():
             value.item()  # waits for the device
 
-    def count(number: int, micro_batches: int) -> int:
-        with FlopCounterMode(display=False) as flops:
-            step(number, micro_batches)
+    def count(micro_batches: int) -> int:
+        with FlopCounterMode(display=False) as flops, closing(data.batches(batch_size=1, **places)) as batches:
+            step(batches, micro_batches)
         return int(flops.get_total_flops())
 
-    accumulation, begin, seconds = config.gradient_accumulation_steps, time.perf_counter(), []
-    with closing(batches):
-        operations = count(0, 1)
-        if accumulation > 1:  # the optimiser's own are not repeated
-            operations += (accumulation - 1) * (count(1, 2) - operations)
-        for number in range(2, 2 + MEASURED_STEPS):
+    pictures = config.train_batch_size * config.gradient_accumulation_steps
+    one, two = count(1), count(2)
+    operations = one + (pictures - 1) * (two - one)  # the optimiser's own are those of one step
+    begin, seconds = time.perf_counter(), []
+    with closing(data.batches(batch_size=config.train_batch_size, **places)) as batches:
+        for _ in range(MEASURED_STEPS):
             start = time.perf_counter()
-            step(number)
+            step(batches)
             seconds.append(time.perf_counter() - start)
             if time.perf_counter() - begin > PATIENCE:
                 break
-    once = accumulation * statistics.median(seconds)
-    pictures = config.train_batch_size * config.gradient_accumulation_steps
+    once = config.gradient_accumulation_steps * statistics.median(seconds)
     lines = [f"data: {data.description}"]
     for name, network in networks.items():
         lines.append(f"{name}: {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters")
