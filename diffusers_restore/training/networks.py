@@ -61,8 +61,6 @@ def load_scheduler(cls: type[Loaded], name: str) -> Loaded:
     """
     try:
         return cast(Loaded, cls.from_pretrained(name))  # type: ignore[attr-defined]  # of diffusers' SchedulerMixin
-    except InvalidInputError:
-        raise
     except (OSError, ValueError, TypeError) as error:
         raise InvalidInputError(
             f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}: {one_line(error)}"
