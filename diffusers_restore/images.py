@@ -108,6 +108,8 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
         return Picture(_checked(torch.from_numpy(array)[None], name, None), None, 32)
     with reading(source, _READABLE):
         pixels = read_pixels(source, max_pixels)
+    if pixels.bits == 32:
+        _check_unit(pixels.color[None], f"{name} must hold floats in [0, 1]")
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
     tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT)
     return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
@@ -403,6 +405,8 @@ def _check_unit(unit: NDArray[np.float32], wanted: str) -> None:
     s = 0.5. What is below 0 has, squared, a mean of s^2 / 2 where all is black; that of s = 0.4 is allowed, give or
     take four of its deviations, sqrt(5) s^2 / 2 sqrt(n).
     """
+    if unit.min() >= 0:  # as nearly always, and without copies
+        return
     with np.errstate(all="ignore"):  # NaN and Inf are refused later
         below = np.square(np.minimum(unit, 0)).mean(axis=(1, 2, 3))
         signed = bool((below > 0.08 + 0.72 / np.sqrt(unit[0].size)).any())

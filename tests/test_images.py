@@ -1095,3 +1095,12 @@ def test_quality(tmp_path: Path) -> None:
         images.save(picture, tmp_path / "a.png", quality=90)
     with pytest.raises(InvalidInputError, match="quality must be"):
         images.save(picture, tmp_path / "a.jpg", quality=0)
+
+
+def test_float_files_in_minus_one_to_one_are_refused(tmp_path: Path) -> None:
+    ramp = np.linspace(-1, 1, 64, dtype=np.float32)[None].repeat(32, axis=0)
+    Image.fromarray(ramp).save(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"must hold floats in \[0, 1\], got values from -1 to 1"):
+        images.load(tmp_path / "a.tif")
+    Image.fromarray((ramp + 1) / 2).save(tmp_path / "b.tif")
+    np.testing.assert_allclose(images.load(tmp_path / "b.tif").tensor[0, 0], ramp, atol=1e-6)

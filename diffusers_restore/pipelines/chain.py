@@ -102,7 +102,7 @@ def run_chain(
 
     Args:
         pipe: shows the progress bar and is passed to the callback; its `_callback_tensor_inputs` name what `step`
-            returns, after "latents", which is the state under the name that diffusers uses.
+            returns, beside "latents", which is the state under the name that diffusers uses.
         timesteps: of the chain.
         states: the first states, (b, C, H, W), of the parts that go through the network together.
         step: makes the next ones.
@@ -120,7 +120,8 @@ def run_chain(
             states = [one[0] for one in made]
             if callback is not None:
                 whole = map(cat, zip(*made, strict=True))
-                tensors = dict(zip(pipe._callback_tensor_inputs[1:], whole, strict=True))
+                names = [name for name in pipe._callback_tensor_inputs if name != "latents"]
+                tensors = dict(zip(names, whole, strict=True))
                 tensors["latents"] = tensors["sample"]
                 given = {name: tensors[name] for name in asked}
                 answer = callback(pipe, i, t, dict(given))

@@ -61,10 +61,14 @@ def load_scheduler(cls: type[Loaded], name: str) -> Loaded:
     Raises:
         InvalidInputError: it is no such scheduler, or can't be loaded.
     """
-    with refusing(f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}"):
+    what = f"scheduler_name_or_path {name!r} can't be loaded as {cls.__name__}"
+    with refusing(what):
         if Path(name).is_dir():
             check_configs(Path(name), [])
-        return cast(Loaded, cls.from_pretrained(name))  # type: ignore[attr-defined]  # of diffusers' SchedulerMixin
+        try:
+            return cast(Loaded, cls.from_pretrained(name))  # type: ignore[attr-defined]  # of diffusers' SchedulerMixin
+        except InvalidInputError as error:  # of the class itself, which doesn't know the option
+            raise InvalidInputError(f"{what}: {error}") from error
 
 
 def load_network(option: str, cls: type[Loaded], name: str) -> Loaded:
