@@ -24,7 +24,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 BLOCK = re.compile(r"(^```console\n)(.*?)(^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*?(?:\\\n.*?)*)\n", re.MULTILINE)
 BAR = re.compile(r"(\r|^)[^\n\r]*?\d+%\|[^\n\r]*?\]|\r *(?=[\r\n])", re.MULTILINE)  # what a terminal would overwrite
-ELSEWHERE = "diffusers-restore push"  # needs a Hub: run by tests/on_the_hub.py
 
 
 def prepare(folder: Path) -> None:
@@ -52,8 +51,7 @@ def run(block: str) -> str:
     """A block with the output that its commands have now, in the working directory."""
     parts = []
     for command in COMMAND.findall(block):
-        printed = "" if command.startswith(ELSEWHERE) else output(command)
-        parts.append(f"$ {command}\n{printed}")
+        parts.append(f"$ {command}\n{output(command)}")
     return "".join(parts)
 
 

@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import cli_page
 import numpy as np
 import pytest
 import torch
@@ -172,7 +173,16 @@ def test_toml_blocks_parse(code: str) -> None:
 
 def test_no_block_is_left_out() -> None:
     languages = {name for page in PAGES for name, _ in BLOCK.findall(page.read_text())}
-    assert languages <= {"python", "bash", "toml", "text"}
+    assert languages <= {"python", "bash", "console", "toml", "text"}
+
+
+def test_the_command_line_prints_what_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for decimals and times; `python tests/cli_page.py` writes the page anew."""
+    assert not any("```console" in page.read_text() for page in PAGES if page != cli_page.PAGE)
+    cli_page.prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for block in cli_page.blocks(cli_page.PAGE.read_text()):
+        assert cli_page.alike(cli_page.run(block)) == cli_page.alike(block)
 
 
 def test_the_table_of_tasks_is_complete() -> None:

@@ -34,7 +34,7 @@ ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
 
 _MOST_NOISE = 2.0
-_MEMORY = 220
+_MEMORY = 280
 """Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
 
 
