@@ -23,6 +23,7 @@ from .partners import Partners
 
 _SHEET_SIDE = 384
 _SHEET_ROWS = 24
+_SHEET_LETTERS = 22
 _SHEET_SAMPLES = 4
 
 
@@ -84,9 +85,9 @@ class Comparison:
             remarks = _figures(source, results, reference)
         if self._sheet is not None and len(self._rows) < _SHEET_ROWS:
             captions = ["restored" if len(results) == 1 else f"sample {i + 1}" for i in range(len(results))]
-            if "psnr" in remarks.scores:
+            if len(results) == 1 and "psnr" in remarks.scores:
                 captions[0] += f", {remarks.scores['psnr']:.2f} dB"
-            shown = [(job.relative.name, source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
+            shown = [(_short(job.relative.name), source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
             shown += [] if reference is None else [("reference", reference)]
             self._rows.append(("", [Cell(caption, _small(picture)) for caption, picture in shown]))
         return remarks
@@ -138,11 +139,18 @@ def mean_scores(all_scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _small(picture: Tensor) -> Tensor | None:
-    """A picture of at most `_SHEET_SIDE` pixels on its longer side, None for numbers that are none."""
+    """A picture with a longer side of about `_SHEET_SIDE` pixels at most and half of that at least, None for numbers."""
     if picture.shape[1] not in (1, 3):
         return None
-    factor = _SHEET_SIDE / max(picture.shape[2:])
-    if factor < 1:
-        size = [max(1, round(side * factor)) for side in picture.shape[2:]]
+    longer = max(picture.shape[2:])
+    if longer > _SHEET_SIDE:
+        size = [max(1, round(side * _SHEET_SIDE / longer)) for side in picture.shape[2:]]
         picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)
+    else:  # whole pixels stay visible
+        picture = functional.interpolate(picture, scale_factor=max(1, _SHEET_SIDE // 2 // longer), mode="nearest")
     return torch.clamp(picture[0], -1, 1)
+
+
+def _short(name: str) -> str:
+    """A name that fits above a picture of the sheet."""
+    return name if len(name) <= _SHEET_LETTERS else f"{name[: _SHEET_LETTERS - 1]}…"
