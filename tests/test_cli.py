@@ -189,6 +189,16 @@ def test_the_module_runs_and_a_fault_in_use_is_no_traceback(tmp_path: Path, pyth
     assert done.stdout == ""
 
 
+def test_ctrl_c_has_the_exit_status_of_shells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.sample, "find_kind", interrupted)
+    result = run("sample", "-o", tmp_path / "grid.png")
+    assert result.exit_code == 130
+    assert result.stderr == "stopped\n"
+
+
 def test_version() -> None:
     assert run("--version").output.split()[-1] == diffusers_restore.__version__
 

@@ -12,12 +12,24 @@ import click
 
 from .. import __version__
 from . import convert, degrade, listing, push, restore, sample, train
+from .printing import INTERRUPTED
 from .train import train_cold, train_prior, train_rddm
 
 __all__ = ["main", "train_cold", "train_prior", "train_rddm"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Ends with the exit status of shells after Ctrl-C, which click reports as 1."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="diffusers-restore")
 def main() -> None:
     """Restore damaged pictures with a pretrained diffusion model.
@@ -30,7 +42,8 @@ def main() -> None:
     diffusers-restore train prior --train_data_dir photos --output_dir prior
     diffusers-restore tasks
 
-    Every command has its own --help.
+    Every command has its own --help. The exit status is 0 if all is done, 1 if something failed, 2 for wrong options,
+    130 after Ctrl-C.
     """  # noqa: D301  # click reads the control character
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the console can't show are shown by their numbers
         sys.stdout.reconfigure(errors="backslashreplace")
