@@ -139,7 +139,7 @@ def mean_scores(all_scores: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def _small(picture: Tensor) -> Tensor | None:
-    """A picture with a longer side of about `_SHEET_SIDE` pixels at most and half of that at least, None for numbers."""
+    """A picture whose longer side has at most `_SHEET_SIDE` pixels, and about half of that; None for numbers."""
     if picture.shape[1] not in (1, 3):
         return None
     longer = max(picture.shape[2:])
