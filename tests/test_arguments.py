@@ -271,7 +271,10 @@ def test_a_configuration_that_is_nested_without_end() -> None:
         (torch.ones(8, 12).to_sparse(), "mask must hold real numbers, got .*sparse"),
         (np.ones((8, 12), object), "mask must be a tensor or an array of 0 and 1"),
         (torch.full((8, 12), math.nan), "mask must hold 0 .* and 1"),
-        (np.ma.masked_array(np.ones((8, 12)), mask=np.eye(8, 12)), r"mask must have no masked values; pass mask.filled"),
+        (
+            np.ma.masked_array(np.ones((8, 12)), mask=np.eye(8, 12)),
+            r"mask must have no masked values; pass mask.filled",
+        ),
     ],
 )
 def test_masks(mask: Any, message: str) -> None:

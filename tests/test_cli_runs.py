@@ -356,12 +356,12 @@ def test_models_that_are_not_there_say_so(
     command = ["restore", source, "-o", tmp_path / "o.png", "--model", tmp_path / "run/checkpoint-4"]
     fails(run(*command), 1, f"it is a checkpoint of a training; the model is in {str(tmp_path / 'run')!r}")
     fails(run(*command[:4], "--model", tmp_path / "absent"), 1, "--model: there is no folder")
-    for command in (
+    for words in (
         [*command[:4], "--model", "me/absent"],
         [*command[:4], "--model", "me/absent", "--task", "sr2"],
         ["sample", "me/absent", "-o", tmp_path / "o.png"],
     ):
-        fails(run(*command), 1, "me/absent' cannot be loaded: there is no folder of this name, and no such pipeline")
+        fails(run(*words), 1, "me/absent' cannot be loaded: there is no folder of this name, and no such pipeline")
 
 
 def test_sigma_y_in_grey_levels_is_told(restore: Restore, tmp_path: Path) -> None:
