@@ -369,6 +369,16 @@ def test_sigma_y_in_grey_levels_is_told(restore: Restore, tmp_path: Path) -> Non
     fails(restore(source, "-o", tmp_path / "o.png", "--sigma-y", 25), 1, "25 of 255 grey levels are 0.196")
 
 
+def test_the_next_smaller_and_the_next_larger_task_are_named(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    fails(restore(source, "-o", tmp_path / "o.png", "--task", "sr3"), 2, "did you mean 'sr2' or 'sr4'?")
+
+
+def test_a_damage_without_noise_tells_nothing_of_noise(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    succeeds(run("degrade", source, "-o", tmp_path / "o.png", "--task", "sr-bicubic4"))
+
+
 def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]
