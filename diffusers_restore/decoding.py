@@ -130,7 +130,9 @@ def read_array(path: Path, max_pixels: int) -> NDArray[Any]:
     if array.ndim >= 2 and array.shape[-1] * array.shape[-2] > max_pixels:
         raise _too_large(path, f"{array.shape[-1]} x {array.shape[-2]} pixels", max_pixels)
     if array.size > _MAX_CHANNELS * max_pixels:
-        raise _too_large(path, f"an array {array.shape}, which as {_MAX_CHANNELS} channels has pixels that", max_pixels)
+        pixels = -(-array.size // _MAX_CHANNELS)
+        size = f"an array {array.shape}, as large as {pixels} pixels of {_MAX_CHANNELS} channels,"
+        raise _too_large(path, size, max_pixels)
     return array
 
 

@@ -271,6 +271,10 @@ def test_a_configuration_that_is_nested_without_end() -> None:
         (torch.ones(8, 12).to_sparse(), "mask must hold real numbers, got .*sparse"),
         (np.ones((8, 12), object), "mask must be a tensor or an array of 0 and 1"),
         (torch.full((8, 12), math.nan), "mask must hold 0 .* and 1"),
+        (
+            np.ma.masked_array(np.ones((8, 12)), mask=np.eye(8, 12)),
+            r"mask must have no masked values; pass mask.filled",
+        ),
     ],
 )
 def test_masks(mask: Any, message: str) -> None:
@@ -283,6 +287,8 @@ def test_kernels_are_real_numbers(kernel: Any) -> None:
     for build in (lambda: CircularBlur(SHAPE, kernel), lambda: BlurDecimate(SHAPE, kernel, 2)):
         with pytest.raises(OperatorError, match="kernel must be 2-dimensional numbers, got"):
             build()
+    with pytest.raises(OperatorError, match="kernel must have no masked values"):
+        CircularBlur(SHAPE, np.ma.masked_array([[1.0]], mask=[[True]]))
     with pytest.raises(OperatorError, match="taps must be odd"):
         gaussian_kernel(1.0, 4)
 

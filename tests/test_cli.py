@@ -184,7 +184,7 @@ def test_the_module_runs_and_a_fault_in_use_is_no_traceback(tmp_path: Path, pyth
     done = python.run("-m", "diffusers_restore", *words)
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
-    assert line.startswith(f"Error: --model {str(tmp_path)!r} cannot be loaded as a DDPM")
+    assert line.startswith(f"Error: --model {str(tmp_path)!r} cannot be loaded: it has no model_index.json")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

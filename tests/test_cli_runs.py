@@ -191,6 +191,12 @@ def test_a_sheet_shows_before_and_after(scans: Path, restore: Restore, tmp_path:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 16
         assert sheet.height > 3 * 16
+    source = picture(tmp_path / "small.png", side=32)
+    succeeds(restore(source, "-o", tmp_path / "large.png", "--task", "sr4", "--sheet", tmp_path / "sizes.png"))
+    with Image.open(tmp_path / "sizes.png") as sheet:
+        shown = (np.asarray(sheet.convert("L"))[sheet.height // 2 :] < 250).any(axis=0)
+    begin, end, second_begin, second_end = np.flatnonzero(np.diff(shown, prepend=False, append=False))
+    assert end - begin == second_end - second_begin == 128  # before and after in one size
     fails(restore(scans, "-o", tmp_path / "out", "--sheet", "sheet.xyz"), 2, "--sheet 'sheet.xyz': the suffix")
     fails(restore(scans, "-o", tmp_path / "out", "--sheet", "no/sheet.png"), 2, "--sheet: there is no folder 'no'")
 
@@ -350,11 +356,37 @@ def test_models_that_are_not_there_say_so(
     command = ["restore", source, "-o", tmp_path / "o.png", "--model", tmp_path / "run/checkpoint-4"]
     fails(run(*command), 1, f"it is a checkpoint of a training; the model is in {str(tmp_path / 'run')!r}")
     fails(run(*command[:4], "--model", tmp_path / "absent"), 1, "--model: there is no folder")
+    for words in (
+        [*command[:4], "--model", "me/absent"],
+        [*command[:4], "--model", "me/absent", "--task", "sr2"],
+        ["sample", "me/absent", "-o", tmp_path / "o.png"],
+    ):
+        fails(run(*words), 1, "me/absent' cannot be loaded: there is no folder of this name, and no such pipeline")
 
 
 def test_sigma_y_in_grey_levels_is_told(restore: Restore, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     fails(restore(source, "-o", tmp_path / "o.png", "--sigma-y", 25), 1, "25 of 255 grey levels are 0.196")
+
+
+def test_the_next_smaller_and_the_next_larger_task_are_named(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    fails(restore(source, "-o", tmp_path / "o.png", "--task", "sr3"), 2, "did you mean 'sr2' or 'sr4'?")
+
+
+def test_a_damage_without_noise_tells_nothing_of_noise(tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    succeeds(run("degrade", source, "-o", tmp_path / "o.png", "--task", "sr-bicubic4"))
+
+
+def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]
+    told = run(*command, "--steps", 1)
+    assert told.exit_code == 0, told.output
+    assert f"note: {source} was restored in one step" in told.stderr
+    assert "one step" not in run(*command, "--steps", 2).stderr
+    fails(run(*command, "--steps", 1, "--sigma-y", 0.1), 1, "got 0.1; more steps start at more noise")
 
 
 def test_samples_and_means_of_a_trained_restorer(tmp_path: Path) -> None:

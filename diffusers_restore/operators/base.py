@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,16 @@ from .arguments import check_images, check_methods, check_together
 from .solving import conjugate_gradients
 
 Shape = tuple[int, int, int]
+
+
+def check_unmasked(name: str, value: object) -> None:
+    """Refuse a numpy array of which values are masked: torch would take what lies beneath.
+
+    Raises:
+        OperatorError: it is one.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise OperatorError(f"{name} must have no masked values; pass {name}.filled(value)")
 
 
 def check_shape(name: str, shape: Any) -> Shape:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import OperatorError, check_int
 from ..tensors import described
-from .base import Constant, LinearOperator, Product, Shape, SVDOperator, check_shape
+from .base import Constant, LinearOperator, Product, Shape, SVDOperator, check_shape, check_unmasked
 from .families import DisjointRows, TightRows
 
 ONE = Constant(torch.ones(1, 1, 1, dtype=torch.float64))
@@ -70,6 +70,7 @@ class Mask(SVDOperator):
 
     def __init__(self, input_shape: Shape, mask: Any) -> None:
         self.input_shape = self.output_shape = check_shape("input_shape", input_shape)
+        check_unmasked("mask", mask)
         try:
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, unknown_name
-from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape
+from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape, check_unmasked
 from .color import Grayscale, check_weights
 from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
 
@@ -31,6 +31,7 @@ def check_kernel(kernel: Any, dimensions: int) -> Tensor:
     Raises:
         OperatorError: one of these conditions fails.
     """
+    check_unmasked("kernel", kernel)
     try:
         if torch.as_tensor(kernel).dtype in (torch.bool, *_COMPLEX):  # torch would drop the imaginary part
             raise TypeError("not real")

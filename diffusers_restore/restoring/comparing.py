@@ -89,7 +89,8 @@ class Comparison:
                 captions[0] += f", {remarks.scores['psnr']:.2f} dB"
             shown = [(_short(job.relative.name), source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
             shown += [] if reference is None else [("reference", reference)]
-            self._rows.append(("", [Cell(caption, _small(picture)) for caption, picture in shown]))
+            longest = max(max(picture.shape[2:]) for _, picture in shown)
+            self._rows.append(("", [Cell(caption, _shown(picture, longest)) for caption, picture in shown]))
         return remarks
 
     def finish(self) -> None:
@@ -138,16 +139,22 @@ def mean_scores(all_scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return means
 
 
-def _small(picture: Tensor) -> Tensor | None:
-    """A picture whose longer side has at most `_SHEET_SIDE` pixels, and about half of that; None for numbers."""
+def _shown(picture: Tensor, longest: int) -> Tensor | None:
+    """A picture in the size of its row, None for numbers.
+
+    Args:
+        picture: (1, C, H, W).
+        longest: side of a picture of the row; it gets at most `_SHEET_SIDE` pixels, and about half of that.
+    """
     if picture.shape[1] not in (1, 3):
         return None
+    side = min(longest, _SHEET_SIDE) * max(1, _SHEET_SIDE // 2 // longest)
     longer = max(picture.shape[2:])
-    if longer > _SHEET_SIDE:
-        size = [max(1, round(side * _SHEET_SIDE / longer)) for side in picture.shape[2:]]
+    size = [max(1, round(one * side / longer)) for one in picture.shape[2:]]
+    if longer > side:
         picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)
-    else:  # whole pixels stay visible
-        picture = functional.interpolate(picture, scale_factor=max(1, _SHEET_SIDE // 2 // longer), mode="nearest")
+    else:  # pixels stay visible
+        picture = functional.interpolate(picture, size, mode="nearest")
     return torch.clamp(picture[0], -1, 1)
 
 

@@ -77,15 +77,14 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
 
     Raises:
         ArgumentError: an option that this kind of model doesn't have.
+        ModelError: it has no index that can be read.
     """
     given = list(given)
     if model is not None and (not isinstance(model, (str, PathLike)) or not fspath(model)):
         raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r}", model)
     if model is not None:
         model = fspath(model)
-        (kind, failure), this = _read_kind(model), "this {model} is {1}"
-        if failure is not None and "task" not in given:
-            raise failure
+        kind, this = find_kind(model), "this {model} is {1}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
     else:
@@ -98,14 +97,13 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
 
 
 def find_kind(model: str) -> Kind:
-    """The kind of a repository or folder: that of a trained pipeline of this package, else a prior."""
-    return _read_kind(model)[0]
+    """The kind of a repository or folder: that of a trained pipeline of this package, else a prior.
 
-
-def _read_kind(model: str) -> tuple[Kind, ModelError | None]:
-    """The kind of a repository or folder, and why it can't be loaded, if it has no index."""
+    Raises:
+        ModelError: it has no index that can be read.
+    """
     if is_absent_folder(model):
-        return PRIOR, ModelError("{model}: there is no folder {0!r}", model)
+        raise ModelError("{model}: there is no folder {0!r}", model)
     from diffusers import DiffusionPipeline
 
     from ..hub.weights import load_index
@@ -113,10 +111,10 @@ def _read_kind(model: str) -> tuple[Kind, ModelError | None]:
     try:
         index = load_index(DiffusionPipeline, model)
     except (OSError, ValueError) as error:
-        return PRIOR, ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error))
+        raise ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error)) from error
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
-    return next((kind for kind in KINDS if kind.pipeline == name), PRIOR), None
+    return next((kind for kind in KINDS if kind.pipeline == name), PRIOR)
 
 
 def why_not(model: str, error: Exception) -> str:

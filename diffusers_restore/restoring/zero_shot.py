@@ -34,6 +34,7 @@ ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
 
 _MOST_NOISE = 2.0
+_ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
 _MEMORY = 280
 """Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
 
@@ -182,7 +183,8 @@ class ZeroShotRestorer(Restorer):
             )[0]
             return restored
 
-        return draw, remarks + of_noise
+        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 else Remarks()
+        return draw, remarks + of_noise + few
 
     def _noise(
         self, picture: Picture, y: Tensor, mask: Tensor | None, operator: LinearOperator, of_picture: bool

@@ -164,7 +164,7 @@ class DDRMScheduler(ZeroShotScheduler):
         if measurement.sigma_y > sigma:
             raise InvalidInputError(
                 f"sigma_y must be at most {sigma:g}, the noise level of the first timestep {timestep}, "
-                f"got {measurement.sigma_y:g}"
+                f"got {measurement.sigma_y:g}; more steps start at more noise"
             )
         return sqrt(self.alpha_bar(timestep)) * ddrm_start(noise, measurement, sigma)
 
