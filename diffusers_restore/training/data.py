@@ -359,9 +359,9 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     else:
         held_out = _hold_out(source, config, min(config.validation_images, len(source) // 2))
         rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
-        where = f"; {len(held_out)} more are held out" if held_out else ""
+        where = f"; {len(held_out)} more {'is' if len(held_out) == 1 else 'are'} held out" if held_out else ""
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
-    description = f"{len(rest)} pictures of {name}{where}"
+    description = f"{len(rest)} picture{'s' * (len(rest) != 1)} of {name}{where}"
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
 
 
