@@ -111,7 +111,8 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     if pixels.bits == 32:
         _check_unit(pixels.color[None], f"{name} must hold floats in [0, 1]")
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
-    tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT)
+    expected = "floats in [0, 1]" if pixels.bits == 32 else "values in [-1, 1]"
+    tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT, expected)
     return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
 
 

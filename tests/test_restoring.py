@@ -98,7 +98,7 @@ def test_outcomes_are_told_as_they_come_and_what_is_there_is_kept(prior: str, ph
         ({"task": "sr2", "operator_args": 5}, "operator_args must be a mapping", "--operator-arg must be"),
         ({"task": "sr5"}, "task: no task named 'sr5'", "--task: no task named 'sr5'"),
         ({"task": "sr2", "method": "ddrn"}, "method: no method named 'ddrn'; did you mean 'ddrm'", "--method: no"),
-        ({"task": "inpaint", "mask": 5}, "mask must be a file, got int", "--mask must be a file"),
+        ({"task": "inpaint", "mask": 5}, "mask must be a file or a folder of files, got 5", "--mask must be a file"),
         ({"task": "inpaint", "mask": "nope.png"}, "mask: there is no file 'nope.png'", "--mask: there is no file"),
         ({"tsk": "sr2"}, "no option named 'tsk'; did you mean 'task'", "no option named 'tsk'"),
         ({"task": "sr2", "device": "tpu"}, "device: no device 'tpu' here", "--device: no device 'tpu' here"),

@@ -15,6 +15,9 @@ from ..errors import InvalidInputError
 from ..images import DEFAULT_LIMIT
 from ..tensors import described
 
+SSIM_SIDE = 11
+"""Pixels on each side that a picture needs for its SSIM."""
+
 
 def skimage(module: str) -> Any:
     """The module `skimage.<module>`.
@@ -59,7 +62,7 @@ def ssim(image: Tensor, reference: Tensor) -> float:
         ImportError: scikit-image is not installed.
     """
     a, b = _pair(image, reference)
-    if min(a.shape[1:]) < 11:
+    if min(a.shape[1:]) < SSIM_SIDE:
         raise InvalidInputError(f"SSIM needs pictures of at least 11 x 11 pixels, got {tuple(a.shape)}")
     return float(
         skimage("metrics").structural_similarity(

@@ -10,6 +10,7 @@ from ..errors import InvalidInputError
 
 _SIDE = 8
 _MOST_PATCHES = 40_000
+_TWO_LEVELS = "black and white alone; state the noise instead"
 _FEWEST_PER_NUMBER = 2  # patches for each of their numbers
 
 
@@ -32,7 +33,8 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
         The sd in the unit of [-1, 1], the same for all channels.
 
     Raises:
-        InvalidInputError: another shape or type, or too few patches with all their pixels.
+        InvalidInputError: another shape or type, too few patches with all their pixels, or only black and white ones,
+            which noise of any strength may have given.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim not in (3, 4):
         came = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
@@ -43,6 +45,8 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     if not bool(torch.isfinite(y).all()):
         raise InvalidInputError("image must be finite, got NaN or Inf")
     patches = _patches(y.detach().cpu().float(), mask)
+    if bool((patches.abs() == 1).all()) and bool((patches != patches[0, 0]).any()):
+        raise InvalidInputError(f"image must have greys or colours for its noise to be seen, got {_TWO_LEVELS}")
     centered = patches - patches.mean(dim=1, keepdim=True)
     eigenvalues = torch.linalg.eigvalsh(centered @ centered.mT / centered.shape[1]).flip(0).clamp(min=0)
     variance = _variance(eigenvalues)
@@ -86,6 +90,10 @@ def _before_clipping(variance: Tensor, means: Tensor) -> float:
     """The sd of noise whose variance is `variance` after clipping to [-1, 1], around these means, by bisection."""
     means = means.flatten().clamp(-1, 1)
     low, high = float(variance.sqrt()), 4 * float(variance.sqrt()) + 1e-6
+    if _clipped_variance(means, high) < variance:
+        raise InvalidInputError(
+            f"image must have greys or colours for its noise to be seen, got hardly any: {_TWO_LEVELS}"
+        )
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if _clipped_variance(means, middle) < variance else (low, middle)

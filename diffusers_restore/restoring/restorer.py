@@ -256,6 +256,11 @@ class Batch:
         self.done, self.todo = done, jobs[len(done) :]
         self.comparison = Comparison(jobs, reference, sheet)
         check_not_overwritten(jobs, {"reference": self.comparison.files})
+        if sheet is not None:
+            drawn = [Job(Path(sheet), (Path(sheet),), fixed=True)]
+            read = {"inputs": [job.source for job in jobs], "reference": self.comparison.files}
+            check_not_overwritten(drawn, read | restorer.files_read, written_by="sheet")
+            check_outside(drawn, str(restorer.settings.get("model", "")), written_by="sheet")
 
     def make_folders(self) -> None:
         """Make the folders of the results.
@@ -290,9 +295,10 @@ class Batch:
         return outcomes
 
     def _work(self, job: Job, position: str) -> Done:
+        before = None if self._manifest is None else self._manifest.state(job)  # the picture may change meanwhile
         done = self.restorer.restore(job, position, keep=self._skip)
         if self._manifest is not None:
-            self._manifest.add(done.job)
+            self._manifest.add(done.job, before)
         if not self.comparison:
             return done
         try:
