@@ -15,10 +15,22 @@ from .errors import InvalidInputError
 def described(value: object) -> str:
     """What came, for an error: `torch.int64 (2, 3)`, `a numpy array of float32 (2, 3)`, `str 'x'`."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)}"
+        return f"{value.dtype} {tuple(value.shape)}" + (f", {value.layout}" if value.layout != torch.strided else "")
     if isinstance(value, np.ndarray):
         return f"a numpy array of {value.dtype} {value.shape}"
     return f"{type(value).__name__} {value!r:.60}"
+
+
+def check_values(name: str, value: Tensor) -> Tensor:
+    """`value`, if its numbers are there, each in its place: it is not sparse, not quantized and not on "meta".
+
+    Raises:
+        InvalidInputError: it is.
+    """
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        kind = "a quantized tensor" if value.is_quantized else f"one of layout {value.layout} on {value.device}"
+        raise InvalidInputError(f"{name} must be a dense tensor with values, got {kind}: {described(value)}")
+    return value
 
 
 def check_floats(name: str, value: object, form: str = "(B, C, H, W)") -> Tensor:
@@ -30,6 +42,7 @@ def check_floats(name: str, value: object, form: str = "(B, C, H, W)") -> Tensor
     if (
         not isinstance(value, Tensor)
         or not value.is_floating_point()
+        or value.layout != torch.strided
         or value.ndim != form.count(",") + 1
         or not value.numel()
     ):

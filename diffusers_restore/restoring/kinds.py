@@ -79,10 +79,8 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         ArgumentError: an option that this kind of model doesn't have.
     """
     given = list(given)
-    if model is not None and (not isinstance(model, (str, PathLike)) or not fspath(model)):
-        raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r}", model)
     if model is not None:
-        model = fspath(model)
+        model = _as_text(model)
         (kind, failure), this = _read_kind(model), "this {model} is {1}"
         if failure is not None and "task" not in given:
             raise failure
@@ -97,9 +95,19 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
     return model, kind
 
 
-def find_kind(model: str) -> Kind:
-    """The kind of a repository or folder: that of a trained pipeline of this package, else a prior."""
-    return _read_kind(model)[0]
+def find_kind(model: str | PathLike[str]) -> Kind:
+    """The kind of a repository or folder: that of a trained pipeline of this package, else a prior.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
+    return _read_kind(_as_text(model))[0]
+
+
+def _as_text(model: Any) -> str:
+    if not isinstance(model, (str, PathLike)) or not isinstance(fspath(model), str) or not fspath(model):
+        raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r:.99}", model)
+    return str(fspath(model))
 
 
 def _read_kind(model: str) -> tuple[Kind, ModelError | None]:

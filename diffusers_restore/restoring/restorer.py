@@ -203,6 +203,8 @@ class Restorer(ABC):
             ArgumentError: nothing to read, two results of one name, or a result that would replace a file that is read.
             OSError: the folder of the results can't be made.
         """
+        if not callable(report):
+            raise ArgumentError("{report} must be a function of an Outcome, got {0!r:.99}", report)
         batch = Batch(
             self, inputs, output, skip_existing=skip_existing, resume=resume, reference=reference, sheet=sheet
         )
@@ -241,7 +243,8 @@ class Batch:
         sheet: str | PathLike[str] | None = None,
         tell: Callable[[str], object] = lambda left_out: None,
     ) -> None:
-        self.restorer, self._skip, self._resume = restorer, skip_existing, check_flag("resume", resume)
+        self.restorer = restorer
+        self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
         todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell)
         self._manifest: Manifest | None = None
         if names_folder(str(output)):

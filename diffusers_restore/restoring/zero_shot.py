@@ -93,7 +93,7 @@ class ZeroShotRestorer(Restorer):
             raise ArgumentError(
                 "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
             )
-        if method is not None and method not in METHODS:
+        if method is not None and (not isinstance(method, str) or method not in METHODS):
             raise ArgumentError("{method}: {0}", unknown_name("method", method, METHODS))
         super().__init__(max_pixels, strength, quality)
         self.samples, self.average = check_samples(samples, average)
@@ -102,7 +102,8 @@ class ZeroShotRestorer(Restorer):
         given = check_mapping("operator_args", operator_args)
         self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
         self.task, self.steps = task, 20 if steps is None else check("steps", check_int, steps, 1)
-        self.sigma_y = sigma_y if sigma_y in (None, ESTIMATE) else check("sigma_y", check_real, sigma_y, 0)
+        unknown = sigma_y is None or (isinstance(sigma_y, str) and sigma_y == ESTIMATE)
+        self.sigma_y = sigma_y if unknown else check("sigma_y", check_real, sigma_y, 0)
         self.method, self.method_args = method, check_mapping("method_args", method_args)
         self.etas = {
             name: None if value is None else check(name, check_real, value, 0, 1)
