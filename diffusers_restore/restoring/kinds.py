@@ -116,10 +116,12 @@ def _read_kind(model: str) -> tuple[Kind, ModelError | None]:
         return PRIOR, ModelError("{model}: there is no folder {0!r}", model)
     from diffusers import DiffusionPipeline
 
+    from ..hub.repositories import INDEX, read_index
     from ..hub.weights import load_index
 
+    file = Path(model) / INDEX
     try:
-        index = load_index(DiffusionPipeline, model)
+        index = read_index(file) if file.is_file() else load_index(DiffusionPipeline, model)
     except (OSError, ValueError) as error:
         return PRIOR, ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error))
     name = index.get("_class_name") if isinstance(index, dict) else None
