@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError
 from ..images import DEFAULT_LIMIT
-from ..tensors import described
+from ..tensors import described, is_dense
 
 SSIM_SIDE = 11
 """Pixels on each side that a picture needs for its SSIM."""
@@ -106,7 +106,7 @@ def _check_range(name: str, picture: object) -> None:
     A restoration may be far beyond the range in single values, as the pseudo-inverse of a noisy blur is, but not in its
     mean, as pictures in 0..255 are.
     """
-    if not isinstance(picture, Tensor) or not picture.is_floating_point() or not picture.numel():
+    if not is_dense(picture) or not picture.is_floating_point() or not picture.numel():
         raise InvalidInputError(
             f"{name} must be a float tensor (C, H, W) in [-1, 1], got {described(picture)}; images.to_tensor makes one "
             "(1, C, H, W) of a PIL picture or an array"
