@@ -347,7 +347,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
         check_floats("sample", sample)
         wanted = (len(sample), len(self.heads) * sample.shape[1], *sample.shape[2:])
         if not is_dense(model_output) or model_output.shape != wanted:
-            got = described(model_output)
+            got = tuple(model_output.shape) if is_dense(model_output) else described(model_output)
             raise InvalidInputError(
                 f"model_output must be {wanted}, {' and '.join(self.heads)} for this sample, got {got}"
             )
