@@ -71,7 +71,7 @@ def check_real(
     except OverflowError:  # a whole number that no float can hold
         number = math.nan
     if not (math.isfinite(number) and minimum <= number <= maximum and number > above):
-        raise InvalidInputError(f"{name} must be a number {accepted}, got {value!r}")
+        raise InvalidInputError(f"{name} must be a number {accepted}, got {value!r:.99}")
     return number
 
 
@@ -83,7 +83,7 @@ def check_int(name: str, value: object, minimum: int, maximum: float = math.inf)
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or not minimum <= int(value) <= maximum:
         upper = f" and <= {maximum:g}" if maximum < math.inf else ""
-        raise InvalidInputError(f"{name} must be a whole number >= {minimum}{upper}, got {value!r}")
+        raise InvalidInputError(f"{name} must be a whole number >= {minimum}{upper}, got {value!r:.99}")
     return int(value)
 
 
@@ -94,5 +94,5 @@ def check_bool(name: str, value: object) -> bool:
         InvalidInputError: it is neither.
     """
     if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} must be True or False, got {value!r}")
+        raise InvalidInputError(f"{name} must be True or False, got {value!r:.99}")
     return value

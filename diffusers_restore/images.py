@@ -9,6 +9,7 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -34,6 +35,7 @@ from .encoding import encode, pil_from_bytes, quantize
 from .errors import ImageError, InvalidInputError, check_int, check_real
 from .files import write_bytes
 from .metadata import NO_METADATA, Metadata
+from .tensors import check_values
 
 DEFAULT_MAX_PIXELS = 64_000_000
 DEFAULT_LIMIT = 8.0
@@ -111,7 +113,8 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     if pixels.bits == 32:
         _check_unit(pixels.color[None], f"{name} must hold floats in [0, 1]")
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
-    tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT)
+    expected = "floats in [0, 1]" if pixels.bits == 32 else "values in [-1, 1]"
+    tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT, expected)
     return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
 
 
@@ -124,7 +127,7 @@ def read_picture(file: PathInput | bytes) -> Image.Image:
         ImageError: absent, damaged, not a picture, or larger than `DEFAULT_MAX_PIXELS`.
     """
     content = io.BytesIO(file) if isinstance(file, bytes) else file
-    name = f"<{len(file)} bytes>" if isinstance(file, bytes) else os.fspath(file)
+    name = f"<{len(file)} bytes>" if isinstance(file, bytes) else str(_as_path(file))
     with failing_as(f"cannot read {name!r}"), pillow_limit(DEFAULT_MAX_PIXELS):
         try:
             with Image.open(content, formats=readable_formats()) as image:
@@ -227,14 +230,18 @@ def save(
     file_format = _WRITABLE.get(target.suffix.lower())
     if file_format is None:
         raise ImageError(f"cannot write {str(target)!r}: the suffix must be one of {', '.join(_WRITABLE)}")
-    if bits not in (8, 16, 32):
+    if not isinstance(bits, Integral) or bits not in (8, 16, 32):
         raise ImageError(f"bits must be 8, 16 or 32, got {bits!r}")
     if alpha is not None and file_format not in _CARRY_ALPHA:
         raise ImageError(f"cannot write alpha to {str(target)!r}: use .png, .webp or .tif, or pass alpha=None")
     if quality is not None:
-        check_int("quality", quality, 1, 100)
+        quality = check_int("quality", quality, 1, 100)
         if target.suffix.lower() not in QUALITY_SUFFIXES:
             raise ImageError(f"cannot write {str(target)!r} with a quality: only .jpg and .webp have one")
+    if metadata is not None and not isinstance(metadata, Metadata):
+        raise ImageError(
+            f"metadata must be that of a Picture, images.load(path).metadata, or None, got {metadata!r:.99}"
+        )
     values = _batch(tensor, "tensor")
     if len(values) != 1:
         raise ImageError(f"tensor must hold one picture per file, got a batch of {len(values)}: save them one by one")
@@ -431,6 +438,10 @@ def _from_torch(tensor: torch.Tensor, name: str) -> torch.Tensor:
         raise ImageError(f"{name} is empty: a torch tensor of shape {tuple(tensor.shape)}")
     if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
         raise ImageError(f"{name} must be a torch tensor of uint8 or of floats in [-1, 1], got {tensor.dtype}")
+    try:
+        check_values(name, tensor)
+    except InvalidInputError as error:
+        raise ImageError(str(error)) from error
     values = tensor.to(torch.float32, copy=True)
     if tensor.dtype == torch.uint8:
         values = values / 255 * 2 - 1
@@ -458,8 +469,8 @@ def _wrong_type(name: str, value: object, more: str = "") -> ImageError:
 
 
 def _as_path(path: PathInput) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ImageError(f"path must be a str or a path, got {path!r}")
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise ImageError(f"path must be a str or a path, got {path!r:.99}")
     return Path(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -15,10 +15,27 @@ from .errors import InvalidInputError
 def described(value: object) -> str:
     """What came, for an error: `torch.int64 (2, 3)`, `a numpy array of float32 (2, 3)`, `str 'x'`."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} {tuple(value.shape)}"
+        return f"{value.dtype} {tuple(value.shape)}" + (f", {value.layout}" if value.layout != torch.strided else "")
     if isinstance(value, np.ndarray):
         return f"a numpy array of {value.dtype} {value.shape}"
     return f"{type(value).__name__} {value!r:.60}"
+
+
+def is_dense(value: object) -> TypeGuard[Tensor]:
+    """Whether it is a tensor with a place for each number: few functions of torch take sparse ones."""
+    return isinstance(value, Tensor) and value.layout == torch.strided
+
+
+def check_values(name: str, value: Tensor) -> Tensor:
+    """`value`, if its numbers are there, each in its place: it is not sparse, not quantized and not on "meta".
+
+    Raises:
+        InvalidInputError: it is.
+    """
+    if not is_dense(value) or value.is_quantized or value.is_meta:
+        kind = "a quantized tensor" if value.is_quantized else f"one of layout {value.layout} on {value.device}"
+        raise InvalidInputError(f"{name} must be a dense tensor with values, got {kind}: {described(value)}")
+    return value
 
 
 def check_floats(name: str, value: object, form: str = "(B, C, H, W)") -> Tensor:
@@ -27,12 +44,7 @@ def check_floats(name: str, value: object, form: str = "(B, C, H, W)") -> Tensor
     Raises:
         InvalidInputError: anything else.
     """
-    if (
-        not isinstance(value, Tensor)
-        or not value.is_floating_point()
-        or value.ndim != form.count(",") + 1
-        or not value.numel()
-    ):
+    if not is_dense(value) or not value.is_floating_point() or value.ndim != form.count(",") + 1 or not value.numel():
         raise InvalidInputError(f"{name} must be a float tensor {form}, got {described(value)}")
     return value
 
@@ -59,8 +71,8 @@ def check_shape(name: str, value: object, of: str, shape: Sequence[int], device:
     Raises:
         InvalidInputError: it isn't.
     """
-    if not isinstance(value, Tensor) or value.shape != torch.Size(shape):
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not is_dense(value) or value.shape != torch.Size(shape):
+        got = tuple(value.shape) if is_dense(value) else described(value)
         raise InvalidInputError(f"{name} must have the shape of {of}, {tuple(shape)}, got {got}")
     if not value.is_floating_point():
         raise InvalidInputError(f"{name} must be floats, as {of} are, got {value.dtype}")
@@ -75,7 +87,7 @@ def check_whole(name: str, value: object, count: int | None = None) -> Tensor:
     Raises:
         InvalidInputError: anything else.
     """
-    if not isinstance(value, Tensor):
+    if not is_dense(value):
         raise InvalidInputError(f"{name} must be a tensor of whole numbers, got {value!r:.99}")
     fractions = value.dtype == torch.bool or value.is_floating_point() or value.is_complex()
     if fractions or value.ndim != 1 or (len(value) not in (1, count) if count is not None else not len(value)):

@@ -67,6 +67,7 @@ WRONG: dict[str, Any] = {
     "bytes": X.to(torch.uint8),
     "booleans": X > 0,
     "complex": X.to(torch.complex64),
+    "sparse": X.to_sparse(),
     "no batch": X[0],
     "no picture": X[:0],
     "another size": X[..., :5],

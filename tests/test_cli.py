@@ -276,7 +276,7 @@ def test_kernel_files(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.load(tmp_path / "from-npy.npy"), np.load(tmp_path / "from-png.npy"), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["black", "coloured", "pickle", "text", "empty"])
+@pytest.mark.parametrize("kind", ["black", "coloured", "pickle", "text", "complex", "empty"])
 def test_bad_kernel_files(kind: str, tmp_path: Path) -> None:
     kernel = tmp_path / ("k.png" if kind in ("black", "coloured") else "k.npy")
     if kind == "black":
@@ -287,6 +287,8 @@ def test_bad_kernel_files(kind: str, tmp_path: Path) -> None:
         np.save(kernel, np.array([{"a": 1}], dtype=object))
     elif kind == "text":
         np.save(kernel, np.array(["a", "b"]))
+    elif kind == "complex":
+        np.save(kernel, np.full((2, 2), 0.25 + 0j))
     else:
         kernel.touch()
     clean = picture(tmp_path / "clean.png")

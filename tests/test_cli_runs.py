@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from test_cli import fails, names, picture, run, save_rddm, succeeds
 
 from diffusers_restore import DEFAULT_RESTORER, images, restoring
 from diffusers_restore.evaluation.metrics import psnr
-from diffusers_restore.restoring import jobs, progress
+from diffusers_restore.restoring import ArgumentError, jobs, progress
 from diffusers_restore.restoring.manifest import NAME
 
 Restore = Callable[..., Result]
@@ -149,6 +150,12 @@ def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, mode
     words = ["-o", tmp_path / "out.png", "--sheet", scans / "a.png"]
     fails(restore(scans / "a.png", *words), 2, "--sheet", "would overwrite a picture of this run")
     picture(model / "samples.png")  # of its card
+    for sheet, more, words in (
+        (known, ("--task", "inpaint", "--mask", known), "would overwrite the --mask"),
+        (kernel, ("--task", "deblur", "--kernel", kernel), "would overwrite the --kernel"),
+        (model / "samples.png", (), "would overwrite a file of the --model"),
+    ):
+        fails(restore(scans / "a.png", "-o", tmp_path / "out.png", "--sheet", sheet, *more), 2, "--sheet", words)
     fails(restore(scans / "a.png", "-o", model / "samples.png"), 2, "would overwrite a file of the --model")
     fails(run("sample", model, "-o", model / "samples.png"), 2, "would overwrite a file of the MODEL")
     (model / "samples.png").unlink()
@@ -185,6 +192,22 @@ def test_a_reference_of_another_size_is_told(scans: Path, restore: Restore, tmp_
     fails(restore(scans, "-o", tmp_path / "out", "--reference", reference), 2, "--reference must be a folder for 3")
 
 
+def test_what_is_no_reference_is_told(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    np.save(tmp_path / "clean.npy", np.full((3, 16, 16), 1e30, np.float32))
+    result = restore(scans / "a.png", "-o", tmp_path / "out.png", "--reference", tmp_path / "clean.npy")
+    assert result.exit_code == 0
+    assert "a.png isn't compared: reference must be in [-1, 1], got a mean of 1e+30" in result.stderr
+
+
+def test_nothing_to_compare_is_told(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    words = (scans, "-o", tmp_path / "out", "--skip-existing", "--sheet", tmp_path / "sheet.png")
+    succeeds(restore(*words))
+    (tmp_path / "sheet.png").unlink()
+    result = restore(*words)
+    assert result.exit_code == 0
+    assert "none is compared, and no sheet is written" in result.stderr
+
+
 def test_a_sheet_shows_before_and_after(scans: Path, restore: Restore, tmp_path: Path) -> None:
     words = ["--sheet", tmp_path / "sheet.png", "--reference", scans]
     succeeds(restore(scans, "-o", tmp_path / "out", "--samples", 2, *words))
@@ -199,6 +222,47 @@ def test_a_sheet_shows_before_and_after(scans: Path, restore: Restore, tmp_path:
     assert end - begin == second_end - second_begin == 128  # before and after in one size
     fails(restore(scans, "-o", tmp_path / "out", "--sheet", "sheet.xyz"), 2, "--sheet 'sheet.xyz': the suffix")
     fails(restore(scans, "-o", tmp_path / "out", "--sheet", "no/sheet.png"), 2, "--sheet: there is no folder 'no'")
+
+
+@pytest.mark.parametrize("option", ["output", "mask", "kernel", "reference", "sheet", "inputs"])
+@pytest.mark.parametrize("path", ["x" * 300 + ".png", "a\0.png", 5, ""])
+def test_what_can_be_no_path(option: str, path: Any, scans: Path, model: Path, tmp_path: Path) -> None:
+    of_call = {"inputs": scans, "output": tmp_path / "out", option: path}
+    options = {name: of_call.pop(name) for name in ("mask", "kernel") if name in of_call}
+    task = {"mask": "inpaint", "kernel": "deblur"}.get(option, "denoise")
+    with pytest.raises(ArgumentError, match=f"^{option}(\\[0\\])? must be a"):
+        restoring.load(model, task=task, **options).restore_files(**of_call)
+
+
+def test_what_is_no_file(restore: Restore, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait forever
+    for out in ("out/", "out.png"):
+        fails(restore(tmp_path / "pipe.png", "-o", tmp_path / out), 2, "is neither a file nor a folder")
+
+
+def test_noise_in_grey_levels(scans: Path, tmp_path: Path) -> None:
+    result = run("degrade", scans / "a.png", "-o", tmp_path / "out.png", "--task", "denoise", "--sigma-y", 25)
+    fails(result, 1, "sigma_y must be at most 2 for a picture", "25 of 255 grey levels are 0.196")
+
+
+def test_a_picture_that_changes_or_goes_while_it_is_restored(scans: Path, model: Path, tmp_path: Path) -> None:
+    """What counts is what was read."""
+    restorer = restoring.load(model, task="denoise", sigma_y=0.1, steps=2, device="cpu")
+    restore = restorer.restore
+
+    def change(job: jobs.Job, *position: Any, **options: Any) -> jobs.Done:
+        done = restore(job, *position, **options)
+        if job.source == scans / "a.png":
+            picture(job.source, 99)
+        elif job.source == scans / "b.png":
+            job.source.unlink()
+        return done
+
+    restorer.restore = change  # type: ignore[method-assign]
+    assert [one.error for one in restorer.restore_files(scans, tmp_path / "out", resume=True)] == [None] * 3
+    restorer.restore = restore  # type: ignore[method-assign]
+    again = restorer.restore_files(scans, tmp_path / "out", resume=True)
+    assert [one.job.source for one in again] == [scans / "a.png"]
 
 
 def test_strength_blends_with_the_input(restore: Restore, tmp_path: Path) -> None:

@@ -1388,7 +1388,9 @@ def test_a_callback_returns_one_state(name: str) -> None:
     halved = run(name, pipe, callback_on_step_end=lambda p, i, t, given: {"latents": given["latents"] / 2})
     assert torch.equal(run(name, pipe, callback_on_step_end=both(0)), halved)
     for wrong in (torch.zeros(7), "latents", 3):
-        with pytest.raises(InvalidInputError, match="callback_on_step_end must return None or {'sample': a tensor"):
+        with pytest.raises(
+            InvalidInputError, match="callback_on_step_end must return None or {'sample': a float tensor"
+        ):
             run(name, pipe, callback_on_step_end=lambda p, i, t, given: {"latents": wrong})  # noqa: B023
 
 

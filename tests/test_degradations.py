@@ -684,7 +684,7 @@ X = pictures(2, 3, 8, 8, dtype=torch.float32)
         (lambda: Blur(3)(X[0], 1), r"pictures must be a float tensor \(B, C, H, W\) in \[-1, 1\], got torch.float32"),
         (lambda: Blur(3)(X.byte(), 1), "got torch.uint8"),
         (lambda: Blur(3)(X[:0], 1), r"got torch.float32 \(0, 3, 8, 8\)"),
-        (lambda: Blur(3)(X.numpy(), 1), "got ndarray"),
+        (lambda: Blur(3)(X.numpy(), 1), "got a numpy array of float32"),
         (lambda: Blur(3)(X, 4), "t must be a whole number >= 0 and <= 3, got 4"),
         (lambda: Blur(3)(X, torch.tensor([1, 4])), r"t must be in 0..3, got \[1, 4\]"),
         (lambda: Blur(3)(X, torch.tensor([1, 2, 3])), "t must be whole numbers in 0..3, one or one for each of 2"),

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -1104,3 +1105,21 @@ def test_float_files_in_minus_one_to_one_are_refused(tmp_path: Path) -> None:
         images.load(tmp_path / "a.tif")
     Image.fromarray((ramp + 1) / 2).save(tmp_path / "b.tif")
     np.testing.assert_allclose(images.load(tmp_path / "b.tif").tensor[0, 0], ramp, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [3, "x", [], np.zeros(3), torch.zeros(3)], ids=type)
+def test_what_files_are_not_given(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^metadata must be that of a Picture"):
+        images.save(torch.zeros(3, 4, 4), tmp_path / "x.png", metadata=value)
+    with pytest.raises(ImageError, match="^bits must be 8, 16 or 32, got"):
+        images.save(torch.zeros(3, 4, 4), tmp_path / "x.png", bits=value)
+    with pytest.raises(ImageError, match="path must be|there is no|cannot read"):
+        images.read_picture(value)
+
+
+@pytest.mark.parametrize(
+    "value", [torch.ones(3, 4, 4).to_sparse(), torch.ones(3, 4, 4, device="meta")], ids=["sparse", "meta"]
+)
+def test_tensors_without_numbers_in_their_places(value: torch.Tensor) -> None:
+    with pytest.raises(ImageError, match="image must be a dense tensor with values, got"):
+        images.to_tensor(value)

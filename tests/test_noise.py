@@ -63,6 +63,9 @@ def test_grey_pictures_constants_and_missing_pixels() -> None:
     assert torch.equal(y, noisy(x, 20, stored=False) * mask)
 
 
+TEXT = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)).round() * 2 - 1
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "message"),
     [
@@ -76,6 +79,14 @@ def test_grey_pictures_constants_and_missing_pixels() -> None:
         (torch.zeros(3, 32, 32), torch.ones(32), "mask must be"),
         (torch.zeros(3, 32, 32), "mask", "got str"),
         (torch.full((3, 32, 32), float("nan")), None, "must be finite"),
+        (torch.rand(3, 32, 32) * 255, None, r"must be in \[-1, 1\], got a mean of"),
+        (torch.zeros(3, 32, 32).to_sparse(), None, "image must be a dense tensor"),
+        (torch.zeros(3, 32, 32, device="meta"), None, "image must be a dense tensor"),
+        (torch.zeros(3, 32, 32), torch.full((32, 32), 0.5), "mask must hold 0 .* and 1"),
+        (torch.zeros(3, 32, 32), torch.full((32, 32), torch.nan), "mask must hold 0 .* and 1"),
+        (torch.zeros(3, 32, 32), torch.ones(32, 32, device="meta"), "mask must be a dense tensor"),
+        (TEXT, None, "got black and white alone"),
+        (torch.cat([TEXT[:, 1:], torch.zeros(1, 1, 64)], dim=1), None, "got hardly any: black and white alone"),
     ],
 )
 def test_what_has_no_noise_to_estimate(image: Any, mask: Any, message: str) -> None:

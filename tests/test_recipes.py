@@ -612,7 +612,7 @@ def broken(**step: Any) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BLIND(X.numpy(), [1, 2]), r"clean must be a float tensor \(B, C, H, W\).*got ndarray"),
+        (lambda: BLIND(X.numpy(), [1, 2]), r"clean must be a float tensor \(B, C, H, W\).*got a numpy array"),
         (lambda: BLIND(X[0], [1, 2]), r"C = 1 or 3, got torch.float32 \(3, 16, 16\)"),
         (lambda: BLIND(X[:, :2], [1, 2]), r"C = 1 or 3, got torch.float32 \(2, 2, 16, 16\)"),
         (lambda: BLIND(X.byte(), [1, 2]), "got torch.uint8"),

@@ -98,8 +98,10 @@ def test_outcomes_are_told_as_they_come_and_what_is_there_is_kept(prior: str, ph
         ({"task": "sr2", "operator_args": 5}, "operator_args must be a mapping", "--operator-arg must be"),
         ({"task": "sr5"}, "task: no task named 'sr5'", "--task: no task named 'sr5'"),
         ({"task": "sr2", "method": "ddrn"}, "method: no method named 'ddrn'; did you mean 'ddrm'", "--method: no"),
-        ({"task": "inpaint", "mask": 5}, "mask must be a file, got int", "--mask must be a file"),
+        ({"task": "inpaint", "mask": 5}, "mask must be a file or a folder of files, got 5", "--mask must be a file"),
         ({"task": "inpaint", "mask": "nope.png"}, "mask: there is no file 'nope.png'", "--mask: there is no file"),
+        ({"task": "sr2", "sigma_y": np.zeros(3)}, "sigma_y must be a number >= 0, got array", "--sigma_y must be"),
+        ({"task": "sr2", "method": ["ddrm"]}, "method: no method named ['ddrm']", "--method: no method named"),
         ({"tsk": "sr2"}, "no option named 'tsk'; did you mean 'task'", "no option named 'tsk'"),
         ({"task": "sr2", "device": "tpu"}, "device: no device 'tpu' here", "--device: no device 'tpu' here"),
     ],
@@ -214,3 +216,15 @@ def test_a_picture_that_needs_more_memory_than_there_is_is_refused_first(
 
 def test_free_memory_is_that_of_the_machine() -> None:
     assert 2**20 < memory.free_memory(torch.device("cpu")) < 2**50
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes", np.zeros(3)], ids=type)
+def test_flags_and_reports_of_restore_files(value: Any, prior: str, tmp_path: Path) -> None:
+    restorer = restoring.load(prior, task="denoise", steps=2, device="cpu")
+    for name in ("skip_existing", "resume"):
+        with pytest.raises(ArgumentError, match=f"^{name} must be True or False, got"):
+            restorer.restore_files(tmp_path, tmp_path / "out", **{name: value})
+    with pytest.raises(ArgumentError, match="^report must be a function of an Outcome, got"):
+        restorer.restore_files(tmp_path, tmp_path / "out", report=value)
+    with pytest.raises(ArgumentError, match="^model must be a repository of the Hub or a folder, got"):
+        restoring.find_kind("" if isinstance(value, str) else value)

@@ -164,6 +164,8 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         for job in batch.done:
             printer.tell(f"{job.name}: skipped, {job.target_names} exists")
         if not batch.todo:
+            if batch.comparison:
+                click.echo("note: all results are there, so that none is compared, and no sheet is written", err=True)
             return
         batch.make_folders()
         restorer.load(chosen, device, dtype)

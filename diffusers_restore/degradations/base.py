@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, check_int
 from ..generators import Generators, check_generators
+from ..tensors import described, is_dense
 
 State = Mapping[str, Tensor]
 
@@ -138,7 +139,7 @@ class Degradation(ABC):
             needs = f"a state with {', '.join(map(repr, wanted))}, from sample_state()" if wanted else "no state"
             raise InvalidInputError(f"degradation {self.kind!r} needs {needs}; got {got:.200}")
         for name, shape in wanted.items():
-            if not isinstance(state[name], Tensor) or state[name].shape != (len(x0), *shape):
+            if not is_dense(state[name]) or state[name].shape != (len(x0), *shape):
                 value = state[name]
                 came = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
                 raise InvalidInputError(f"state[{name!r}] must be a tensor {(len(x0), *shape)}, got {came}")
@@ -172,9 +173,8 @@ class Degradation(ABC):
 
 
 def _check_pictures(x0: object) -> Tensor:
-    if not isinstance(x0, Tensor) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
-        what = f"{x0.dtype} {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-        raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {what}")
+    if not is_dense(x0) or x0.ndim != 4 or not x0.is_floating_point() or not all(x0.shape):
+        raise InvalidInputError(f"pictures must be a float tensor (B, C, H, W) in [-1, 1], got {described(x0)}")
     return x0
 
 

@@ -13,7 +13,10 @@ from torch import Tensor
 
 from ..errors import InvalidInputError
 from ..images import DEFAULT_LIMIT
-from ..tensors import described
+from ..tensors import described, is_dense
+
+SSIM_SIDE = 11
+"""Pixels on each side that a picture needs for its SSIM."""
 
 
 def skimage(module: str) -> Any:
@@ -59,7 +62,7 @@ def ssim(image: Tensor, reference: Tensor) -> float:
         ImportError: scikit-image is not installed.
     """
     a, b = _pair(image, reference)
-    if min(a.shape[1:]) < 11:
+    if min(a.shape[1:]) < SSIM_SIDE:
         raise InvalidInputError(f"SSIM needs pictures of at least 11 x 11 pixels, got {tuple(a.shape)}")
     return float(
         skimage("metrics").structural_similarity(
@@ -103,7 +106,7 @@ def _check_range(name: str, picture: object) -> None:
     A restoration may be far beyond the range in single values, as the pseudo-inverse of a noisy blur is, but not in its
     mean, as pictures in 0..255 are.
     """
-    if not isinstance(picture, Tensor) or not picture.is_floating_point() or not picture.numel():
+    if not is_dense(picture) or not picture.is_floating_point() or not picture.numel():
         raise InvalidInputError(
             f"{name} must be a float tensor (C, H, W) in [-1, 1], got {described(picture)}; images.to_tensor makes one "
             "(1, C, H, W) of a PIL picture or an array"

@@ -7,9 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InvalidInputError
+from ..images import DEFAULT_LIMIT
+from ..tensors import check_values, described
 
 _SIDE = 8
 _MOST_PATCHES = 40_000
+_TWO_LEVELS = "black and white alone; state the noise instead"
 _FEWEST_PER_NUMBER = 2  # patches for each of their numbers
 
 
@@ -26,13 +29,14 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     Args:
         image: (C, H, W) or (1, C, H, W) in [-1, 1], of at least 24 x 24 pixels; values beyond say that nothing was
             clipped.
-        mask: (H, W), 0 where pixels are missing.
+        mask: (H, W), 0 where pixels are missing, else 1.
 
     Returns:
         The sd in the unit of [-1, 1], the same for all channels.
 
     Raises:
-        InvalidInputError: another shape or type, or too few patches with all their pixels.
+        InvalidInputError: another shape, type or range, too few patches with all their pixels, or only black and white
+            ones, which noise of any strength may have given.
     """
     if not isinstance(image, Tensor) or not image.is_floating_point() or image.ndim not in (3, 4):
         came = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
@@ -40,9 +44,15 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     y = image if image.ndim == 4 else image[None]
     if len(y) != 1 or y.shape[1] < 1:
         raise InvalidInputError(f"image must be one picture (C, H, W), got {tuple(image.shape)}")
+    check_values("image", y)
+    y = y.detach().cpu().float()
     if not bool(torch.isfinite(y).all()):
         raise InvalidInputError("image must be finite, got NaN or Inf")
-    patches = _patches(y.detach().cpu().float(), mask)
+    if abs(float(y.mean())) > DEFAULT_LIMIT:
+        raise InvalidInputError(f"image must be in [-1, 1], got a mean of {float(y.mean()):g}: is it in 0..255?")
+    patches = _patches(y, mask)
+    if bool((patches.abs() == 1).all()) and bool((patches != patches[0, 0]).any()):
+        raise InvalidInputError(f"image must have greys or colours for its noise to be seen, got {_TWO_LEVELS}")
     centered = patches - patches.mean(dim=1, keepdim=True)
     eigenvalues = torch.linalg.eigvalsh(centered @ centered.mT / centered.shape[1]).flip(0).clamp(min=0)
     variance = _variance(eigenvalues)
@@ -62,6 +72,8 @@ def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
         if not isinstance(mask, Tensor) or mask.shape != (height, width):
             came = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise InvalidInputError(f"mask must be a tensor {(height, width)}, got {came}")
+        if not bool(((check_values("mask", mask) == 0) | (mask == 1)).all()):
+            raise InvalidInputError(f"mask must hold 0 (missing) and 1 (known) alone, got {described(mask)}")
         known = functional.unfold(mask.detach().cpu().float()[None, None], _SIDE, stride=stride)[0] if fits else found
         found = found[:, known.bool().all(dim=0)]
     if found.shape[1] < _FEWEST_PER_NUMBER * found.shape[0] / channels:
@@ -86,6 +98,10 @@ def _before_clipping(variance: Tensor, means: Tensor) -> float:
     """The sd of noise whose variance is `variance` after clipping to [-1, 1], around these means, by bisection."""
     means = means.flatten().clamp(-1, 1)
     low, high = float(variance.sqrt()), 4 * float(variance.sqrt()) + 1e-6
+    if _clipped_variance(means, high) < variance:
+        raise InvalidInputError(
+            f"image must have greys or colours for its noise to be seen, got hardly any: {_TWO_LEVELS}"
+        )
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if _clipped_variance(means, middle) < variance else (low, middle)

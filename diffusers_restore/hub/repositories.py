@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+from diffusers import UNet2DModel
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import snapshot_download
 
@@ -17,6 +19,17 @@ from .weights import check_weights
 
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
+
+# Of a network. Some old repositories have null for others, which then mean something.
+_NEEDED = (
+    "act_fn",
+    "in_channels",
+    "out_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "down_block_types",
+    "up_block_types",
+)
 
 Loaded = TypeVar("Loaded")
 
@@ -35,7 +48,7 @@ def read_index(file: Path) -> dict[str, Any]:
             raise InvalidInputError(
                 f"{str(file)!r}: {name} must be [library, class], two texts or two nulls, got {value!r}"
             )
-    found = index.get("_class_name", "")
+    found = index.get("_class_name")
     if not isinstance(found, (str, list)) or (isinstance(found, list) and None in found):
         raise InvalidInputError(f"{str(file)!r}: _class_name must be the name of a pipeline, got {found!r}")
     return index
@@ -58,7 +71,43 @@ def check_configs(folder: Path, parts: Iterable[str]) -> None:
     for part in ("", *parts):
         for name in CONFIGS:
             if (folder / part / name).is_file():
-                read_config(folder / part / name)
+                file = folder / part / name
+                config = read_config(file)
+                if config.get("_class_name") == UNet2DModel.__name__:
+                    check_types(file, config, UNet2DModel)
+
+
+def check_types(file: Path, config: dict[str, Any], cls: type) -> None:
+    """Refuse values that aren't of the kind of a network's own defaults: whole numbers >= 0, fractions, texts, lists.
+
+    Args:
+        file: for the error.
+        config: what it holds.
+        cls: the network; what it doesn't know or has no default for isn't looked at.
+
+    Raises:
+        InvalidInputError: there is such a value; the message names it.
+    """
+    for name, one in signature(cls).parameters.items():
+        value = config.get(name, one.default)
+        counted = one.annotation is int or str(one.annotation) == "int | None"
+        if (one.default is None and not counted) or (value is None and name not in _NEEDED):
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if isinstance(one.default, bool):
+            fits, wanted = isinstance(value, bool), "true or false"
+        elif isinstance(one.default, float) or one.annotation is float:
+            fits, wanted = number, f"a number, such as {one.default}"
+        elif counted:
+            fits, wanted = number and float(value).is_integer() and value >= 0, "a whole number >= 0"
+        elif isinstance(one.default, str):
+            fits, wanted = isinstance(value, str), f"a text, such as {one.default!r}"
+        else:
+            kinds = {type(inner) for inner in one.default}
+            fits = isinstance(value, (list, tuple)) and bool(value) and {type(inner) for inner in value} <= kinds
+            wanted = f"a list, such as {list(one.default)}"
+        if not fits:
+            raise InvalidInputError(f"{str(file)!r}: {name} must be {wanted}, got {value!r:.99}")
 
 
 def load_pipeline(cls: type[Loaded], name: str) -> Loaded:

@@ -193,7 +193,10 @@ class HubMixin:
 
 
 # What is raised where a configuration holds values of wrong types; an OSError tells what isn't there.
-_RAW_ERRORS = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, SafetensorError)
+_RAW_ERRORS = (
+    *(ValueError, TypeError, AttributeError, NameError, LookupError, ArithmeticError, RuntimeError),
+    SafetensorError,
+)
 _DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _PUSH_OPTIONS = ("repo_id", "commit_message", "private", "token", "create_pr")
 

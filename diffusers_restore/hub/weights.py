@@ -17,10 +17,18 @@ from ..errors import InvalidInputError
 
 
 def load_index(cls: Any, repository: str | PathLike[str], **options: Any) -> dict[str, Any]:
-    """`cls.load_config`, without the warning that diffusers 0.42 gives for every repository of the Hub."""
+    """`cls.load_config`, without the warning that diffusers 0.42 gives for every repository of the Hub.
+
+    Raises:
+        InvalidInputError: it is nested too deep.
+        OSError: there is none.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")
-        index: dict[str, Any] = cls.load_config(repository, **options)
+        try:
+            index: dict[str, Any] = cls.load_config(repository, **options)
+        except RecursionError as error:
+            raise InvalidInputError(f"model_index.json of {str(repository)!r} is nested too deep") from error
     return index
 
 
@@ -34,10 +42,14 @@ def check_components(cls: Any, index: dict[str, Any]) -> None:
         index: the repository's model_index.json.
 
     Raises:
-        InvalidInputError: there are such components; the message names them.
+        InvalidInputError: there are such components, or one that is no pair of names; the message names them.
     """
+    own = set(cls._get_signature_keys(cls)[0])
+    for name in sorted(own & set(index)):
+        if not isinstance(index[name], (list, tuple)):
+            raise InvalidInputError(f"model_index.json: {name} must be [library, class], got {index[name]!r:.99}")
     parts = {name for name, value in index.items() if isinstance(value, (list, tuple)) and not name.startswith("_")}
-    extra = sorted(name for name in parts - set(cls._get_signature_keys(cls)[0]) if index[name][0] is not None)
+    extra = sorted(name for name in parts - own if index[name][0] is not None)
     if extra:
         found = index.get("_class_name")
         raise InvalidInputError(
@@ -77,11 +89,13 @@ def check_weights(name: str, model: Any, folder: Path) -> None:
                 f"{files[0].name}: its config.json does not fit the weights, or the file is not whole"
             )
         fractions = [weight for weight, value in own.items() if weight in found and _holds_fractions(value.dtype)]
-        whole = [weight for weight in fractions if not _holds_fractions(found[weight])]
+        whole = [
+            w for w in fractions if not _holds_fractions(found[w]) or (found[w].is_complex and not own[w].is_complex())
+        ]
         if whole and not quantized:
             raise InvalidInputError(
-                f"{name} in {folder} has weights that must be fractions and are {found[whole[0]]} in {files[0].name}: "
-                f"{_listed(whole)}"
+                f"{name} in {folder} has weights that must be real fractions and are {found[whole[0]]} in "
+                f"{files[0].name}: {_listed(whole)}"
             )
     odd = _of_its_class(model, [weight for weight, value in own.items() if not _is_finite(value)])
     if odd:
@@ -121,7 +135,7 @@ def _read_dtypes(file: Path) -> dict[str, torch.dtype]:
     return {name: value.dtype for name, value in loaded.items()}
 
 
-# What safetensors calls whole numbers; all else is a kind of fraction.
+# What safetensors calls whole and complex numbers; all else is a kind of fraction.
 _DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -132,6 +146,7 @@ _DTYPES = {
     "U32": torch.uint32,
     "I64": torch.int64,
     "U64": torch.uint64,
+    "C64": torch.complex64,
 }
 
 

@@ -15,7 +15,7 @@ from ..configuration import PlainConfigMixin
 from ..degradations.base import check_choice, draw_each
 from ..errors import InvalidInputError, check_int, check_real
 from ..generators import Generators
-from ..tensors import check_floats
+from ..tensors import check_floats, is_dense
 
 
 class GaussianMixturePrior(ModelMixin, PlainConfigMixin):
@@ -83,7 +83,7 @@ class GaussianMixturePrior(ModelMixin, PlainConfigMixin):
             mixture = import_module("sklearn.mixture").GaussianMixture
         except ImportError as error:
             raise ImportError("fitting a prior needs scikit-learn: pip install 'diffusers-restore[train]'") from error
-        if not isinstance(thumbnails, Tensor) or thumbnails.ndim != 4 or not thumbnails.is_floating_point():
+        if not is_dense(thumbnails) or thumbnails.ndim != 4 or not thumbnails.is_floating_point():
             what = (
                 f"{thumbnails.dtype} {tuple(thumbnails.shape)}" if isinstance(thumbnails, Tensor) else repr(thumbnails)
             )

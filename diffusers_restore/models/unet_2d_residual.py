@@ -20,7 +20,7 @@ from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int, check_real
 from ..files import write_text
 from ..registration import PACKAGE, plug_in_file
-from ..tensors import described
+from ..tensors import described, is_dense
 
 TIME_FEATURES = 64
 
@@ -218,7 +218,7 @@ class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
         Raises:
             InvalidInputError: sizes, or numbers of timesteps or class labels, that don't fit.
         """
-        if not isinstance(sample, Tensor) or not sample.is_floating_point():
+        if not is_dense(sample) or not sample.is_floating_point():
             raise InvalidInputError(f"sample must be floats (B, C, H, W), got {described(sample)}")
         if sample.ndim != 4 or sample.shape[1] != self.config.in_channels:
             raise InvalidInputError(f"sample must be (B, {self.config.in_channels}, H, W), got {tuple(sample.shape)}")

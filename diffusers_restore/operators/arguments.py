@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, check_int
-from ..tensors import described
+from ..tensors import described, is_dense
 
 _REAL = (torch.float32, torch.float64)
 _COMPLEX = (torch.complex64, torch.complex128)
@@ -26,7 +26,7 @@ def check_images(operator: Any, name: str, value: object, shape: tuple[int, int,
     Raises:
         OperatorError: it isn't.
     """
-    if not isinstance(value, Tensor):
+    if not is_dense(value):
         raise OperatorError(
             f"{name} must be a torch tensor (B, C, H, W) with (C, H, W) = {shape}, got {described(value)}"
         )
@@ -72,7 +72,7 @@ def _checked(method: Callable[..., Any], check: Callable[[Any, Any], object], *,
 
 def _check_coefficients(operator: Any, c: object) -> None:
     """Coefficients (B, ...) of the shape that `vt` gives; of another one, some transforms would take a part."""
-    if not isinstance(c, Tensor) or c.dtype not in (*_REAL, *_COMPLEX) or not c.ndim or not len(c):
+    if not is_dense(c) or c.dtype not in (*_REAL, *_COMPLEX) or not c.ndim or not len(c):
         raise OperatorError(f"coefficients must be float32 or float64 as vt gives them, got {described(c)}")
     _check_batch(operator, "c", c)
     if _KIND not in vars(operator):

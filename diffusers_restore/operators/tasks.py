@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -116,8 +115,6 @@ def motion_kernel(length: float, angle: float) -> Tensor:
     Raises:
         InvalidInputError: a length that isn't in (0, 9999], or an angle that is no number.
     """
-    if isinstance(length, Integral):
-        check_int("length", length, 1, MAX_KERNEL)
     length, angle = check_real("length", length, above=0, maximum=MAX_KERNEL), check_real("angle", angle)
     reach, radians = max(0, ceil((length - 1) / 2)), torch.deg2rad(torch.tensor(angle, dtype=torch.float64))
     direction = torch.stack([-torch.sin(radians), torch.cos(radians)])  # rows, columns

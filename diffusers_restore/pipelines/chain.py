@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, cat
 
 from ..errors import InvalidInputError, unknown_name
+from ..tensors import described
 
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Tensor]], dict[str, Tensor] | None]
 Step = Callable[[int, Sequence[Tensor]], Sequence[tuple[Tensor, ...]]]
@@ -140,16 +141,16 @@ def _replace(sample: Tensor, answer: Any, given: dict[str, Tensor]) -> Tensor:
     """
     if answer is None:
         return sample
-    accepted = f"None or {{'sample': a tensor {tuple(sample.shape)}}} (or 'latents')"
+    accepted = f"None or {{'sample': a float tensor {tuple(sample.shape)}}} (or 'latents')"
     if not isinstance(answer, dict) or not all(name in given or name in _STATE for name in answer):
         raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {answer!r:.99}")
     changed = {name: value for name, value in answer.items() if value is not given.get(name, sample)}
     for name, value in changed.items():
         if name not in _STATE:
             raise InvalidInputError(f"callback_on_step_end can replace 'sample' alone, and not {name!r}")
-        if not isinstance(value, Tensor) or value.shape != sample.shape or value.dtype.is_complex:
-            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"{value!r:.99}"
-            raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {name!r}: {got}")
+        fits = isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided
+        if not fits or value.shape != sample.shape:
+            raise InvalidInputError(f"callback_on_step_end must return {accepted}, got {name!r}: {described(value)}")
     if not changed:
         return sample
     first, *others = changed.values()

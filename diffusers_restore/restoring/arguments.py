@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from string import Formatter
 from typing import Any, TypeVar
@@ -52,6 +52,29 @@ def check(name: str, checker: Callable[..., T], value: Any, *limits: Any) -> T:
         raise ArgumentError(f"{{{name}}}{{0}}", str(error).removeprefix(name)) from error
 
 
+def check_path(name: str, path: Any, form: str = "a path") -> Path:
+    """A path that can exist.
+
+    Args:
+        name: of the argument.
+        path: its value.
+        form: what is accepted, for the error.
+
+    Raises:
+        ArgumentError: no path, an empty one, or one that the system doesn't take: too long, or with a zero byte.
+    """
+    if not isinstance(path, (str, PathLike)) or not isinstance(fspath(path), str) or not fspath(path):
+        raise ArgumentError(f"{{{name}}} must be {form}, got {{0!r:.99}}", path)
+    try:
+        Path(path).is_file()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ArgumentError(f"{{{name}}} must be {form}, got {{0!r:.99}}: {{1}}", fspath(path), why) from error
+    if "\0" in fspath(path):
+        raise ArgumentError(f"{{{name}}} must be {form}, got {{0!r:.99}}: it holds a zero byte", fspath(path))
+    return Path(path)
+
+
 def check_file(name: str, file: str | PathLike[str] | None) -> Path | None:
     """The path of a file that an argument names, None for none.
 
@@ -60,11 +83,10 @@ def check_file(name: str, file: str | PathLike[str] | None) -> Path | None:
     """
     if file is None:
         return None
-    if not isinstance(file, (str, PathLike)):
-        raise ArgumentError(f"{{{name}}} must be a file, got {{0}}", type(file).__name__)
-    if not Path(file).is_file():
+    path = check_path(name, file, "a file")
+    if not path.is_file():
         raise ArgumentError(f"{{{name}}}: there is no file {{0!r}}", str(file))
-    return Path(file)
+    return path
 
 
 def check_flag(name: str, value: Any) -> bool:

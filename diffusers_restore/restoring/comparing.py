@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import images
-from ..errors import InvalidInputError
-from ..evaluation.metrics import psnr, skimage, ssim
+from ..evaluation.metrics import SSIM_SIDE, psnr, skimage, ssim
 from ..evaluation.report import Cell, contact_sheet, save_sheet
-from .arguments import ArgumentError
+from .arguments import ArgumentError, check_path
 from .jobs import Job, Remarks, printable
 from .pairing import check_writable
 from .partners import Partners
@@ -57,7 +56,7 @@ class Comparison:
                 raise ArgumentError("{reference} must be a folder for {0} pictures, got {1!r}", len(jobs), reference)
             self.files = list(partners.files())
             self._references = {job.source: file for job, file in zip(jobs, partners.match(jobs), strict=True)}
-        self._sheet = None if sheet is None else Path(sheet)
+        self._sheet = None if sheet is None else check_path("sheet", sheet, "a picture file to write")
         if self._sheet is not None:
             check_writable("sheet", self._sheet)
             if not self._sheet.parent.is_dir():
@@ -118,13 +117,12 @@ def _figures(source: Tensor, results: Sequence[Tensor], reference: Tensor) -> Re
         return Remarks(warnings=(f"has a reference of {sizes[0]}, and a result of {sizes[1]}: they aren't compared",))
     before = pair_up(source)
     scores = {}
-    for name, figure in (("psnr", psnr), ("ssim", ssim)):
-        try:
-            scores[name] = fmean(figure(*pair) for pair in pairs)
-            if before is not None:
-                scores[f"{name}_input"] = figure(*before)
-        except InvalidInputError:  # too small for SSIM
+    for name, figure, side in (("psnr", psnr, 1), ("ssim", ssim, SSIM_SIDE)):
+        if min(reference.shape[2:]) < side:
             continue
+        scores[name] = fmean(figure(*pair) for pair in pairs)
+        if before is not None:
+            scores[f"{name}_input"] = figure(*before)
     return Remarks(scores=scores)
 
 

@@ -80,10 +80,8 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         ModelError: it has no index that can be read.
     """
     given = list(given)
-    if model is not None and (not isinstance(model, (str, PathLike)) or not fspath(model)):
-        raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r}", model)
     if model is not None:
-        model = fspath(model)
+        model = _as_text(model)
         kind, this = find_kind(model), "this {model} is {1}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
@@ -96,20 +94,30 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
     return model, kind
 
 
-def find_kind(model: str) -> Kind:
+def _as_text(model: Any) -> str:
+    if not isinstance(model, (str, PathLike)) or not isinstance(fspath(model), str) or not fspath(model):
+        raise ArgumentError("{model} must be a repository of the Hub or a folder, got {0!r:.99}", model)
+    return str(fspath(model))
+
+
+def find_kind(model: str | PathLike[str]) -> Kind:
     """The kind of a repository or folder: that of a trained pipeline of this package, else a prior.
 
     Raises:
+        ArgumentError: it is neither.
         ModelError: it has no index that can be read.
     """
+    model = _as_text(model)
     if is_absent_folder(model):
         raise ModelError("{model}: there is no folder {0!r}", model)
     from diffusers import DiffusionPipeline
 
+    from ..hub.repositories import INDEX, read_index
     from ..hub.weights import load_index
 
+    file = Path(model) / INDEX
     try:
-        index = load_index(DiffusionPipeline, model)
+        index = read_index(file) if file.is_file() else load_index(DiffusionPipeline, model)
     except (OSError, ValueError) as error:
         raise ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error)) from error
     name = index.get("_class_name") if isinstance(index, dict) else None

@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .jobs import Job
+from .jobs import Job, printable
 
 NAME = ".restored.jsonl"
 
@@ -36,25 +37,55 @@ class Manifest:
             text = self._text()
             self._done = dict(_records(text))
             if text and not text.endswith("\n"):  # a line that a kill has cut
-                with self._file.open("a", encoding="utf-8") as file:
+                with self._writing(), self._file.open("a", encoding="utf-8") as file:
                     file.write("\n")
 
     def has(self, job: Job) -> bool:
         """Whether the results of a job are there, and would be the same if they were made again."""
         name = self._name(job)
-        return job.done and name in self._done and self._done[name] == self._state(job)
+        return job.done and name in self._done and self._done[name] == self.state(job)
 
-    def add(self, job: Job) -> None:
-        """Note that a job is done: one line, which a kill leaves complete or without effect."""
-        line = json.dumps({"result": self._name(job), "source": str(job.source), "state": self._state(job)}) + "\n"
-        with self._file.open("a", encoding="utf-8") as file:
+    def add(self, job: Job, state: str | None) -> None:
+        """Note that a job is done: one line, which a kill leaves complete or without effect.
+
+        Args:
+            job: with its results.
+            state: what `state` gave before the work began.
+
+        Raises:
+            OSError: the list can't be written.
+        """
+        if state is None:
+            return
+        line = json.dumps({"result": self._name(job), "source": str(job.source), "state": state}) + "\n"
+        with self._writing(), self._file.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Forget everything."""
-        self._file.unlink(missing_ok=True)
+        """Forget everything.
+
+        Raises:
+            OSError: the list can't be removed.
+        """
+        with self._writing():
+            self._file.unlink(missing_ok=True)
+
+    def state(self, job: Job) -> str | None:
+        """What the result of a job depends on; None if a file of it can't be read."""
+        try:
+            return _digest([self._settings.encode(), *(file.read_bytes() for file in (job.source, job.mask) if file)])
+        except OSError:
+            return None
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            name = printable(self._file)
+            raise OSError(f"cannot write {name!r}, the list of what is done: {error.strerror or error}") from error
 
     def _text(self) -> str:
         try:
@@ -64,9 +95,6 @@ class Manifest:
 
     def _name(self, job: Job) -> str:
         return os.path.relpath(job.targets[0], self._folder)
-
-    def _state(self, job: Job) -> str:
-        return _digest([self._settings.encode(), *(file.read_bytes() for file in (job.source, job.mask) if file)])
 
 
 def _records(text: str) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,8 @@ from .masks import Masks
 from .memory import enough_memory
 from .pairing import check_not_overwritten, pair
 
+_MOST_NOISE = 2.0
+
 
 class Measurer:
     """Measures clean pictures, which a restorer can then restore.
@@ -65,7 +67,9 @@ class Measurer:
     ) -> None:
         self.task, self.crop = task, crop
         self.sigma_y, self.seed = check("sigma_y", check_real, sigma_y, 0), check("seed", check_int, seed, 0, MAX_SEED)
-        self.max_pixels = images.DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+        self.max_pixels = (
+            images.DEFAULT_MAX_PIXELS if max_pixels is None else check("max_pixels", check_int, max_pixels, 1)
+        )
         self.inexact: list[str] = []
         self.quality = None if quality is None else check("quality", check_int, quality, 1, 100)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
@@ -97,6 +101,8 @@ class Measurer:
         if self.masks:
             arguments["mask"], remarks = self.masks.of(job)
         operator, picture = _fit(self.task, arguments, picture, self.crop)
+        if is_picture(operator) and job.targets[0].suffix.lower() != ".npy":
+            check_noise_of_picture(self.sigma_y)
         with enough_memory("not enough memory for {1}x{0} pixels; take a smaller picture", *picture.tensor.shape[-2:]):
             y = operators.measure(operator, picture.tensor, self.sigma_y, torch.Generator().manual_seed(self.seed)).y
         if not is_picture(operator):
@@ -160,6 +166,8 @@ def _load_kernel(path: Path, max_pixels: int) -> Tensor:
     try:
         if path.suffix.lower() == ".npy":
             numbers = read_array(path, max_pixels)
+            if numbers.dtype.kind not in "biuf":
+                raise InvalidInputError(f"expected real numbers (H, W), got {numbers.dtype}")
             return torch.from_numpy(numbers.astype(np.float64))
         levels = (images.load(path, max_pixels=max_pixels).tensor[0].double() + 1) / 2
     except (ValueError, TypeError, EOFError, OSError) as error:  # InvalidInputError is a ValueError
@@ -170,6 +178,24 @@ def _load_kernel(path: Path, max_pixels: int) -> Tensor:
     if not bool(levels.any()):
         raise ModelError("{kernel} {0!r} is all black; its brightness is the weight of each pixel", str(path))
     return levels[0] / levels.sum()
+
+
+def check_noise_of_picture(sigma_y: float) -> None:
+    """Refuse what was perhaps counted in grey levels.
+
+    Raises:
+        InvalidInputError: more noise than a picture from -1 to 1 shows; it says what so many grey levels are.
+    """
+    if sigma_y > _MOST_NOISE:
+        raise InvalidInputError(
+            f"sigma_y must be at most {_MOST_NOISE:g} for a picture, whose black is -1 and white is 1, got "
+            f"{sigma_y:g}; {describe_levels(sigma_y)}"
+        )
+
+
+def describe_levels(sigma_y: float) -> str:
+    """What a number means that was perhaps counted in grey levels: `25 of 255 grey levels are 0.196`."""
+    return f"{sigma_y:g} of 255 grey levels are {sigma_y / 127.5:.3g}"
 
 
 def is_picture(operator: LinearOperator) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import visible_files
-from .arguments import ArgumentError
+from .arguments import ArgumentError, check_path
 from .jobs import ALPHA_SUFFIXES, WRITABLE_SUFFIXES, Job, PathInput, printable
 
 _SHOWN_SUFFIXES = ".png, .jpg, .webp, .tif, .avif, .jp2, .bmp, .gif, .npy or as another format of Pillow"
@@ -99,13 +99,16 @@ def _check_targets(jobs: Sequence[Job], output: str) -> None:
     check_not_overwritten(jobs, {"inputs": [job.source for job in jobs]}, output)
 
 
-def check_not_overwritten(jobs: Iterable[Job], read: dict[str, Iterable[Path]], output: str | None = None) -> None:
+def check_not_overwritten(
+    jobs: Iterable[Job], read: dict[str, Iterable[Path]], output: str | None = None, written_by: str = "output"
+) -> None:
     """Refuse results in the place of files that are read, under whatever name.
 
     Args:
         jobs: with the results.
         read: the files of each argument.
         output: as it was given.
+        written_by: the argument that says where the results go.
 
     Raises:
         ArgumentError: naming the argument.
@@ -117,12 +120,12 @@ def check_not_overwritten(jobs: Iterable[Job], read: dict[str, Iterable[Path]], 
                 name, file = of_file[_identity(target)]
                 what = "the input" if name == "inputs" else f"the {{{name}}}"
                 raise ArgumentError(
-                    f"{{output}} {{0!r}} would overwrite {what} {{1!r}}",
+                    f"{{{written_by}}} {{0!r}} would overwrite {what} {{1!r}}",
                     *(printable(target) if output is None else output, printable(file)),
                 )
 
 
-def check_outside(jobs: Iterable[Job], model: str) -> None:
+def check_outside(jobs: Iterable[Job], model: str, written_by: str = "output") -> None:
     """Refuse results in the place of files of a model's folder.
 
     Raises:
@@ -135,7 +138,8 @@ def check_outside(jobs: Iterable[Job], model: str) -> None:
         for target in job.targets:
             if target.exists() and folder.resolve() in target.resolve().parents:
                 raise ArgumentError(
-                    "{output} {0!r} would overwrite a file of the {model} {1!r}", printable(target), printable(folder)
+                    f"{{{written_by}}} {{0!r}} would overwrite a file of the {{model}} {{1!r}}",
+                    *(printable(target), printable(folder)),
                 )
 
 
@@ -154,9 +158,8 @@ def _as_several(inputs: Any) -> list[Any]:
 
 
 def _as_text(name: str, path: Any) -> str:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise ArgumentError(f"{{{name}}} must be a path, got {{0!r:.99}}", path)
-    return str(os.fspath(path))
+    check_path(name, path)
+    return str(os.fspath(path))  # with the slash at its end
 
 
 def names_folder(output: str) -> bool:
@@ -191,12 +194,14 @@ def _expand(inputs: Sequence[str], out: Path, left_out: list[Path]) -> Iterator[
                 below = [_Found(file, file.relative_to(path)) for file in _visible_files(path, out)]
             except OSError as error:
                 raise ArgumentError("cannot read the folder {0!r}: {1}", text, error.strerror) from error
-        elif path.exists():
+        elif path.is_file():
             yield _Found(path, Path(path.name))
             continue
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
             below = [_Found(match, Path(match.name)) for match in matches if not match.is_dir()]
+        elif path.exists():
+            raise ArgumentError("{0!r} is neither a file nor a folder, but a pipe, a device or the like", text)
         elif path.is_symlink():
             raise ArgumentError("{0!r} is a link to a file that doesn't exist", text)
         else:

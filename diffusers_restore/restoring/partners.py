@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import visible_files
-from .arguments import ArgumentError
+from .arguments import ArgumentError, check_path
 from .jobs import Job, printable
 from .pairing import is_readable
 
@@ -27,9 +27,7 @@ class Partners:
     """
 
     def __init__(self, name: str, given: str | PathLike[str]) -> None:
-        if not isinstance(given, (str, PathLike)):
-            raise ArgumentError(f"{{{name}}} must be a file, got {{0}}; or a folder of files", type(given).__name__)
-        self.name, self.path = name, Path(given)
+        self.name, self.path = name, check_path(name, given, "a file or a folder of files")
         self.is_folder = self.path.is_dir()
         self._files: dict[str, list[Path]] = {}
         if self.is_folder:

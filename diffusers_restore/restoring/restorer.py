@@ -203,6 +203,8 @@ class Restorer(ABC):
             ArgumentError: nothing to read, two results of one name, or a result that would replace a file that is read.
             OSError: the folder of the results can't be made.
         """
+        if not callable(report):
+            raise ArgumentError("{report} must be a function of an Outcome, got {0!r:.99}", report)
         batch = Batch(
             self, inputs, output, skip_existing=skip_existing, resume=resume, reference=reference, sheet=sheet
         )
@@ -241,7 +243,8 @@ class Batch:
         sheet: str | PathLike[str] | None = None,
         tell: Callable[[str], object] = lambda left_out: None,
     ) -> None:
-        self.restorer, self._skip, self._resume = restorer, skip_existing, check_flag("resume", resume)
+        self.restorer = restorer
+        self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
         todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell)
         self._manifest: Manifest | None = None
         if names_folder(str(output)):
@@ -256,6 +259,11 @@ class Batch:
         self.done, self.todo = done, jobs[len(done) :]
         self.comparison = Comparison(jobs, reference, sheet)
         check_not_overwritten(jobs, {"reference": self.comparison.files})
+        if sheet is not None:
+            drawn = [Job(Path(sheet), (Path(sheet),), fixed=True)]
+            read = {"inputs": [job.source for job in jobs], "reference": self.comparison.files}
+            check_not_overwritten(drawn, read | restorer.files_read, written_by="sheet")
+            check_outside(drawn, str(restorer.settings.get("model", "")), written_by="sheet")
 
     def make_folders(self) -> None:
         """Make the folders of the results.
@@ -290,9 +298,10 @@ class Batch:
         return outcomes
 
     def _work(self, job: Job, position: str) -> Done:
+        before = None if self._manifest is None else self._manifest.state(job)  # the picture may change meanwhile
         done = self.restorer.restore(job, position, keep=self._skip)
         if self._manifest is not None:
-            self._manifest.add(done.job)
+            self._manifest.add(done.job, before)
         if not self.comparison:
             return done
         try:

@@ -25,7 +25,7 @@ from .jobs import Job, PathInput, Remarks
 from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .masks import Masks
-from .measuring import is_picture, task_arguments
+from .measuring import check_noise_of_picture, is_picture, task_arguments
 from .memory import check_memory
 from .restorer import Draw, Restorer
 from .trained import check_steps
@@ -33,7 +33,6 @@ from .trained import check_steps
 ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
 
-_MOST_NOISE = 2.0
 _ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
 _MEMORY = 280
 """Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
@@ -95,7 +94,7 @@ class ZeroShotRestorer(Restorer):
             raise ArgumentError(
                 "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
             )
-        if method is not None and method not in METHODS:
+        if method is not None and (not isinstance(method, str) or method not in METHODS):
             raise ArgumentError("{method}: {0}", unknown_name("method", method, METHODS))
         super().__init__(max_pixels, strength, quality)
         self.samples, self.average = check_samples(samples, average)
@@ -104,7 +103,8 @@ class ZeroShotRestorer(Restorer):
         given = check_mapping("operator_args", operator_args)
         self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
         self.task, self.steps = task, 20 if steps is None else check("steps", check_int, steps, 1)
-        self.sigma_y = sigma_y if sigma_y in (None, ESTIMATE) else check("sigma_y", check_real, sigma_y, 0)
+        unknown = sigma_y is None or (isinstance(sigma_y, str) and sigma_y == ESTIMATE)
+        self.sigma_y = sigma_y if unknown else check("sigma_y", check_real, sigma_y, 0)
         self.method, self.method_args = method, check_mapping("method_args", method_args)
         self.etas = {
             name: None if value is None else check(name, check_real, value, 0, 1)
@@ -194,11 +194,8 @@ class ZeroShotRestorer(Restorer):
             return rounding_noise(picture.bits), Remarks()
         if self.sigma_y != ESTIMATE:
             sigma_y = float(self.sigma_y)
-            if of_picture and sigma_y > _MOST_NOISE:
-                raise InvalidInputError(
-                    f"sigma_y must be at most {_MOST_NOISE:g} for a picture, whose black is -1 and white is 1, got "
-                    f"{sigma_y:g}; {describe_levels(sigma_y)}"
-                )
+            if of_picture:
+                check_noise_of_picture(sigma_y)
             return sigma_y, Remarks()
         if not is_picture(operator):
             raise InvalidInputError(f"sigma_y must be a number: a measurement for the task {self.task} is no picture")
@@ -221,11 +218,6 @@ def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
     """A method's own options with their defaults: all but the noise schedule, which no method changes."""
     parameters = signature(method.__init__).parameters
     return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
-
-
-def describe_levels(sigma_y: float) -> str:
-    """What a number means that was perhaps counted in grey levels: `25 of 255 grey levels are 0.196`."""
-    return f"{sigma_y:g} of 255 grey levels are {sigma_y / 127.5:.3g}"
 
 
 def rounding_noise(bits: int) -> float:

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import InvalidInputError, unknown_name
-from ..tensors import described
+from ..tensors import described, is_dense
 from .ddpm import SCHEDULE as SCHEDULE  # these four can be imported from here, as before
 from .ddpm import VARIANCE_PRESERVING as VARIANCE_PRESERVING
 from .ddpm import check_variance_preserving as check_variance_preserving
@@ -49,7 +49,7 @@ def first_channels(name: str, output: object, sample: Tensor) -> Tensor:
     """
     batch, channels, *size = sample.shape
     if (
-        not isinstance(output, Tensor)
+        not is_dense(output)
         or not output.is_floating_point()
         or output.shape not in ((batch, channels, *size), (batch, 2 * channels, *size))
     ):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ..generators import check_generators
-from ..tensors import check_alike, check_floats, check_shape
+from ..tensors import check_alike, check_floats, check_shape, described, is_dense
 from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
 from .ddpm import check_config, check_variance_preserving, stated_schedule
 from .noise import standard_normal
@@ -346,8 +346,8 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
         t, following = self.following(timestep)
         check_floats("sample", sample)
         wanted = (len(sample), len(self.heads) * sample.shape[1], *sample.shape[2:])
-        if not isinstance(model_output, Tensor) or model_output.shape != wanted:
-            got = tuple(model_output.shape) if isinstance(model_output, Tensor) else type(model_output).__name__
+        if not is_dense(model_output) or model_output.shape != wanted:
+            got = tuple(model_output.shape) if is_dense(model_output) else described(model_output)
             raise InvalidInputError(
                 f"model_output must be {wanted}, {' and '.join(self.heads)} for this sample, got {got}"
             )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidInputError, check_int
+from ...tensors import described, is_dense
 from .steps import KEEP, Step, check_step, run, target
 
 _MAX_SEED = 2**63 - 1
@@ -204,11 +205,11 @@ def carry_out(clean: Tensor, plans: Sequence[Plan], shares: Sequence[float]) -> 
 
 def check_pictures(clean: object) -> None:
     """Raise InvalidInputError unless these are pictures that recipes can damage; reads no values."""
-    right = isinstance(clean, Tensor) and clean.ndim == 4 and clean.is_floating_point() and all(clean.shape)
-    if right and isinstance(clean, Tensor) and clean.shape[1] in (1, 3):
-        return
-    what = f"{clean.dtype} {tuple(clean.shape)}" if isinstance(clean, Tensor) else type(clean).__name__
-    raise InvalidInputError(f"clean must be a float tensor (B, C, H, W) in [-1, 1] with C = 1 or 3, got {what}")
+    right = is_dense(clean) and clean.ndim == 4 and clean.is_floating_point() and all(clean.shape)
+    if not right or not is_dense(clean) or clean.shape[1] not in (1, 3):
+        raise InvalidInputError(
+            f"clean must be a float tensor (B, C, H, W) in [-1, 1] with C = 1 or 3, got {described(clean)}"
+        )
 
 
 def _shares(severity: float | Tensor, count: int) -> list[float]:
