@@ -476,7 +476,7 @@ def test_the_card_of_a_training_is_whole_and_its_snippet_runs(
     assert card.data.library_name == "diffusers"
     assert card.data.base_model == ("tester/toy-base" if kind.endswith("-from") else None)
     assert " ".join(["diffusers-restore train", *TRAININGS[kind]]) in card.text
-    assert "3 pictures of photos; 1 more are held out" in card.text
+    assert "3 pictures of photos; 1 more is held out" in card.text
     assert re.search(r"^\| psnr\w* \| \d+\.\d{3} \|$", card.text, re.MULTILINE)
     assert "![" in card.text
     figures = {name: float(value) for name, value in re.findall(r"^\| (psnr\w*) \| (\S+) \|$", card.text, re.MULTILINE)}

@@ -406,7 +406,7 @@ def test_models_that_are_not_there_say_so(
         (tmp_path / "run" / "checkpoint-4" / name).write_text("{}")
     (tmp_path / "file.pt").touch()
     (tmp_path / "empty").mkdir()
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name, message in (
         ("network", "it holds a network alone, without a scheduler; examples/restore_hub_unet.py"),
         ("run/checkpoint-4", "it is a checkpoint of a training, which writes the model to"),

@@ -778,7 +778,7 @@ def test_an_interruption_leaves_nothing(ffhq: Path, tmp_path: Path, monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DDPMPipeline, "save_pretrained", stop)
-    assert run("convert", ffhq, "-o", tmp_path / "out", "--num-head-channels", 64).exit_code == 1
+    assert run("convert", ffhq, "-o", tmp_path / "out", "--num-head-channels", 64).exit_code == 130
     assert list(tmp_path.iterdir()) == []
 
 

@@ -578,7 +578,7 @@ def test_a_dry_run_says_what_a_run_would_be(photos: Path, tmp_path: Path, monkey
         "block_out_channels": [32, 64],
         "layers_per_block": [1],
     }
-    assert "data: 2 pictures of photos; 1 more are held out" in report
+    assert "data: 2 pictures of photos; 1 more is held out" in report
     (millions,) = re.findall(r"^unet: ([\d.]+) million parameters$", report, re.MULTILINE)
     parameters = sum(p.numel() for p in make_prior(config(**values))[0].parameters())
     assert float(millions) == pytest.approx(parameters / 1e6, abs=0.005)

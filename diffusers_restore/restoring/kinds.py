@@ -82,7 +82,9 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
     given = list(given)
     if model is not None:
         model = _as_text(model)
-        kind, this = find_kind(model), "this {model} is {1}"
+        # With a folder that isn't there, all may be done already; else loading says so.
+        absent = is_absent_folder(model) and "task" in given
+        kind, this = PRIOR if absent else find_kind(model), "this {model} is {1}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
     else:
