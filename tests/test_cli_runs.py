@@ -199,13 +199,19 @@ def test_what_is_no_reference_is_told(scans: Path, restore: Restore, tmp_path: P
     assert "a.png isn't compared: reference must be in [-1, 1], got a mean of 1e+30" in result.stderr
 
 
-def test_nothing_to_compare_is_told(scans: Path, restore: Restore, tmp_path: Path) -> None:
-    words = (scans, "-o", tmp_path / "out", "--skip-existing", "--sheet", tmp_path / "sheet.png")
-    succeeds(restore(*words))
+def test_results_that_are_there_are_compared_too(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    words = (scans, "-o", tmp_path / "out", "--skip-existing", "--sheet", tmp_path / "sheet.png", "--reference", scans)
+    first = restore(*words)
+    succeeds(first)
+    sheet = (tmp_path / "sheet.png").read_bytes()
     (tmp_path / "sheet.png").unlink()
-    result = restore(*words)
-    assert result.exit_code == 0
-    assert "none is compared, and no sheet is written" in result.stderr
+    again = restore(*words)
+    succeeds(again)
+    assert again.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+    assert again.stdout.count("skipped") == again.stdout.count(" exists  PSNR ") == 3
+    assert (tmp_path / "sheet.png").read_bytes() == sheet
+    records = [json.loads(line) for line in restore(*words, "--json").stdout.splitlines()]
+    assert [record["skipped"] for record in records] == [True] * 3
 
 
 def test_a_sheet_shows_before_and_after(scans: Path, restore: Restore, tmp_path: Path) -> None:

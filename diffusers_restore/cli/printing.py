@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import one_line
-from ..restoring import ArgumentError, Outcome
+from ..restoring import ArgumentError, Job, Outcome, Remarks
 from ..restoring.jobs import duration
 from .options import name_options
 
@@ -49,6 +49,7 @@ class Printer:
         self._ctx, self.quiet, self.verbose, self._as_json, self._timed = ctx, quiet, verbose, as_json, timed
         self.settings = dict(settings or {})
         self.outcomes: list[Outcome] = []
+        self._scores: list[Mapping[str, float]] = []
 
     def tell(self, sentence: str) -> None:
         """Print a sentence for people."""
@@ -63,6 +64,7 @@ class Printer:
     def report(self, outcome: Outcome) -> None:
         """Print what became of a picture."""
         self.outcomes.append(outcome)
+        self._scores.append(outcome.remarks.scores)
         message = None
         if outcome.error is not None:
             error = outcome.error
@@ -76,6 +78,16 @@ class Printer:
             click.echo(f"note: {outcome.job.name} {warning}", err=True)
         if not self._as_json:
             self.tell(self._line(outcome))
+
+    def skip(self, job: Job, remarks: Remarks) -> None:
+        """Print that the results of a picture are there already, with their figures."""
+        self._scores.append(remarks.scores)
+        for warning in remarks.warnings:
+            click.echo(f"note: {job.name} {warning}", err=True)
+        if self._as_json:
+            click.echo(json.dumps(self._record(Outcome(job, None, 0.0, remarks=remarks), None) | {"skipped": True}))
+            return
+        self.tell("  ".join([f"{job.name}: skipped, {job.target_names} exists", *_scores(remarks.scores)]))
 
     def _line(self, outcome: Outcome) -> str:
         assert outcome.size is not None
@@ -99,6 +111,7 @@ class Printer:
             "error": message,
             "notes": [*remarks.notes, *remarks.warnings],
             **scores,
+            "skipped": False,
             "options": json.loads(json.dumps(self.settings, default=str)),
         }
 
@@ -106,7 +119,7 @@ class Printer:
         """Print mean figures and failures; the exit status is 1 if there are any."""
         outcomes = self.outcomes
         failed = [outcome.job.name for outcome in outcomes if outcome.error is not None]
-        compared = [dict(outcome.remarks.scores) for outcome in outcomes if outcome.remarks.scores]
+        compared = [dict(scores) for scores in self._scores if scores]
         if len(compared) > 1 and not self._as_json:
             from ..restoring.comparing import mean_scores
 

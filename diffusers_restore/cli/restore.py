@@ -161,15 +161,12 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         printer.settings = restorer.settings
         batch = Batch(restorer, inputs, output, tell=printer.tell, **of_run)
         find_device(device)
-        for job in batch.done:
-            printer.tell(f"{job.name}: skipped, {job.target_names} exists")
-        if not batch.todo:
-            if batch.comparison:
-                click.echo("note: all results are there, so that none is compared, and no sheet is written", err=True)
-            return
-        batch.make_folders()
-        restorer.load(chosen, device, dtype)
-        printer.tell_more(f"{restorer.settings['model']}: {restorer.description}")
+        for job, remarks in zip(batch.done, batch.remarks_of_done, strict=True):
+            printer.skip(job, remarks)
+        if batch.todo:
+            batch.make_folders()
+            restorer.load(chosen, device, dtype)
+            printer.tell_more(f"{restorer.settings['model']}: {restorer.description}")
         try:
             batch.run(printer.report)
         except KeyboardInterrupt:

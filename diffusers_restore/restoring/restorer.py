@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -278,8 +279,13 @@ class Batch:
         """Whether another run can go on where this one is stopped."""
         return self._manifest is not None
 
+    @cached_property
+    def remarks_of_done(self) -> list[Remarks]:
+        """The figures of the jobs that are done already, one for each."""
+        return [self._compare(job) for job in self.done]
+
     def run(self, report: Callable[[Outcome], object] = lambda outcome: None) -> list[Outcome]:
-        """Restore what is to do, and compare it; the pipeline is loaded.
+        """Restore what is to do, and compare all; the pipeline is loaded, if anything is to do.
 
         Args:
             report: is called with each outcome as soon as it is known.
@@ -289,8 +295,9 @@ class Batch:
             ImageError: the sheet can't be written.
         """
         self.make_folders()
-        if self._manifest is not None and not self._resume:
+        if self._manifest is not None and not self._resume and self.todo:
             self._manifest.remove()
+        _ = self.remarks_of_done  # for the sheet
         outcomes = run(self.todo, self._work, report)
         if self._manifest is not None and not self._resume:
             self._manifest.remove()  # the run has come to its end
@@ -302,13 +309,15 @@ class Batch:
         done = self.restorer.restore(job, position, keep=self._skip)
         if self._manifest is not None:
             self._manifest.add(done.job, before)
+        return done._replace(remarks=done.remarks + self._compare(done.job))
+
+    def _compare(self, job: Job) -> Remarks:
         if not self.comparison:
-            return done
+            return Remarks()
         try:
-            more = self.comparison.look(done.job)
+            return self.comparison.look(job)
         except InvalidInputError as error:
-            more = Remarks(warnings=(f"isn't compared: {error}",))
-        return done._replace(remarks=done.remarks + more)
+            return Remarks(warnings=(f"isn't compared: {error}",))
 
 
 def _as_grey(picture: Picture) -> tuple[Picture, bool]:
