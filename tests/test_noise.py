@@ -78,6 +78,7 @@ TEXT = torch.rand(1, 64, 64, generator=torch.Generator().manual_seed(0)).round()
         (torch.zeros(3, 32, 32), torch.zeros(32, 32), "more whole patches"),
         (torch.zeros(3, 32, 32), torch.ones(32), "mask must be"),
         (torch.zeros(3, 32, 32), "mask", "got str"),
+        (torch.zeros(3, 32, 32), torch.ones(32, 32, dtype=torch.complex64), "of 0 and 1, got torch.complex64"),
         (torch.full((3, 32, 32), float("nan")), None, "must be finite"),
         (torch.rand(3, 32, 32) * 255, None, r"must be in \[-1, 1\], got a mean of"),
         (torch.zeros(3, 32, 32).to_sparse(), None, "image must be a dense tensor"),

@@ -69,9 +69,8 @@ def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
     fits = min(height, width) >= _SIDE
     found = functional.unfold(y, _SIDE, stride=stride)[0] if fits else torch.empty(channels * _SIDE**2, 0)
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.shape != (height, width):
-            came = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidInputError(f"mask must be a tensor {(height, width)}, got {came}")
+        if not isinstance(mask, Tensor) or mask.shape != (height, width) or mask.is_complex():
+            raise InvalidInputError(f"mask must be a tensor {(height, width)} of 0 and 1, got {described(mask)}")
         if not bool(((check_values("mask", mask) == 0) | (mask == 1)).all()):
             raise InvalidInputError(f"mask must hold 0 (missing) and 1 (known) alone, got {described(mask)}")
         known = functional.unfold(mask.detach().cpu().float()[None, None], _SIDE, stride=stride)[0] if fits else found
