@@ -622,7 +622,8 @@ def test_the_pages_push(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for command in commands:
         if not (folder := tmp_path / shlex.split(command)[0]).exists():
             MAKE["rddm"]().save_pretrained(folder)
-        push(*shlex.split(command.replace(" me/", " tester/"), comments=True))
+        printed = push(*shlex.split(command.replace(" me/", " tester/"), comments=True))
+        assert re.fullmatch(r"pushed to http\S+/tester/\w+", printed)
 
 
 # What goes wrong
