@@ -580,9 +580,9 @@ def test_push_writes_a_card_for_a_pipeline_of_ours_and_asks_for_one_of_others(re
 
 def test_push_refuses_what_is_no_pipeline(repository: str, prior: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty' holds no model_index.json" in push(tmp_path / "empty", repository, fails=True)
+    assert "empty' is no pipeline: it has no model_index.json" in push(tmp_path / "empty", repository, fails=True)
     message = push(prior / "checkpoint-500", repository, fails=True)
-    assert f"is a checkpoint to resume from, not a pipeline; push the folder that it lies in: '{prior}'" in message
+    assert f"is no pipeline: it is a checkpoint of a training; the model is in '{prior}'" in message
     assert "does not exist" in push(tmp_path / "absent", repository, fails=True)
     assert "can't make the repository" in push(prior, "a/b/c", fails=True)
     assert "can't make the repository" in push(prior, repository, "--token", "wrong", fails=True)

@@ -148,7 +148,7 @@ def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, mode
     fails(run("degrade", scans / "a.png", *words), 2, "would overwrite the --kernel")
     fails(restore(scans / "a.png", "-o", scans / "b.png", "--reference", scans / "b.png"), 2, "the --reference")
     words = ["-o", tmp_path / "out.png", "--sheet", scans / "a.png"]
-    fails(restore(scans / "a.png", *words), 2, "--sheet", "would overwrite a picture of this run")
+    fails(restore(scans / "a.png", *words), 2, "--sheet", "would overwrite the input")
     picture(model / "samples.png")  # of its card
     for sheet, more, words in (
         (known, ("--task", "inpaint", "--mask", known), "would overwrite the --mask"),

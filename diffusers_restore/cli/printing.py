@@ -29,25 +29,19 @@ class Printer:
         verbose: more than the results.
         as_json: a line of JSON for each picture.
         timed: whether seconds are printed.
+
+    Attributes:
         settings: part of each line of JSON.
 
     Raises:
         UsageError: quiet and verbose.
     """
 
-    def __init__(
-        self,
-        ctx: click.Context,
-        quiet: bool,
-        verbose: bool,
-        as_json: bool,
-        timed: bool = True,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, ctx: click.Context, quiet: bool, verbose: bool, as_json: bool, timed: bool = True) -> None:
         if quiet and verbose:
             raise click.UsageError("--quiet and --verbose exclude each other", ctx)
         self._ctx, self.quiet, self.verbose, self._as_json, self._timed = ctx, quiet, verbose, as_json, timed
-        self.settings = dict(settings or {})
+        self.settings: Mapping[str, Any] = {}
         self.outcomes: list[Outcome] = []
         self._scores: list[Mapping[str, float]] = []
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from ..errors import InvalidInputError, one_line
-
-_STATE = "state.json"  # in every checkpoint of a training
+from ..restoring.kinds import why_no_pipeline
 
 
 @click.command()
@@ -32,13 +31,7 @@ def push(
     """  # noqa: D301  # click reads the control character
     name = click.format_filename(folder)
     if not (folder / "model_index.json").is_file():
-        of = f"; push the folder that it lies in: {click.format_filename(folder.resolve().parent)!r}"
-        what = (
-            f"is a checkpoint to resume from, not a pipeline{of}"
-            if (folder / _STATE).is_file()
-            else ("holds no model_index.json: it is no pipeline as `train`, `convert` and save_pretrained write one")
-        )
-        raise click.UsageError(f"FOLDER {name!r} {what}")
+        raise click.UsageError(f"FOLDER {name!r} is no pipeline: {why_no_pipeline(folder)}")
 
     from diffusers import DiffusionPipeline
 

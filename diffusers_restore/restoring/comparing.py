@@ -61,9 +61,8 @@ class Comparison:
             check_writable("sheet", self._sheet)
             if not self._sheet.parent.is_dir():
                 raise ArgumentError("{sheet}: there is no folder {0!r}", printable(self._sheet.parent))
-            read = {file.resolve() for job in jobs for file in (job.source, *job.targets)}
-            if self._sheet.resolve() in read | {file.resolve() for file in self.files}:
-                raise ArgumentError("{sheet} {0!r} would overwrite a picture of this run", printable(self._sheet))
+            if self._sheet.resolve() in {target.resolve() for job in jobs for target in job.targets}:
+                raise ArgumentError("{sheet} {0!r} would overwrite a result of this run", printable(self._sheet))
         self._rows: list[tuple[str, list[Cell]]] = []
 
     def __bool__(self) -> bool:

@@ -139,9 +139,12 @@ def why_not(model: str, error: Exception) -> str:
             "there is no folder of this name, and no such pipeline of the Hugging Face Hub can be reached (without a "
             "network, a repository must have been loaded before)"
         )
-    if (folder / "model_index.json").exists():
-        return one_line(error)
-    if (folder / "state.json").exists() and (folder / "manifest.json").exists():
+    return one_line(error) if (folder / "model_index.json").exists() else why_no_pipeline(folder)
+
+
+def why_no_pipeline(folder: Path) -> str:
+    """What a folder without an index is, and what to do."""
+    if (folder / "state.json").exists():
         run = folder.parent
         if (run / "model_index.json").exists():
             return f"it is a checkpoint of a training; the model is in {fspath(run)!r}"

@@ -217,11 +217,7 @@ class Batch:
 
     Args:
         restorer: with its options; its pipeline is needed only by `run`.
-        inputs, output: as in `pairing.pair`.
-        skip_existing: keep results that exist.
-        resume: keep results that a run with the same options has made of the same pictures.
-        reference: the undamaged picture, or a folder with one for each.
-        sheet: a picture file to write, with the pictures before and after.
+        inputs, output, skip_existing, resume, reference, sheet: as in `Restorer.restore_files`.
         tell: is called with a sentence about what lies in a folder and is no picture.
 
     Attributes:

@@ -20,9 +20,6 @@ from ..errors import ImageError, InvalidInputError, check_int, one_line, unknown
 from ..files import visible_files
 from ..images import PathInput, read_picture
 
-SUFFIXES = readable_suffixes() - {".npy"}
-"""Of picture files, all that the installed Pillow decodes."""
-
 Pictures: TypeAlias = tuple[Image.Image, ...]
 """(clean,), (degraded, clean) or (degraded, clean, mask), of one size."""
 
@@ -341,7 +338,8 @@ def _leave_undecoded(dataset: Any, column: str) -> Any:
 def _picture_files(argument: str, folder: PathInput) -> tuple[Path, ...]:
     if not Path(folder).is_dir():
         raise InvalidInputError(f"{argument} must be a folder, got {str(folder)!r}")
-    files = (path for path in visible_files(Path(folder)) if path.suffix.lower() in SUFFIXES and path.is_file())
+    suffixes = readable_suffixes() - {".npy"}
+    files = (path for path in visible_files(Path(folder)) if path.suffix.lower() in suffixes and path.is_file())
     return tuple(sorted(files))
 
 
