@@ -24,9 +24,20 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
+    from .schedulers.scheduling_ccdf import CCDFScheduler
     from .schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
+    from .schedulers.scheduling_daps import DAPSScheduler
+    from .schedulers.scheduling_ddnm import DDNMScheduler
     from .schedulers.scheduling_ddrm import DDRMScheduler
+    from .schedulers.scheduling_ddrm_jpeg import DDRMJPEGScheduler
+    from .schedulers.scheduling_diffpir import DiffPIRScheduler
+    from .schedulers.scheduling_dpir import DPIRScheduler
+    from .schedulers.scheduling_dps import DPSScheduler
+    from .schedulers.scheduling_ilvr import ILVRScheduler
+    from .schedulers.scheduling_mmps import MMPSScheduler
+    from .schedulers.scheduling_pigdm import PiGDMScheduler
     from .schedulers.scheduling_rddm import RDDMScheduler
+    from .schedulers.scheduling_repaint import ZeroShotRePaintScheduler
 
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
@@ -35,16 +46,27 @@ DEFAULT_RESTORER = str(Path(__file__).parent / "assets" / "blind_restorer")
 """The folder of the bundled blind restorer, for `RDDMPipeline.from_pretrained`."""
 
 _HOMES = {
+    "CCDFScheduler": ".schedulers.scheduling_ccdf",
     "ColdDiffusionPipeline": ".pipelines.pipeline_cold_diffusion",
     "ColdDiffusionScheduler": ".schedulers.scheduling_cold_diffusion",
+    "DAPSScheduler": ".schedulers.scheduling_daps",
+    "DDNMScheduler": ".schedulers.scheduling_ddnm",
     "DDRMBlocks": ".pipelines.modular_ddrm",
+    "DDRMJPEGScheduler": ".schedulers.scheduling_ddrm_jpeg",
     "DDRMPipeline": ".pipelines.pipeline_ddrm",
     "DDRMScheduler": ".schedulers.scheduling_ddrm",
+    "DPIRScheduler": ".schedulers.scheduling_dpir",
+    "DPSScheduler": ".schedulers.scheduling_dps",
+    "DiffPIRScheduler": ".schedulers.scheduling_diffpir",
     "GaussianMixturePrior": ".models.gaussian_mixture",
+    "ILVRScheduler": ".schedulers.scheduling_ilvr",
+    "MMPSScheduler": ".schedulers.scheduling_mmps",
     "Measurement": ".operators",
+    "PiGDMScheduler": ".schedulers.scheduling_pigdm",
     "RDDMPipeline": ".pipelines.pipeline_rddm",
     "RDDMScheduler": ".schedulers.scheduling_rddm",
     "ResidualUNet2DModel": ".models.unet_2d_residual",
+    "ZeroShotRePaintScheduler": ".schedulers.scheduling_repaint",
     "degradations": "",
     "images": "",
     "measure": ".operators",
@@ -55,16 +77,27 @@ _HOMES = {
 __all__ = [
     "DEFAULT_PRIOR",
     "DEFAULT_RESTORER",
+    "CCDFScheduler",
     "ColdDiffusionPipeline",
     "ColdDiffusionScheduler",
+    "DAPSScheduler",
+    "DDNMScheduler",
     "DDRMBlocks",
+    "DDRMJPEGScheduler",
     "DDRMPipeline",
     "DDRMScheduler",
+    "DPIRScheduler",
+    "DPSScheduler",
+    "DiffPIRScheduler",
     "GaussianMixturePrior",
+    "ILVRScheduler",
+    "MMPSScheduler",
     "Measurement",
+    "PiGDMScheduler",
     "RDDMPipeline",
     "RDDMScheduler",
     "ResidualUNet2DModel",
+    "ZeroShotRePaintScheduler",
     "degradations",
     "images",
     "measure",

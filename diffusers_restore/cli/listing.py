@@ -53,7 +53,7 @@ def methods() -> None:
     diffusers-restore methods
     diffusers-restore restore noisy.png -o clean.png --task denoise --sigma-y 0.2 --method ddrm
     """  # noqa: D301  # click reads the control character
-    from ..restoring.zero_shot import method_options
+    from ..schedulers.zero_shot import method_options
 
     rows = []
     for name in METHODS:
@@ -62,9 +62,11 @@ def methods() -> None:
         except PlugInError as error:
             rows.append((name, f"({error})"))
             continue
-        options = [f"{key}={default}" for key, default in method_options(chosen).items()]
+        options = [f"{key}={'null' if default is None else default}" for key, default in method_options(chosen).items()]
         summary = " ".join((chosen.__doc__ or "").partition("\n\n")[0].split())
-        rows.append((name, summary + (f" [{', '.join(options)}]" if options else "")))
+        made = "" if chosen.result == "neither" else f", {chosen.result}"
+        facts = f" ({chosen.default_steps} steps{made})"
+        rows.append((name, summary + facts + (f" [{', '.join(options)}]" if options else "")))
     formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 120))
     formatter.write_dl(rows)
     click.echo(formatter.getvalue() + "\nOptions in brackets, with their defaults, are set by --method-arg K=V.")

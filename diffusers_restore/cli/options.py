@@ -29,8 +29,9 @@ def task_name(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def method_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A callback that accepts the names of methods, or none."""
-    if value is not None and value not in METHODS:
-        raise click.BadParameter(str(unknown_name("method", value, METHODS)), ctx, param)
+    known = ["auto", *METHODS]
+    if value is not None and value not in known:
+        raise click.BadParameter(str(unknown_name("method", value, known)), ctx, param)
     return value
 
 

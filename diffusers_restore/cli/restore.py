@@ -47,15 +47,16 @@ from .printing import Printer
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
-    help="Network evaluations.  [default: 20; for a ColdDiffusionPipeline, one for each severity; for an RDDMPipeline, "
-    "5]",
+    help="Timesteps, mostly one network evaluation each.  [default: the method's own number; for a "
+    "ColdDiffusionPipeline, one for each severity; for an RDDMPipeline, 5]",
 )
 @click.option(
     "--method",
     metavar="NAME",
     callback=method_name,
     help="How the network's estimate is made to agree with the file; `diffusers-restore methods` lists the names.  "
-    "[default: that of the model, ddrm for a DDPM]",
+    "[default: that of the model if it is another than ddrm, else auto: dpir, the best estimate; ddrm for "
+    "--samples, --eta and colorize; ddrm-jpeg for jpeg]",
 )
 @click.option(
     "--method-arg",

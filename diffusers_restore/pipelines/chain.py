@@ -83,6 +83,11 @@ class Watch:
         """Raise InvalidInputError for the first that was not finite."""
         finite = torch.stack([extremes for *_, extremes in self._seen]).isfinite().all(dim=1).tolist()
         for (who, timestep, _), right in zip(self._seen, finite, strict=True):
+            if not right and who == "the scheduler's step":
+                raise InvalidInputError(
+                    f"{who} gave NaN or Inf at timestep {timestep}: the chain diverged. A method that follows "
+                    "gradients needs smaller steps, such as a smaller zeta of DPS, or more timesteps"
+                )
             if not right:
                 raise InvalidInputError(
                     f"{who} gave NaN or Inf at timestep {timestep}: torch.float16 overflows, so try torch.float32 or "

@@ -33,14 +33,22 @@ from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import check_channels, check_output_type, to_output
 from .chain import Watch, own_scheduler
 from .pipeline_ddrm import DDRMPipeline
-from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
+from .zero_shot import (
+    Chain,
+    MeasuredCanvas,
+    check_unet,
+    draw_noise,
+    split_measurement,
+    step_options,
+    zero_shot_scheduler,
+)
 
 # The inputs of a call of the pipeline, with the defaults of `DDRMPipeline`.
 _GIVEN = {
     "image": "the degraded pictures, as they were measured",
     "operator": "what was done to them, by the name of a task or as a `LinearOperator`",
     "sigma_y": "sd of their noise in the unit of [-1, 1]",
-    "num_inference_steps": "network evaluations",
+    "num_inference_steps": "timesteps of the chain, None for the method's own number",
     "timesteps": "a decreasing list of timesteps instead",
     "eta": "share of new noise in each step, None for the method's own",
     "eta_b": "how far measured coefficients follow y, None for the method's own",
@@ -56,6 +64,7 @@ _MADE = {
     "options": ("dict[str, float]", "for each step of the method"),
     "plan": ("MeasuredCanvas", "how the pictures meet the network, and the way back"),
     "measurements": ("list[Measurement]", "what was measured, as the network sees it"),
+    "chains": ("list[Chain]", "of each part, with its copy of the method and what asks the network"),
     "labels": ("list[Tensor | None]", "the class labels that the network is given"),
     "generators": ("Generator | list[Generator] | None", "one, or one for each image of the network's batch"),
     "samples": ("list[Tensor]", "x_t, (b, C, H, W)"),
@@ -125,8 +134,10 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
         scheduler = zero_shot_scheduler(_loaded(components, "scheduler"), unet)
         method = own_scheduler(scheduler, ZeroShotScheduler)
         timesteps = block_state.timesteps
+        given = block_state.num_inference_steps
+        count = method.default_steps if given is None else given
         for one in (scheduler, method):  # that of the pipeline is left as the last call has set it
-            one.set_timesteps(None if timesteps is not None else block_state.num_inference_steps, timesteps=timesteps)
+            one.set_timesteps(None if timesteps is not None else count, timesteps=timesteps)
         block_state.method = method
         block_state.options = step_options(method, eta=block_state.eta, eta_b=block_state.eta_b)
         self.set_block_state(state, block_state)
@@ -148,8 +159,8 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        names = ("image", "operator", "sigma_y", "class_labels", "generator", "num_images_per_input", "output_type")
-        return _inputs(*names)
+        of_call = ("image", "operator", "sigma_y", "class_labels", "generator", "num_images_per_input", "output_type")
+        return _inputs("method", *of_call)
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -163,7 +174,9 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
         plan = MeasuredCanvas(block_state.image, block_state.operator, block_state.sigma_y, unet)
         check_channels(block_state.output_type, plan.channels)
         block_state.plan = plan
-        block_state.measurements = plan.measurements(samples, components._execution_device)
+        whole = plan.measurement(samples, components._execution_device)
+        block_state.method.prepare(whole)
+        block_state.measurements = split_measurement(whole)
         block_state.labels = plan.labels(block_state.class_labels, samples, block_state.measurements)
         block_state.generators = plan.generators(block_state.generator, samples)
         self.set_block_state(state, block_state)
@@ -180,19 +193,24 @@ class DDRMStartStep(ModularPipelineBlocks):
     description = "Draws the first state of the chain."
 
     @property
+    def expected_components(self) -> list[ComponentSpec]:
+        return [ComponentSpec("unet", UNet2DModel)]
+
+    @property
     def inputs(self) -> list[InputParam]:
-        return _inputs("method", "measurements", "generators")
+        return _inputs("method", "measurements", "labels", "generators")
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
-        return _outputs("samples")
+        return _outputs("chains", "samples")
 
     @torch.no_grad()
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
+        parts = zip(block_state.measurements, block_state.labels, strict=True)
+        block_state.chains = [Chain(components.unet, block_state.method, *part) for part in parts]
         noises = draw_noise(block_state.measurements, block_state.generators)
-        parts = zip(block_state.measurements, noises, strict=True)
-        block_state.samples = [block_state.method.start(measurement, noise) for measurement, noise in parts]
+        block_state.samples = [chain.start(noise) for chain, noise in zip(block_state.chains, noises, strict=True)]
         self.set_block_state(state, block_state)
         return components, state
 
@@ -203,23 +221,20 @@ class DDRMPredictStep(ModularPipelineBlocks):
     description = "Within the loop: evaluates the network."
 
     @property
-    def expected_components(self) -> list[ComponentSpec]:
-        return [ComponentSpec("unet", UNet2DModel)]
-
-    @property
     def inputs(self) -> list[InputParam]:
-        return _inputs("method", "labels", "samples")
+        return _inputs("chains", "samples")
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
-        return _outputs("model_outputs")
+        return _outputs("samples", "model_outputs")
 
     @torch.no_grad()
     def __call__(
         self, components: ModularPipeline, block_state: BlockState, i: int, t: int
     ) -> tuple[ModularPipeline, BlockState]:
-        parts = zip(block_state.samples, block_state.labels, strict=True)
-        block_state.model_outputs = [predict(components.unet, block_state.method, x, t, labels) for x, labels in parts]
+        parts = zip(block_state.chains, block_state.samples, strict=True)
+        made = [chain.predict(x, t) for chain, x in parts]
+        block_state.samples, block_state.model_outputs = (list(one) for one in zip(*made, strict=True))
         return components, block_state
 
 
@@ -230,7 +245,7 @@ class DDRMUpdateStep(ModularPipelineBlocks):
 
     @property
     def inputs(self) -> list[InputParam]:
-        return _inputs("method", "options", "measurements", "generators", "samples", "model_outputs")
+        return _inputs("chains", "options", "measurements", "generators", "samples", "model_outputs")
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -241,13 +256,8 @@ class DDRMUpdateStep(ModularPipelineBlocks):
         self, components: ModularPipeline, block_state: BlockState, i: int, t: int
     ) -> tuple[ModularPipeline, BlockState]:
         noises = draw_noise(block_state.measurements, block_state.generators)
-        parts = zip(block_state.model_outputs, block_state.samples, block_state.measurements, noises, strict=True)
-        steps = [
-            block_state.method.step(
-                output, t, x, measurement, variance_noise=noise, return_dict=False, **block_state.options
-            )
-            for output, x, measurement, noise in parts
-        ]
+        parts = zip(block_state.chains, block_state.model_outputs, block_state.samples, noises, strict=True)
+        steps = [chain.step(output, t, x, noise, block_state.options) for chain, output, x, noise in parts]
         block_state.samples, block_state.estimates = (list(one) for one in zip(*steps, strict=True))
         return components, block_state
 

@@ -21,7 +21,15 @@ from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import OutputType, check_channels, check_output_type, to_output
 from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates
-from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_options, zero_shot_scheduler
+from .zero_shot import (
+    Chain,
+    MeasuredCanvas,
+    check_unet,
+    draw_noise,
+    split_measurement,
+    step_options,
+    zero_shot_scheduler,
+)
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,7 +96,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         image: images.ImageInput,
         operator: LinearOperator | str,
         sigma_y: float = 0.0,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         eta: float | None = None,
         eta_b: float | None = None,
@@ -112,7 +120,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
                 (B, C, H, W) in [-1, 1], or a list of one size. Noisy values may exceed the range.
             operator: what was done to them, by the name of a task ("sr4") or as an operator for clean pictures.
             sigma_y: sd of their noise in the unit of [-1, 1]. Grey levels rounded to 8 bits have 0.0023.
-            num_inference_steps: network evaluations. The method was made for 20; more don't lead to the posterior.
+            num_inference_steps: timesteps; None is the method's own number, 20 for DDRM, which more don't improve.
             timesteps: a decreasing list instead of `num_inference_steps`, which may start below T.
             eta: share of new noise in each step, [0, 1]; None is the method's own, 0.85 for DDRM.
             eta_b: how far measured coefficients follow y, [0, 1]; None is the method's own, 1 for DDRM.
@@ -144,31 +152,41 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         if classifier is not None and not callable(classifier):
             raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
         samples = check_int("num_images_per_input", num_images_per_input, 1)
+        count = scheduler.default_steps if num_inference_steps is None else num_inference_steps
         for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
-            one.set_timesteps(None if timesteps is not None else num_inference_steps, timesteps=timesteps)
+            one.set_timesteps(None if timesteps is not None else count, timesteps=timesteps)
 
         canvas = MeasuredCanvas(image, operator, sigma_y, self.unet)
         check_channels(output_type, canvas.channels)
-        parts = canvas.measurements(samples, self._execution_device)
+        whole = canvas.measurement(samples, self._execution_device)
+        for one in (self.scheduler, scheduler):
+            one.prepare(whole)
+        parts = split_measurement(whole)
         generator = canvas.generators(generator, samples)
         labels = canvas.labels(class_labels, samples, parts)
 
         watch = Watch()
 
+        def guided(output: Tensor, x: Tensor, t: int) -> Tensor:
+            watch.see("unet", t, output)
+            if classifier is None:
+                return output
+            return watch.see("classifier", t, guide(output, x, t, scheduler, classifier, classifier_scale))
+
+        chains = [Chain(self.unet, scheduler, *one, guided) for one in zip(parts, labels, strict=True)]
+
         def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-            made = []
-            for x, part, label, noise in zip(states, parts, labels, draw_noise(parts, generator), strict=True):
-                output = watch.see("unet", t, predict(self.unet, scheduler, x, t, label))
-                if classifier is not None:
-                    guided = guide(output, x, t, scheduler, classifier, classifier_scale)
-                    output = watch.see("classifier", t, guided)
-                made.append(scheduler.step(output, t, x, part, variance_noise=noise, return_dict=False, **options))
+            made: list[tuple[Tensor, ...]] = []
+            for chain, x, noise in zip(chains, states, draw_noise(parts, generator), strict=True):
+                x, output = chain.predict(x, t)
+                made.append(chain.step(output, t, x, noise, options))
+                if scheduler.needs_gradient:  # a step size that is too large lets the chain diverge
+                    watch.see("the scheduler's step", t, made[-1][0])
             return made
 
-        states = [scheduler.start(*one) for one in zip(parts, draw_noise(parts, generator), strict=True)]
-        steps = scheduler.timesteps.tolist()
-        self._num_timesteps = len(steps)
-        sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
+        states = [chain.start(noise) for chain, noise in zip(chains, draw_noise(parts, generator), strict=True)]
+        sample = run_chain(self, scheduler.timesteps.tolist(), states, step, callback_on_step_end, asked, watch)
+        self._num_timesteps = chains[0].evaluations
         restored = canvas.to_pictures(sample)
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)

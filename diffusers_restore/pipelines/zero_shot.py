@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from math import sqrt
+from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -19,6 +21,9 @@ from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import pictures_at_once, size_multiple
 from .common import Network, check_network, is_score_network
+
+Guide = Callable[[Tensor, Tensor, int], Tensor]
+"""(the network's output, x_t, timestep) -> the output, moved by a classifier."""
 
 
 def check_unet(unet: Network) -> None:
@@ -85,6 +90,11 @@ def draw_noise(measurements: Sequence[Measurement], generator: Generators) -> Se
     return randn_tensor(shape, generator=generator, device=first.y.device, dtype=torch.float32).split(len(first.y))
 
 
+def split_measurement(whole: Measurement) -> list[Measurement]:
+    """The parts of a batch that the network evaluates together."""
+    return whole.split(pictures_at_once(whole.y.device, len(whole.y)))
+
+
 def predict(
     unet: Network, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
 ) -> Tensor:
@@ -103,6 +113,64 @@ def predict(
     t = torch.full((len(x),), timestep, device=x.device)
     output = unet(x, t, class_labels=labels, return_dict=False)[0]
     return first_channels("unet's output", output, sample).to(sample.dtype)
+
+
+class Chain:
+    """The chain of one part of a batch: its own copy of the method, whose state it keeps, and the network it asks.
+
+    Args:
+        unet: the network.
+        method: that of the call, with its timesteps set.
+        measurement: of the part.
+        labels: class labels of the part, (b,), or None.
+        guide: (output, x_t, timestep) -> the output moved by a classifier, or None.
+
+    Attributes:
+        evaluations: of the network so far.
+    """
+
+    def __init__(
+        self,
+        unet: Network,
+        method: ZeroShotScheduler,
+        measurement: Measurement,
+        labels: Tensor | None,
+        guide: Guide | None = None,
+    ) -> None:
+        self.unet, self.method, self.measurement = unet, copy(method), measurement
+        self.labels, self.guide = labels, guide
+        self.evaluations = 0
+
+    def start(self, noise: Tensor) -> Tensor:
+        """The first state."""
+        return self.method.start(self.measurement, noise)
+
+    def evaluate(self, sample: Tensor, timestep: int) -> Tensor:
+        """The network's output at any state, guided."""
+        self.evaluations += 1
+        output = predict(self.unet, self.method, sample, timestep, self.labels)
+        return output if self.guide is None else self.guide(output, sample, timestep)
+
+    def predict(self, sample: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        """The state and the network's output there, with the graph between the two if the method needs it."""
+        if not self.method.needs_gradient:
+            return sample, self.evaluate(sample, timestep)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = sample.clone().requires_grad_()
+            return leaf, self.evaluate(leaf, timestep)
+
+    def step(
+        self, output: Tensor, timestep: int, sample: Tensor, noise: Tensor, options: Mapping[str, float]
+    ) -> tuple[Tensor, ...]:
+        """The next state, and x0_hat."""
+        given: dict[str, Any] = dict(options)
+        if self.method.needs_model:
+            given["model"] = self.evaluate
+        with torch.set_grad_enabled(self.method.needs_gradient):
+            made: Any = self.method.step(
+                output, timestep, sample, self.measurement, variance_noise=noise, return_dict=False, **given
+            )
+        return made[0].detach(), made[1].detach()
 
 
 class MeasuredCanvas:
@@ -189,12 +257,11 @@ class MeasuredCanvas:
         """Of the restored pictures."""
         return 1 if self.grey is not None else self.operator.input_shape[0] * self.split
 
-    def measurements(self, samples: int, device: torch.device) -> list[Measurement]:
-        """The measurements, `samples` times each picture, in the parts that the network evaluates together."""
+    def measurement(self, samples: int, device: torch.device) -> Measurement:
+        """The measurement, `samples` times each picture; `split_measurement` makes its parts."""
         y = self.y.repeat_interleave(samples, dim=0).to(device)
         y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
-        whole = Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
-        return whole.split(pictures_at_once(device, len(y)))
+        return Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
 
     def generators(self, generator: Generators, samples: int) -> Generators:
         """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""

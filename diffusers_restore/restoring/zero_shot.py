@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ from ..images import Picture
 from ..operators import LinearOperator
 from ..registries import METHODS
 from ..registry import PlugInError
-from ..schedulers.prediction import SCHEDULE
-from ..schedulers.zero_shot import ZeroShotScheduler
+from ..schedulers.zero_shot import ZeroShotScheduler, method_options
 from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
 from .jobs import Job, PathInput, Remarks
 from .kinds import MAX_SEED, PRIOR
@@ -32,6 +30,13 @@ from .trained import check_steps
 
 ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
+
+AUTO = "auto"
+"""The method's name for the one that suits the task."""
+
+_SAMPLER = "ddrm"
+_AUTO = {"colorize": _SAMPLER, "jpeg": "ddrm-jpeg"}
+_ESTIMATOR = "dpir"
 
 _ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
 _MEMORY = 280
@@ -51,8 +56,9 @@ class ZeroShotRestorer(Restorer):
         kernel: file of a grey picture or of numbers, for a task that takes one.
         sigma_y: sd of their noise in the unit of [-1, 1]; None is the rounding noise of each file, "estimate" the noise
             that is seen in it.
-        steps: network evaluations; None is 20.
-        method: by name; None is that of the model.
+        steps: timesteps; None is the method's own number.
+        method: by name; None is that of the model if it names another than ddrm, else "auto", which suits the task
+            (`automatic_method`).
         method_args: options of the method.
         eta: as in a call of `DDRMPipeline`; None is 1 where `sigma_y` is None, if the method has an eta, since the file
             is then taken as exact (benchmarks/results/quality.md).
@@ -94,15 +100,15 @@ class ZeroShotRestorer(Restorer):
             raise ArgumentError(
                 "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
             )
-        if method is not None and (not isinstance(method, str) or method not in METHODS):
-            raise ArgumentError("{method}: {0}", unknown_name("method", method, METHODS))
+        if method is not None and (not isinstance(method, str) or method not in (AUTO, *METHODS)):
+            raise ArgumentError("{method}: {0}", unknown_name("method", method, [AUTO, *METHODS]))
         super().__init__(max_pixels, strength, quality)
         self.samples, self.average = check_samples(samples, average)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
         self.kernel = check_file("kernel", kernel)
         given = check_mapping("operator_args", operator_args)
         self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
-        self.task, self.steps = task, 20 if steps is None else check("steps", check_int, steps, 1)
+        self.task, self.steps = task, None if steps is None else check("steps", check_int, steps, 1)
         unknown = sigma_y is None or (isinstance(sigma_y, str) and sigma_y == ESTIMATE)
         self.sigma_y = sigma_y if unknown else check("sigma_y", check_real, sigma_y, 0)
         self.method, self.method_args = method, check_mapping("method_args", method_args)
@@ -123,15 +129,18 @@ class ZeroShotRestorer(Restorer):
                 raise ArgumentError(f"{{{name}}} is no option of the method {{0}}", what)
         if self.sigma_y is None and self.etas["eta"] is None and "eta" in self.pipe.scheduler.step_options:
             self.etas["eta"] = 1.0
-        check_steps(self.pipe, self.steps)
+        if self.steps is not None:
+            check_steps(self.pipe, self.steps)
         check_class_label(self.pipe, self.class_label)
 
     def _choose_method(self) -> None:
         """Set the pipeline's scheduler to that of the method, with its options."""
-        if self.method is None and not self.method_args:
-            return
+        method, own = self.method, type(self.pipe.scheduler)
+        if method == AUTO or (method is None and own is METHODS[_SAMPLER]):  # that which any DDPM gets
+            etas = any(value is not None for value in self.etas.values())
+            method = _SAMPLER if etas else automatic_method(self.task, self.samples)
         try:
-            chosen: type[ZeroShotScheduler] = type(self.pipe.scheduler) if self.method is None else METHODS[self.method]
+            chosen: type[ZeroShotScheduler] = own if method is None else METHODS[method]
         except PlugInError as error:
             raise ArgumentError("{0}", error) from error
         known = method_options(chosen)
@@ -214,10 +223,17 @@ class ZeroShotRestorer(Restorer):
             raise InvalidInputError(f"a measurement for the task {self.task} is no picture; a .npy file is expected")
 
 
-def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
-    """A method's own options with their defaults: all but the noise schedule, which no method changes."""
-    parameters = signature(method.__init__).parameters
-    return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
+def automatic_method(task: str, samples: int = 1) -> str:
+    """The method that suits a task best: by PSNR, of those that keep the data (benchmarks/results/methods.md).
+
+    Where several samples are asked for, one that draws them; where most of a picture is open, too, since the mean of
+    all that it may be is grey.
+
+    Args:
+        task: by name.
+        samples: of each picture.
+    """
+    return _SAMPLER if samples > 1 and task not in _AUTO else _AUTO.get(task, _ESTIMATOR)
 
 
 def rounding_noise(bits: int) -> float:

@@ -9,13 +9,12 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_real
-from ..operators import Measurement
+from ..operators import Measurement, Operator
 from ..operators.base import scale
-from ..tensors import check_alike, check_floats
-from .noise import standard_normal
-from .prediction import first_channels, predict_x0_and_epsilon
+from ..tensors import check_floats
+from .estimate import Estimate, Model
 from .timesteps import check_timestep
-from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch
+from .zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput, check_batch, why_no_svd
 
 
 def ddrm_start(noise: Tensor, measurement: Measurement, sigma_start: float) -> Tensor:
@@ -146,6 +145,11 @@ class DDRMScheduler(ZeroShotScheduler):
 
     step_options = ("eta", "eta_b")
 
+    @classmethod
+    def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
+        """It needs a fast SVD."""
+        return why_no_svd(operator)
+
     def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The first state of the chain, (B, C, H, W), at `timestep` (default: the first that was set).
 
@@ -179,6 +183,7 @@ class DDRMScheduler(ZeroShotScheduler):
         eta_b: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
+        model: Model | None = None,
         return_dict: bool = True,
     ) -> ZeroShotSchedulerOutput | tuple[Tensor, Tensor]:
         """From x_t to the next state, `ddrm_update` between noise levels.
@@ -192,6 +197,7 @@ class DDRMScheduler(ZeroShotScheduler):
             eta_b: how closely a measured coefficient follows y, [0, 1]; 1 agrees with a noiseless y exactly.
             generator: for the noise, one or one per image.
             variance_noise: the noise itself, instead of a generator.
+            model: not used.
             return_dict: False returns (prev_sample, pred_original_sample).
 
         Raises:
@@ -201,15 +207,13 @@ class DDRMScheduler(ZeroShotScheduler):
         check_floats("sample", sample)
         if measurement is not None:
             check_batch(sample, measurement)
-        t, following = self.following(timestep)
-        output = first_channels("model_output", model_output, sample)
-        check_alike("sample", sample, variance_noise=variance_noise)
-        x0_hat, epsilon_hat = predict_x0_and_epsilon(output, sample, self.alpha_bar(t), self.config.prediction_type)
-        noise = variance_noise
-        if noise is None:
-            noise = standard_normal(sample, generator)
-        prev_sample = ddrm_update(x0_hat, epsilon_hat, noise, measurement, self.sigma(following), eta, eta_b)
-        prev_sample = prev_sample.mul_(sqrt(self.alpha_bar(following)))
-        if not return_dict:
-            return prev_sample, x0_hat
-        return ZeroShotSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
+        return self._advance(
+            *(model_output, timestep, sample, measurement, generator, variance_noise, model, return_dict),
+            eta=eta,
+            eta_b=eta_b,
+        )
+
+    def update(self, estimate: Estimate, measurement: Measurement | None, **options: float) -> Tensor:
+        """`ddrm_update`."""
+        x0_hat, epsilon_hat, noise = estimate.x0_hat, estimate.epsilon_hat, estimate.noise
+        return ddrm_update(x0_hat, epsilon_hat, noise, measurement, estimate.sigma_next, **options)

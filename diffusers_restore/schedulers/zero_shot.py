@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
 from math import sqrt
 from typing import Any
 
@@ -15,13 +17,22 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from ..configuration import PlainConfigMixin
-from ..errors import InvalidInputError, check_int
-from ..operators import Measurement
-from ..tensors import check_floats, check_shape, described
-from .ddpm import check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
-from .prediction import check_prediction_type
+from ..errors import InvalidInputError, OperatorError, check_int
+from ..operators import LinearOperator, Measurement, Operator, SVDOperator
+from ..registries import METHODS
+from ..registry import PlugInError
+from ..tensors import check_alike, check_floats, check_shape, described
+from .data_terms import posterior_mean
+from .ddpm import SCHEDULE, check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
+from .estimate import Estimate, Model, make_pullback
+from .levels import nearest_timesteps
+from .noise import standard_normal
+from .prediction import check_prediction_type, first_channels, predict_x0_and_epsilon
 from .timesteps import TimestepsMixin, check_timesteps, check_total, choose_timesteps
 from .timesteps import check_timestep as check_timestep  # it can be imported from here, as before
+
+_OF_NETWORK = {"denoising_errors"}
+"""Options of methods that describe the network, as the noise schedule does."""
 
 
 @dataclass
@@ -40,9 +51,11 @@ class ZeroShotSchedulerOutput(BaseOutput):
 class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
     """A method that restores y = A x + sigma_y z with the network of a DDPM, which was trained without A.
 
-    A method consists of `start` and `step`; `DDRMPipeline` runs it, with `pipe.scheduler = TheMethod.from_config(
-    pipe.scheduler.config)`. Its own options go into its `__init__`, after those of the noise schedule, or are named in
-    `step_options`. The configuration is the part of `DDPMScheduler`'s that describes the network.
+    A method consists of `update`, which gets the network's `Estimate` and returns the next state; where that isn't
+    enough, of `first_state`, of `start`, or of `step` instead. `DDRMPipeline` runs it, with `pipe.scheduler =
+    TheMethod.from_config(pipe.scheduler.config)`. Its own options go into its `__init__`, after those of the noise
+    schedule, or are named in `step_options`. The configuration is the part of `DDPMScheduler`'s that describes the
+    network. What a method sets on itself during a chain is that of this chain: each has a copy of the scheduler.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas: as in `DDPMScheduler`.
@@ -58,6 +71,18 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
 
     step_options: tuple[str, ...] = ()
     """The options of `step` that a call of the pipeline may give: some of "eta" and "eta_b"."""
+
+    default_steps: int = 20
+    """Timesteps of a chain unless a number is given."""
+
+    result: str = "neither"
+    """What the method makes for a Gaussian prior: "posterior sample", "estimate" of the mean, or "neither"."""
+
+    needs_gradient: bool = False
+    """Whether `step` needs the graph from `sample` to `model_output`."""
+
+    needs_model: bool = False
+    """Whether `step` evaluates the network again, by `model`."""
 
     @register_to_config
     def __init__(
@@ -82,14 +107,21 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """As `ConfigMixin.from_config`, from the configuration of any scheduler of a DDPM, or of `ScoreSdeVeScheduler`.
 
+        Of another method's configuration the options that are its own are left behind.
+
         Raises:
             InvalidInputError: no mapping, or of another process (flow matching, consistency models, EDM).
         """
         config = check_config(config)
         if config.get("_class_name") == "ScoreSdeVeScheduler":
             config = {**variance_exploding(config), "_class_name": cls.__name__}
+        config = _without_options_of_others(config, cls.__name__)
         check_variance_preserving(config)
         return super().from_config(stated_schedule(config), return_unused_kwargs, **kwargs)
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """As `ConfigMixin.register_to_config`; says whose options they are, also before they are saved."""
+        super().register_to_config(**{**kwargs, "_class_name": type(self).__name__})
 
     def set_timesteps(
         self,
@@ -118,7 +150,30 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         alpha_bar = self.alpha_bar(timestep)
         return sqrt((1 - alpha_bar) / alpha_bar)
 
-    @abstractmethod
+    def nearest_timesteps(self, sigmas: Sequence[float]) -> list[int]:
+        """Different timesteps whose noise levels are nearest to decreasing `sigmas`, for a method's own levels."""
+        return nearest_timesteps(sigmas, [self.sigma(t) for t in range(len(self))])
+
+    @classmethod
+    def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
+        """Why the method can't restore from measurements of this operator with this noise; None if it can."""
+        return why_not_linear(operator)
+
+    def prepare(self, measurement: Measurement) -> None:
+        """Called with the measurement of a whole batch before its chain starts, after `set_timesteps`.
+
+        A method whose noise levels depend on what was measured chooses them here.
+
+        Raises:
+            OperatorError: the method can't restore from it; the message lists those that can.
+        """
+        reason = self.why_not(measurement.operator, measurement.sigma_y)
+        if reason is not None:
+            raise OperatorError(
+                f"{type(self).__name__} can't restore from {measurement.operator!r}: {reason}. Methods that can: "
+                f"{', '.join(methods_for(measurement.operator, measurement.sigma_y)) or 'none'}"
+            )
+
     def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The first state of the chain, (B, C, H, W), at `timestep` (default: the first that was set).
 
@@ -127,8 +182,15 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
             noise: (B, C, H, W) standard normal.
             timestep: where the chain starts.
         """
+        first = self.timesteps[0] if timestep is None else timestep
+        t = check_timestep("timestep", first, 0, len(self) - 1)
+        check_batch(noise, measurement)
+        return sqrt(self.alpha_bar(t)) * self.first_state(measurement, noise, self.sigma(t))
 
-    @abstractmethod
+    def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
+        """The first state in VE form: noise around what y alone says, `posterior_mean` of 0 with variance sigma^2."""
+        return posterior_mean(torch.zeros_like(noise), measurement, sigma**2) + sigma * noise
+
     def step(
         self,
         model_output: Tensor,
@@ -138,19 +200,85 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         *,
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
+        model: Model | None = None,
         return_dict: bool = True,
     ) -> ZeroShotSchedulerOutput | tuple[Tensor, Tensor]:
         """From x_t to the next state.
 
         Args:
-            model_output: (B, C or 2C, H, W); a learned variance in the second half is ignored.
+            model_output: (B, C or 2C, H, W); a learned variance in the second half is ignored. For a method with
+                `needs_gradient` it must have been computed from `sample` with gradients.
             timestep: one of `timesteps`.
             sample: x_t, (B, C, H, W).
             measurement: of B images.
             generator: for the noise, one or one per image.
             variance_noise: the noise itself, (B, C, H, W), instead of a generator.
+            model: (x_t, timestep) -> model_output, for a method with `needs_model`.
             return_dict: False returns (prev_sample, pred_original_sample).
+
+        Raises:
+            InvalidInputError: tensors that don't fit each other, a timestep that was not set, or no gradient or model
+                where the method needs it.
         """
+        check_floats("sample", sample)
+        check_batch(sample, measurement)
+        return self._advance(model_output, timestep, sample, measurement, generator, variance_noise, model, return_dict)
+
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        """The method itself: the next state in VE form, (B, C, H, W), at the noise level `estimate.sigma_up`."""
+        raise NotImplementedError(f"{type(self).__name__} must have a method update, or step")
+
+    def _advance(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        measurement: Any,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: Tensor | None,
+        model: Model | None,
+        return_dict: bool,
+        **options: float,
+    ) -> ZeroShotSchedulerOutput | tuple[Tensor, Tensor]:
+        """`step` after its checks of the sample: from the network's scale to VE form, `update`, and back."""
+        t, following = self.following(timestep)
+        output = first_channels("model_output", model_output, sample)
+        check_alike("sample", sample, variance_noise=variance_noise)
+        noise = standard_normal(sample, generator) if variance_noise is None else variance_noise
+        alpha_bar = self.alpha_bar(t)
+        with torch.set_grad_enabled(self.needs_gradient or torch.is_grad_enabled()):
+            x0_hat, epsilon_hat = predict_x0_and_epsilon(output, sample, alpha_bar, self.config.prediction_type)
+        pullback = make_pullback(type(self).__name__, x0_hat, sample, alpha_bar)
+        if self.needs_gradient:
+            x0_hat, epsilon_hat = x0_hat.detach(), epsilon_hat.detach()
+
+        def evaluate(x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+            return self._evaluate(model, x, timestep)
+
+        resumed = self._resumed(t, following)
+        levels = (self.sigma(t), self.sigma(following), self.sigma(resumed))
+        known = Estimate(x0_hat, epsilon_hat, noise, *levels, t, following, evaluate, pullback)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.needs_gradient):
+            prev_sample = self.update(known, measurement, **options)
+        prev_sample = prev_sample.mul_(sqrt(self.alpha_bar(resumed)))
+        if not return_dict:
+            return prev_sample, x0_hat
+        return ZeroShotSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
+
+    def _resumed(self, timestep: int, following: int) -> int:
+        """The timestep of the next step: the following one, or a higher one where the chain travels in time."""
+        return following
+
+    def _evaluate(self, model: Model | None, x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        if model is None:
+            raise InvalidInputError(
+                f"{type(self).__name__} evaluates the network within its steps: model must be a function (x_t, "
+                "timestep) -> model_output, got None"
+            )
+        alpha_bar = self.alpha_bar(timestep)
+        sample = sqrt(alpha_bar) * x
+        output = first_channels("the output of model", model(sample, timestep), sample)
+        return predict_x0_and_epsilon(output, sample, alpha_bar, self.config.prediction_type)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise, one timestep per image, or one for all.
@@ -167,6 +295,44 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))
         noised = alpha_bars.sqrt() * original_samples + (1 - alpha_bars).sqrt() * noise
         return noised.to(original_samples.dtype)
+
+
+def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
+    """A method's own options with their defaults: all but the noise schedule, which no method changes."""
+    parameters = signature(method.__init__).parameters
+    return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
+
+
+def _without_options_of_others(config: Mapping[str, Any], own: str) -> Mapping[str, Any]:
+    """A configuration without the options of its method, unless that is `own`: the same name means something else."""
+    name = config.get("_class_name")
+    others = [key for key, address in METHODS.addresses() if name != own and address.rpartition(":")[2] == name]
+    with suppress(PlugInError):
+        for key in others:
+            left = method_options(METHODS[key]).keys() - _OF_NETWORK
+            config = {key: value for key, value in config.items() if key not in left}
+    return config
+
+
+def why_not_linear(operator: Operator) -> str | None:
+    """Why a method for linear operators can't use this one; None if it can."""
+    return None if isinstance(operator, LinearOperator) else "it isn't linear"
+
+
+def why_no_svd(operator: Operator) -> str | None:
+    """Why a method that works on coefficients can't use this operator; None if it can."""
+    return None if isinstance(operator, SVDOperator) else "it has no fast SVD"
+
+
+def methods_for(operator: Operator, sigma_y: float) -> list[str]:
+    """The names of the methods that can restore from measurements of this operator with this noise."""
+    able = []
+    for name in METHODS:
+        with suppress(PlugInError):
+            method: type[ZeroShotScheduler] = METHODS[name]
+            if method.why_not(operator, sigma_y) is None:
+                able.append(name)
+    return able
 
 
 def check_batch(sample: Tensor, measurement: Measurement) -> None:

@@ -1,29 +1,32 @@
-"""A custom zero-shot method."""
+"""A custom zero-shot method that uses the gradient of the network."""
 
 from __future__ import annotations
 
-from math import sqrt
+from collections.abc import Callable
 
-import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from diffusers_restore.errors import check_real
 from diffusers_restore.operators import Measurement
-from diffusers_restore.schedulers.prediction import predict_x0_and_epsilon
-from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler, ZeroShotSchedulerOutput
+from diffusers_restore.schedulers.estimate import Estimate
+from diffusers_restore.schedulers.renoising import ddim
+from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler
 
 
-def soft_projection(x0_hat: Tensor, measurement: Measurement, strength: float) -> Tensor:
-    """x0_hat + strength A^+ (y - A x0_hat): at 1, a picture that agrees with y; at 0, the network's own.
+def soft_projection(
+    x0_hat: Tensor, measurement: Measurement, pullback: Callable[[Tensor], Tensor], strength: float
+) -> Tensor:
+    """x0_hat + strength J^T A^+ (y - A x0_hat): towards a picture that agrees with y, as far as the network goes along.
 
     Args:
         x0_hat: (B, C, H, W).
         measurement: of B images, with any linear operator.
+        pullback: v -> J^T v, J = d x0_hat / d x.
         strength: in [0, 1].
     """
     operator = measurement.operator
-    return x0_hat + strength * operator.pinv(measurement.y - operator.forward(x0_hat))
+    return x0_hat + strength * pullback(operator.pinv(measurement.y - operator.forward(x0_hat)))
 
 
 class SoftProjectionScheduler(ZeroShotScheduler):
@@ -36,6 +39,8 @@ class SoftProjectionScheduler(ZeroShotScheduler):
     Raises:
         InvalidInputError: a strength out of range.
     """
+
+    needs_gradient = True
 
     @register_to_config
     def __init__(
@@ -51,28 +56,7 @@ class SoftProjectionScheduler(ZeroShotScheduler):
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("strength", strength, 0, 1)
 
-    def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """Noise alone."""
-        return noise
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        measurement: Measurement,
-        *,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        variance_noise: Tensor | None = None,
-        return_dict: bool = True,
-    ) -> ZeroShotSchedulerOutput | tuple[Tensor, Tensor]:
-        """From x_t to the next state; no noise is drawn."""
-        t, following = self.following(timestep)
-        output = model_output[:, : sample.shape[1]]
-        x0_hat, epsilon_hat = predict_x0_and_epsilon(output, sample, self.alpha_bar(t), self.config.prediction_type)
-        alpha_bar = self.alpha_bar(following)
-        corrected = soft_projection(x0_hat, measurement, self.config.strength)
-        prev_sample = sqrt(alpha_bar) * corrected + sqrt(1 - alpha_bar) * epsilon_hat
-        if not return_dict:
-            return prev_sample, x0_hat
-        return ZeroShotSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        """The next state, x / sqrt(alpha_bar), at the noise level `estimate.sigma_up`."""
+        x0 = soft_projection(estimate.x0_hat, measurement, estimate.pullback, self.config.strength)
+        return ddim(x0, estimate.epsilon_hat, estimate.noise, estimate.sigma_next, eta=0.0)

@@ -28,7 +28,7 @@ def test_the_task_finds_the_size_of_the_picture() -> None:
 def test_at_full_strength_the_estimate_agrees_with_the_measurement() -> None:
     x = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     measurement = measure(Mosaic((3, 6, 8)), x)
-    projected = soft_projection(torch.randn_like(x), measurement, 1.0)
+    projected = soft_projection(torch.randn_like(x), measurement, lambda v: v, 1.0)
     assert torch.allclose(measurement.operator.forward(projected), measurement.y, atol=1e-12)
 
 

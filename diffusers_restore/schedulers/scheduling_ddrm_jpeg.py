@@ -1,0 +1,103 @@
+"""DDRM-JPEG, JPEG artefact correction (arXiv:2209.11888)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
+from torch import Tensor
+
+from ..errors import check_real
+from ..operators import Measurement, Operator
+from .estimate import Estimate
+from .levels import leading_below
+from .zero_shot import ZeroShotScheduler
+
+
+def ddrm_jpeg_update(
+    x0_hat: Tensor,
+    epsilon_hat: Tensor,
+    noise: Tensor,
+    measurement: Measurement,
+    sigma_next: float,
+    eta: float = 1.0,
+    eta_b: float = 0.4,
+) -> Tensor:
+    """One step to the noise level sigma' = `sigma_next`, in VE form, for any operator with a pseudo-inverse.
+
+        x0c = x0_hat + A^+ y - A^+ A(x0_hat)
+        x'  = (1 - eta_b) x0_hat + eta_b x0c + sigma' ((1 - eta) epsilon_hat + eta z)
+
+    For JPEG, A codes and decodes a picture and A^+ is the identity.
+
+    Args:
+        x0_hat, epsilon_hat, noise: (B, C, H, W), the network's estimates and standard normal noise.
+        measurement: of B images.
+        sigma_next: the next noise level; 0 at the last step.
+        eta, eta_b: in [0, 1].
+    """
+    operator = measurement.operator
+    change = operator.pinv(measurement.y) - operator.pinv(operator.forward(x0_hat))
+    x = torch.add(x0_hat, change, alpha=eta_b)
+    return x.add_(epsilon_hat, alpha=(1 - eta) * sigma_next).add_(noise, alpha=eta * sigma_next)
+
+
+class DDRMJPEGScheduler(ZeroShotScheduler):
+    """DDRM-JPEG (arXiv:2209.11888): `ddrm_jpeg_update`, from the noised picture. sigma_y isn't used.
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
+        eta: share of new noise in each step, [0, 1].
+        eta_b: how far the estimate follows the data, [0, 1].
+        start_share: t / T, where the chain starts, (0, 1].
+
+    Raises:
+        InvalidInputError: an option out of range.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        eta: float = 1.0,
+        eta_b: float = 0.4,
+        start_share: float = 0.3,
+    ) -> None:
+        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
+        check_real("eta", eta, 0, 1)
+        check_real("eta_b", eta_b, 0, 1)
+        check_real("start_share", start_share, above=0, maximum=1)
+
+    @classmethod
+    def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
+        """It takes all operators."""
+        return None
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """As `ZeroShotScheduler.set_timesteps`, with n of "leading" spacing below the start."""
+        if num_inference_steps is None or timesteps is not None:
+            super().set_timesteps(num_inference_steps, device, timesteps)
+            return
+        self._use_timesteps(leading_below(self.config.start_share, num_inference_steps, len(self)), device)
+
+    def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
+        """The noised picture."""
+        return measurement.operator.pinv(measurement.y) + sigma * noise
+
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        """`ddrm_jpeg_update`."""
+        known = (estimate.x0_hat, estimate.epsilon_hat, estimate.noise)
+        weights = (self.config.eta, self.config.eta_b)
+        return ddrm_jpeg_update(*known, measurement, estimate.sigma_next, *weights)

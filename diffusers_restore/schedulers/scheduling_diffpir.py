@@ -1,0 +1,101 @@
+"""DiffPIR, half-quadratic splitting within a diffusion chain (arXiv:2305.08995)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
+from torch import Tensor
+
+from ..errors import check_int, check_real
+from ..operators import Measurement
+from .data_terms import posterior_mean
+from .estimate import Estimate
+from .levels import distinct
+from .zero_shot import ZeroShotScheduler
+
+
+def diffpir_update(
+    x0_hat: Tensor,
+    sample: Tensor,
+    noise: Tensor,
+    measurement: Measurement,
+    sigma: float,
+    sigma_next: float,
+    prior_weight: float = 1.75,
+    zeta: float = 0.3,
+) -> Tensor:
+    """One step from the noise level sigma to sigma' = `sigma_next`, in VE form.
+
+    The data term is minimised near the network's estimate (half-quadratic splitting), and the noise of the state is
+    that which the corrected estimate leaves:
+
+        x0c = argmin_z |A z - y|^2 + lambda (sigma_y / sigma)^2 |z - x0_hat|^2
+        x'  = x0c + sigma' (sqrt(1 - zeta) (x - x0c) / sigma + sqrt(zeta) z)
+
+    Args:
+        x0_hat, sample, noise: (B, C, H, W), the network's estimate, x, and standard normal noise.
+        measurement: of B images, by a linear operator.
+        sigma, sigma_next: noise levels; sigma_next is 0 at the last step.
+        prior_weight: lambda > 0.
+        zeta: share of the noise's variance that is new, [0, 1].
+    """
+    corrected = posterior_mean(x0_hat, measurement, sigma**2 / prior_weight)
+    kept = sqrt(1 - zeta) * sigma_next / sigma
+    return torch.lerp(corrected, sample, kept).add_(noise, alpha=sqrt(zeta) * sigma_next)
+
+
+class DiffPIRScheduler(ZeroShotScheduler):
+    """DiffPIR (arXiv:2305.08995): `diffpir_update`. Nothing is clipped.
+
+    The paper's lambda is 4 times `prior_weight`: its sigma_y is in units of [0, 1], and its sigma in those of [-1, 1].
+
+    Args:
+        num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
+        prior_weight: lambda > 0, in units of [-1, 1]; 1.75 is the paper's for deblurring, 0.25 for inpainting.
+        zeta: share of the noise's variance that is new, [0, 1]; the paper has 0.3 for deblurring, 1 for inpainting.
+
+    Raises:
+        InvalidInputError: an option out of range.
+    """
+
+    default_steps = 100
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.0001,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: list[float] | None = None,
+        prediction_type: str = "epsilon",
+        prior_weight: float = 1.75,
+        zeta: float = 0.3,
+    ) -> None:
+        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
+        check_real("prior_weight", prior_weight, above=0)
+        check_real("zeta", zeta, 0, 1)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> None:
+        """As `ZeroShotScheduler.set_timesteps`, but n are T sqrt(i / (n - 1)), denser where the noise is strong."""
+        if num_inference_steps is None or timesteps is not None:
+            super().set_timesteps(num_inference_steps, device, timesteps)
+            return
+        count = check_int("num_inference_steps", num_inference_steps, 1, len(self))
+        wanted = [int(len(self) * sqrt(1 - i / max(1, count - 1))) for i in range(count)]
+        self._use_timesteps(distinct(wanted, len(self)), device)
+
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        """`diffpir_update`."""
+        known = (estimate.x0_hat, estimate.sample, estimate.noise)
+        levels, weights = (estimate.sigma, estimate.sigma_next), (self.config.prior_weight, self.config.zeta)
+        return diffpir_update(*known, measurement, *levels, *weights)

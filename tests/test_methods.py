@@ -1,0 +1,346 @@
+"""The zero-shot methods in the pipeline: with every kind of operator, of network, of guidance and of noise schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_unet
+from diffusers import DDPMScheduler, ScoreSdeVeScheduler
+from torch import Tensor
+
+from diffusers_restore import DDRMBlocks, DDRMPipeline, operators
+from diffusers_restore.errors import InvalidInputError, OperatorError, UnknownNameError
+from diffusers_restore.operators import BlockMean, CircularBlur, Composition, Mask, Measurement, Operator
+from diffusers_restore.operators.tasks import motion_kernel, random_mask
+from diffusers_restore.registries import METHODS
+from diffusers_restore.schedulers.ddpm import SCHEDULE
+from diffusers_restore.schedulers.estimate import Estimate
+from diffusers_restore.schedulers.levels import distinct, karras_levels, log_levels, nearest_timesteps
+from diffusers_restore.schedulers.prediction import predict_x0_and_epsilon
+from diffusers_restore.schedulers.travel import travel
+from diffusers_restore.schedulers.uncertainty import measured_variance
+from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler, method_options, methods_for
+
+SHAPE = (3, 16, 24)
+MASK = Mask(SHAPE, random_mask(16, 24))
+BLUR = CircularBlur(SHAPE, motion_kernel(5, 30.0))
+MATRIX: dict[str, Operator] = {
+    "inpaint": MASK,
+    "sr2": BlockMean(SHAPE, 2),
+    "blur": BLUR,
+    "blur, then mask": MASK @ BLUR,
+    "jpeg": operators.create("jpeg", image_shape=SHAPE, quality=20),
+}
+KEEP_DATA = {"ddrm", "ddnm", "dpir", "diffpir", "ilvr", "ccdf", "repaint", "daps"}
+FEW = {"repaint": {"travel_length": 2, "travel_repeats": 2}, "mmps": {"iterations": 1}}
+every_method = pytest.mark.parametrize("method", list(METHODS))
+by_gradient = pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].needs_gradient])
+
+
+def make_pipe(method: str, unet: Any = None, scheduler: Any = None, **options: Any) -> DDRMPipeline:
+    pipe = DDRMPipeline(make_unet() if unet is None else unet, scheduler or DDPMScheduler())
+    pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config, **FEW.get(method, {}), **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pictures(count: int = 1, shape: tuple[int, int, int] = SHAPE) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(7)) * 2 - 1
+
+
+def restore(pipe: Any, operator: Operator, y: Tensor, *, seeds: tuple[int, ...] = (0,), **given: Any) -> Tensor:
+    generator = [torch.Generator().manual_seed(seed) for seed in seeds]
+    options = {"num_inference_steps": 4, "output_type": "latent", **given}
+    restored: Tensor = pipe(y, operator=operator, generator=generator, **options).images
+    return restored
+
+
+@pytest.mark.parametrize("sigma_y", [0.0, 0.1])
+@pytest.mark.parametrize("name", list(MATRIX))
+@every_method
+def test_every_method_with_every_operator(method: str, name: str, sigma_y: float) -> None:
+    operator = MATRIX[name]
+    y = operators.measure(operator, pictures(), sigma_y, torch.Generator().manual_seed(1)).y
+    pipe = make_pipe(method)
+    able = methods_for(operator, sigma_y)
+    if method not in able:
+        with pytest.raises(OperatorError, match=f"can't restore from .*: it .*Methods that can: {', '.join(able)}"):
+            restore(pipe, operator, y, sigma_y=sigma_y)
+        return
+    x = restore(pipe, operator, y, sigma_y=sigma_y)
+    assert x.shape == (1, *SHAPE)
+    assert x.isfinite().all()
+    if method in KEEP_DATA and sigma_y == 0 and name != "jpeg":
+        assert (operator.forward(x) - y).abs().max() < 2e-3
+
+
+def test_which_methods_can_what() -> None:
+    every = set(METHODS)
+    assert set(methods_for(MATRIX["blur"], 0.1)) == every
+    assert every - set(methods_for(MATRIX["blur, then mask"], 0.0)) == {"ddrm", "daps"}
+    assert every - set(methods_for(MATRIX["blur, then mask"], 0.1)) == {"ddrm", "daps", "ddnm"}
+    assert methods_for(MATRIX["jpeg"], 0.0) == ["ddrm-jpeg"]
+    assert isinstance(MATRIX["blur, then mask"], Composition)
+
+
+@every_method
+def test_a_batch_gives_what_its_pictures_give(method: str) -> None:
+    operator = MATRIX["jpeg" if method == "ddrm-jpeg" else "inpaint"]
+    y = operator.forward(pictures(2))
+    pipe = make_pipe(method)
+    both = restore(pipe, operator, y, seeds=(3, 4), sigma_y=0.05)
+    singles = [restore(pipe, operator, y[i : i + 1], seeds=(3 + i,), sigma_y=0.05) for i in range(2)]
+    assert torch.equal(both, torch.cat(singles))
+
+
+@every_method
+def test_the_blocks_give_what_the_pipeline_gives(method: str) -> None:
+    operator = MATRIX["jpeg" if method == "ddrm-jpeg" else "inpaint"]
+    pipe = make_pipe(method)
+    y = operator.forward(pictures(2))
+    given = {"operator": operator, "sigma_y": 0.05, "num_inference_steps": 3, "output_type": "latent"}
+
+    def seeded() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+
+    blocks = DDRMBlocks().init_pipeline()
+    blocks.update_components(unet=pipe.unet, scheduler=pipe.scheduler)
+    blocks.set_progress_bar_config(disable=True)
+    made = blocks(image=y, generator=seeded(), output="images", **given)
+    assert torch.equal(made, pipe(y, generator=seeded(), **given).images)
+
+
+@every_method
+def test_class_labels_and_classifiers_guide_every_method(method: str) -> None:
+    operator = MATRIX["jpeg" if method == "ddrm-jpeg" else "inpaint"]
+    y = operator.forward(pictures())
+    pipe = make_pipe(method, make_unet(num_class_embeds=4))
+    plain, other = (restore(pipe, operator, y, sigma_y=0.05, class_labels=label) for label in (0, 1))
+    assert not torch.equal(plain, other)
+
+    def bright(x: Tensor, t: Tensor) -> Tensor:
+        return x.mean(dim=(1, 2, 3)) * len(x[0].reshape(-1))
+
+    guided = restore(pipe, operator, y, sigma_y=0.05, class_labels=0, classifier=bright, classifier_scale=0.1)
+    assert not torch.equal(plain, guided)
+
+
+@every_method
+def test_a_ve_prior(method: str) -> None:
+    unet = make_unet(time_embedding_type="fourier", center_input_sample=True)
+    operator = MATRIX["jpeg" if method == "ddrm-jpeg" else "inpaint"]
+    ve = ScoreSdeVeScheduler(num_train_timesteps=50, sigma_max=90.0)
+    x = restore(make_pipe(method, unet, ve), operator, operator.forward(pictures()), sigma_y=0.02)
+    assert x.isfinite().all()
+
+
+@by_gradient
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_gradients_of_a_compiled_network(method: str, backend: str) -> None:
+    y = MATRIX["sr2"].forward(pictures())
+    pipe = make_pipe(method)
+    wanted = restore(pipe, MATRIX["sr2"], y, num_inference_steps=2)
+    pipe.unet = torch.compile(pipe.unet, backend=backend)
+    assert torch.allclose(restore(pipe, MATRIX["sr2"], y, num_inference_steps=2), wanted, atol=1e-4)
+
+
+@by_gradient
+def test_gradients_of_a_network_in_half_precision(method: str) -> None:
+    y = MATRIX["sr2"].forward(pictures())
+    wanted = restore(make_pipe(method), MATRIX["sr2"], y)
+    half = restore(make_pipe(method, make_unet().to(torch.bfloat16)), MATRIX["sr2"], y)
+    assert half.dtype == torch.float32
+    assert 0 < float((half - wanted).abs().mean()) < 0.1
+
+
+@by_gradient
+def test_gradients_where_none_are_recorded(method: str) -> None:
+    pipe, y = make_pipe(method), MATRIX["sr2"].forward(pictures())
+    wanted = restore(pipe, MATRIX["sr2"], y)
+    with torch.inference_mode():
+        within = restore(pipe, MATRIX["sr2"], MATRIX["sr2"].forward(pictures()))
+    assert torch.equal(within, wanted)
+    assert not wanted.requires_grad
+    assert all(parameter.grad is None for parameter in pipe.unet.parameters())
+
+
+@by_gradient
+def test_a_step_without_a_gradient_says_how_to_get_one(method: str) -> None:
+    scheduler = METHODS[method]()
+    scheduler.set_timesteps(4)
+    x = torch.randn(1, *SHAPE)
+    measurement = Measurement(MATRIX["sr2"].forward(pictures()), MATRIX["sr2"])
+    with pytest.raises(InvalidInputError, match=r"needs the gradient .* sample = sample.detach\(\).requires_grad_\(\)"):
+        scheduler.step(torch.zeros_like(x), scheduler.timesteps[0], x, measurement)
+
+
+def test_a_step_without_the_model_says_what_it_is() -> None:
+    scheduler = METHODS["daps"](ode_steps=3)
+    scheduler.set_timesteps(4)
+    x = torch.randn(1, *SHAPE)
+    measurement = Measurement(MATRIX["sr2"].forward(pictures()), MATRIX["sr2"])
+    with pytest.raises(InvalidInputError, match=r"model must be a function \(x_t, timestep\) -> model_output"):
+        scheduler.step(torch.zeros_like(x), scheduler.timesteps[0], x, measurement)
+
+
+def test_evaluations_are_counted() -> None:
+    y = MASK.forward(pictures(2))
+    for method, options, wanted in (
+        ("ddrm", {}, 4),
+        ("daps", {"ode_steps": 3}, 12),
+        ("ddnm", {"travel_length": 2, "travel_repeats": 3}, 8),
+        ("dpir", {}, 4),
+    ):
+        pipe = make_pipe(method, **options)
+        restore(pipe, MASK, y, seeds=(0, 1))
+        assert pipe.num_timesteps == wanted, method
+
+
+def test_swapping_methods_leaves_the_options_of_others_behind(recwarn: pytest.WarningsRecorder) -> None:
+    schedule = dict(beta_end=0.03, prediction_type="v_prediction")
+    scheduler: Any = METHODS["ddnm"](eta=0.2, travel_length=7, **schedule)
+    for name in (*METHODS, "ddnm"):
+        before, scheduler = scheduler, METHODS[name].from_config(scheduler.config)
+        defaults = method_options(METHODS[name])
+        if type(before) is not type(scheduler):
+            assert {key: scheduler.config[key] for key in defaults} == defaults
+            assert not set(method_options(type(before))) - set(defaults) - {"denoising_errors"} & set(scheduler.config)
+        assert {key: scheduler.config[key] for key in schedule} == schedule
+    assert set(SCHEDULE) <= set(scheduler.config)
+
+
+def test_errors_of_a_prior_go_from_method_to_method() -> None:
+    table = [[0.1, 0.05], [1.0, 0.2]]
+    stock = DDPMScheduler.from_config({**DDPMScheduler().config, "denoising_errors": table})
+    pipe = DDRMPipeline(make_unet(), stock)
+    for name in ("dpir", "daps", "mmps"):
+        pipe.scheduler = METHODS[name].from_config(pipe.scheduler.config)
+    assert pipe.scheduler.config.denoising_errors == table
+    assert pipe.scheduler.variance(0.1) == pytest.approx(0.05**2)
+    assert pipe.scheduler.variance(0.1**0.5) == pytest.approx(0.05 * 0.2)
+    assert measured_variance(0.01, table) == pytest.approx(0.01**2)  # never more than sigma
+    assert measured_variance(50.0, table) == pytest.approx(0.2**2)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("ddnm", {"eta": 2}, "eta must be a number >= 0 and <= 1, got 2"),
+        ("ddnm", {"travel_length": 0}, "travel_length must be a whole number >= 1, got 0"),
+        ("repaint", {"travel_repeats": 1.5}, "travel_repeats must be a whole number"),
+        ("dpir", {"prior_weight": 0}, "prior_weight must be a number > 0, got 0"),
+        ("diffpir", {"zeta": -1}, "zeta must be a number >= 0 and <= 1, got -1"),
+        ("ilvr", {"stop": "end"}, "stop must be a number >= 0 and <= 1, got 'end'"),
+        ("ccdf", {"start_share": 0}, "start_share must be a number > 0 and <= 1, got 0"),
+        ("dps", {"zeta": 0}, "zeta must be a number > 0, got 0"),
+        ("pigdm", {"prior_sd": -1}, "prior_sd must be a number > 0, got -1"),
+        ("mmps", {"iterations": 0}, "iterations must be a whole number >= 1, got 0"),
+        ("mmps", {"covariance": 1}, "covariance must be True or False, got 1"),
+        ("daps", {"ode_steps": None}, "ode_steps must be a whole number >= 1, got None"),
+        ("daps", {"denoising_errors": [[1, 2]]}, "at least two, got"),
+        ("daps", {"denoising_errors": [[1, 2], [0.5, 3]]}, "a sigma of denoising_errors must be a number > 1"),
+        ("daps", {"denoising_errors": [[1, 2], 3]}, "denoising_errors must be"),
+        ("ddrm-jpeg", {"eta_b": 2}, "eta_b must be a number >= 0 and <= 1, got 2"),
+    ],
+)
+def test_an_option_out_of_range(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        METHODS[method](**options)
+    assert message in str(caught.value)
+
+
+def test_travel() -> None:
+    assert travel(4, 2, 1) == [3, 2, 1, 0]
+    assert travel(4, 2, 2) == [3, 2, 1, 2, 1, 0]
+    assert travel(5, 2, 2) == [4, 3, 4, 3, 2, 1, 2, 1, 0]  # stretches end at 2 and at 0
+    assert len(travel(250, 10, 10)) == 250 + 24 * 9 * 10
+    assert travel(1, 5, 5) == [0]
+    assert travel(3, 1, 2)[-1] == 0
+
+
+def test_levels() -> None:
+    assert log_levels(1.0, 0.01, 3) == pytest.approx([1, 0.1, 0.01])
+    assert karras_levels(20.0, 0.02, 5)[0] == pytest.approx(20)
+    assert karras_levels(20.0, 0.02, 5)[-1] == pytest.approx(0.02)
+    assert log_levels(0.3, 0.1, 1) == [0.3]
+    assert distinct([9, 9, 5, 0, 0], 10) == [9, 8, 5, 1, 0]
+    scheduler = METHODS["ddrm"]()
+    chosen = scheduler.nearest_timesteps([0.5, 0.1])
+    for t, sigma in zip(chosen, (0.5, 0.1), strict=True):
+        ratios = [abs(torch.tensor(scheduler.sigma(other) / sigma).log()) for other in (t - 1, t, t + 1)]
+        assert ratios[1] == min(ratios)
+    assert nearest_timesteps([100.0, 0.001], [0.1, 0.2, 0.3]) == [2, 0]
+    with pytest.raises(InvalidInputError, match="num_inference_steps must be a whole number >= 1 and <= 1000"):
+        METHODS["dpir"]().set_timesteps(1001)
+    assert len(set(scheduler.nearest_timesteps(log_levels(0.02, 0.01, 500)))) == 500
+
+
+def test_dpir_takes_one_step_for_noise_alone_and_begins_high_where_something_is_missing() -> None:
+    for operator, sigma_y, count, start in (
+        (operators.create("denoise", image_shape=SHAPE), 0.2, 1, 0.2),
+        (operators.create("denoise", image_shape=SHAPE), 0.0023, 1, 0.01),
+        (MASK, 0.1, 4, 0.6),
+        (BlockMean(SHAPE, 2), 0.0, 4, 0.6),
+        (BLUR, 0.001, 4, None),
+    ):
+        scheduler = METHODS["dpir"]()
+        scheduler.set_timesteps(4)
+        scheduler.prepare(Measurement(operator.forward(pictures()), operator, sigma_y))
+        assert len(scheduler.timesteps) == count
+        if start is not None:
+            assert scheduler.sigma(scheduler.timesteps[0]) == pytest.approx(start, rel=0.2)
+    given = METHODS["dpir"]()
+    given.set_timesteps(timesteps=[500, 20, 3])
+    given.prepare(Measurement(MASK.forward(pictures()), MASK))
+    assert given.timesteps.tolist() == [500, 20, 3]
+
+
+class OldStyle(ZeroShotScheduler):
+    """A method as they were written before there was `update`: with `start` and `step`."""
+
+    def start(self, measurement: Measurement, noise: Tensor, timestep: int | Tensor | None = None) -> Tensor:
+        return noise
+
+    def step(  # type: ignore[override]
+        self, model_output: Tensor, timestep: int, sample: Tensor, measurement: Measurement, **given: Any
+    ) -> tuple[Tensor, Tensor]:
+        assert set(given) == {"variance_noise", "return_dict"}
+        t, following = self.following(timestep)
+        x0_hat, _ = predict_x0_and_epsilon(model_output, sample, self.alpha_bar(t), self.config.prediction_type)
+        return self.alpha_bar(following) ** 0.5 * x0_hat, x0_hat
+
+
+class Counting(ZeroShotScheduler):
+    """A method with a state: which is that of one chain."""
+
+    seen: int = 0
+
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        self.seen += 1
+        return estimate.x0_hat * self.seen
+
+
+@pytest.mark.parametrize("kind", [OldStyle, Counting])
+def test_methods_of_others(kind: Callable[..., ZeroShotScheduler]) -> None:
+    pipe = DDRMPipeline(make_unet(), kind())
+    pipe.set_progress_bar_config(disable=True)
+    y = MASK.forward(pictures(2))
+    both = restore(pipe, MASK, y, seeds=(3, 4))
+    singles = [restore(pipe, MASK, y[i : i + 1], seeds=(3 + i,)) for i in range(2)]
+    assert torch.equal(both, torch.cat(singles))
+
+
+def test_a_method_without_a_step_is_no_method() -> None:
+    class Empty(ZeroShotScheduler):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Empty must have a method update, or step"):
+        restore(DDRMPipeline(make_unet(), Empty()), MASK, MASK.forward(pictures()))
+
+
+def test_no_such_method() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'dpir'"):
+        METHODS["dpirr"]
