@@ -38,7 +38,7 @@ from .zero_shot import MeasuredCanvas, check_unet, draw_noise, predict, step_opt
 # The inputs of a call of the pipeline, with the defaults of `DDRMPipeline`.
 _GIVEN = {
     "image": "the degraded pictures, as they were measured",
-    "operator": "what was done to them, by the name of a task or as a `LinearOperator`",
+    "operator": "what was done to them, by the name of a task or as an `Operator`",
     "sigma_y": "sd of their noise in the unit of [-1, 1]",
     "num_inference_steps": "network evaluations",
     "timesteps": "a decreasing list of timesteps instead",
