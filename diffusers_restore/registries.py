@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .registry import Registry
 
-OPERATORS = Registry("diffusers_restore.operators", "operator", "diffusers_restore.operators.base:LinearOperator")
-"""Linear operators: name -> class."""
+OPERATORS = Registry("diffusers_restore.operators", "operator", "diffusers_restore.operators.base:Operator")
+"""Operators: name -> class."""
 
 TASKS = Registry("diffusers_restore.tasks", "task", "diffusers_restore.operators.tasks:Task", instances=True)
 """Restoration tasks, which build an operator: name -> `operators.Task`."""

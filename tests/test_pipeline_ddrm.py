@@ -395,7 +395,13 @@ def test_a_classifier_that_is_none_is_refused(pipe: DDRMPipeline) -> None:
 
 @pytest.mark.parametrize(
     ("task", "channels"),
-    [(t, c) for t in operators.TASKS if t not in ("inpaint", "deblur") for c in (1, 3) if (t, c) != ("colorize", 1)],
+    [
+        (t, c)
+        for t in operators.TASKS
+        if t not in ("inpaint", "deblur", "jpeg")
+        for c in (1, 3)
+        if (t, c) != ("colorize", 1)
+    ],
 )
 def test_a_batch_is_its_pictures_bit_for_bit(pipe: DDRMPipeline, task: str, channels: int) -> None:
     """And, with it: every task runs by name, and agrees with a measurement without noise."""
@@ -570,7 +576,7 @@ BLUR = CircularBlur(SHAPE, motion_kernel(3, 0.0))
         ({"image": "photo.png"}, "image must be a PIL picture, .*, got str"),
         ({"image": [np.zeros((4, 4, 3)), np.zeros((4, 5, 3))]}, "image .*4.*5"),
         ({"operator": "denoisee"}, "no task named 'denoisee'; did you mean 'denoise'"),
-        ({"operator": None}, "operator must be the name of a task or a LinearOperator, got None"),
+        ({"operator": None}, "operator must be the name of a task or an Operator, got None"),
         ({"operator": "inpaint"}, "task 'inpaint' needs the argument 'mask'"),
         ({"operator": BlockMean(SHAPE, 2)}, r"y must be \(B, C, H, W\) with \(C, H, W\) = \(3, 8, 12\)"),
         ({"operator": Mask(SHAPE, random_mask(16, 24)) @ BLUR}, "has no fast SVD"),

@@ -19,11 +19,11 @@ from torch.nn import functional
 
 from diffusers_restore.degradations import Synthetic, check_degradation, recipes
 from diffusers_restore.degradations.recipes import RECIPES, Plan, Recipe, create, seeds_from
-from diffusers_restore.degradations.recipes.jpeg import jpeg
 from diffusers_restore.degradations.recipes.kernels import elliptic, kernel, sinc, stack
 from diffusers_restore.degradations.recipes.operations import blur, poisson, resize
 from diffusers_restore.degradations.recipes.steps import resized
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
+from diffusers_restore.jpeg import jpeg
 from diffusers_restore.schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
 
 EXAMPLES: dict[str, Recipe] = {

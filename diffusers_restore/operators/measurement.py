@@ -1,4 +1,4 @@
-"""Measurements y = A x + sigma_y z, z ~ N(0, 1)."""
+"""Measurements y = A(x) + sigma_y z, z ~ N(0, 1)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, OperatorError, check_int, check_real
-from .base import LinearOperator, SVDOperator
+from .base import LinearOperator, Operator, SVDOperator
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +24,7 @@ class Measurement:
     """
 
     y: Tensor
-    operator: LinearOperator
+    operator: Operator
     sigma_y: float = 0.0
 
     def __post_init__(self) -> None:
@@ -37,6 +37,8 @@ class Measurement:
     @property
     def svd(self) -> SVDOperator:
         """The operator, if it has an SVD; otherwise an error."""
+        if not isinstance(self.operator, LinearOperator):
+            raise OperatorError(f"{self.operator!r} is not linear, so that it has no SVD, which DDRM needs")
         if not isinstance(self.operator, SVDOperator):
             raise OperatorError(
                 f"{self.operator!r} has no fast SVD, which DDRM needs; its pinv and prox work by conjugate gradients. "
@@ -59,9 +61,9 @@ class Measurement:
 
 
 def measure(
-    operator: LinearOperator, x: Tensor, sigma_y: float = 0.0, generator: torch.Generator | None = None
+    operator: Operator, x: Tensor, sigma_y: float = 0.0, generator: torch.Generator | None = None
 ) -> Measurement:
-    """Measure clean images x (B, *operator.input_shape) in [-1, 1]: y = A x + sigma_y z with Gaussian noise z.
+    """Measure clean images x (B, *operator.input_shape) in [-1, 1]: y = A(x) + sigma_y z with Gaussian noise z.
 
     Noise is drawn in float32 on the generator's device, so that a CPU generator gives the same measurement on every
     device. A mask measures nothing where it is zero, noise included.
@@ -83,5 +85,5 @@ def measure(
 
 
 def _check_operator(operator: object) -> None:
-    if not isinstance(operator, LinearOperator):
-        raise OperatorError(f"operator must be a LinearOperator, got {operator!r:.99}")
+    if not isinstance(operator, Operator):
+        raise OperatorError(f"operator must be an Operator, got {operator!r:.99}")

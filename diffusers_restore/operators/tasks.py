@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..errors import InvalidInputError, OperatorError, check_int, check_real, unknown_name
 from ..registries import TASKS
-from .base import LinearOperator, Shape, check_shape
+from .base import LinearOperator, Operator, Shape, check_shape
 from .blur import BlurDecimate, CircularBlur, SymmetricBlur
 from .color import EQUAL_WEIGHTS, Grayscale, check_weights
+from .jpeg import JPEG
 from .masks import Identity, Mask
 from .resize import BlockMean
 from .separable import BORDERS, Separable, check_kernel
@@ -41,7 +42,7 @@ class Task:
     """
 
     summary: str
-    build: Callable[..., LinearOperator]
+    build: Callable[..., Operator]
     image_shape: Callable[..., Shape] = _same_shape
 
     @property
@@ -57,7 +58,7 @@ class Task:
 
 def create(
     task: str, *, image_shape: Shape | None = None, measurement_shape: Shape | None = None, **arguments: Any
-) -> LinearOperator:
+) -> Operator:
     """The operator of a named task, for images of `image_shape` or for measurements of `measurement_shape` (C, H, W).
 
     `arguments` are those of the task: `create("deblur-gauss", image_shape=(3, 64, 64), sigma=2.0, taps=9)`.
@@ -263,6 +264,10 @@ def _coloured_shape(measurement_shape: Shape, weights: Sequence[float] = EQUAL_W
     return len(check_weights(weights)), *measurement_shape[1:]
 
 
+def _jpeg(image_shape: Shape, *, quality: int, subsampled: bool = True) -> Operator:
+    return JPEG(image_shape, quality, subsampled)
+
+
 def _enlarge(factor: int) -> Callable[[Shape], Shape]:
     return lambda shape: (shape[0], shape[1] * factor, shape[2] * factor)
 
@@ -319,3 +324,4 @@ deblur_gauss = Task(f"blur by a Gaussian; border: {', '.join(BORDERS)}", _deblur
 deblur_aniso = Task(f"blur by an anisotropic Gaussian; border: {', '.join(BORDERS)}", _deblur_aniso, _uniform_shape)
 deblur_motion = Task("straight camera shake; opposite borders meet", _deblur_motion)
 deblur = Task("blur by any kernel (a picture or .npy file); opposite borders meet", _deblur)
+jpeg = Task("artefacts of JPEG; subsampled: its colours have half the size", _jpeg)

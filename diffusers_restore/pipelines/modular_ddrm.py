@@ -46,7 +46,7 @@ from .zero_shot import (
 # The inputs of a call of the pipeline, with the defaults of `DDRMPipeline`.
 _GIVEN = {
     "image": "the degraded pictures, as they were measured",
-    "operator": "what was done to them, by the name of a task or as a `LinearOperator`",
+    "operator": "what was done to them, by the name of a task or as an `Operator`",
     "sigma_y": "sd of their noise in the unit of [-1, 1]",
     "num_inference_steps": "timesteps of the chain, None for the method's own number",
     "timesteps": "a decreasing list of timesteps instead",

@@ -15,7 +15,7 @@ from .. import images
 from ..errors import InvalidInputError, check_int, check_real
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
-from ..operators import LinearOperator
+from ..operators import Operator
 from ..schedulers.prediction import shift_epsilon
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import OutputType, check_channels, check_output_type, to_output
@@ -94,7 +94,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
     def __call__(
         self,
         image: images.ImageInput,
-        operator: LinearOperator | str,
+        operator: Operator | str,
         sigma_y: float = 0.0,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,

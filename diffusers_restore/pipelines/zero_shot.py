@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import images
 from ..errors import InvalidInputError, OperatorError, check_real
 from ..generators import Generators, check_generators
-from ..operators import Crop, Grayscale, LinearOperator, Measurement, create
+from ..operators import Crop, Grayscale, Measurement, Operator, create
 from ..schedulers.prediction import VARIANCE_PRESERVING, first_channels
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
@@ -191,7 +191,7 @@ class MeasuredCanvas:
     def __init__(
         self,
         image: images.ImageInput,
-        operator: LinearOperator | str,
+        operator: Operator | str,
         sigma_y: float,
         unet: Network,
     ) -> None:
@@ -203,10 +203,10 @@ class MeasuredCanvas:
         if isinstance(operator, str):
             y = images.to_tensor(image, limit=None)
             operator = self._by_name(operator, y, channels)
-        elif isinstance(operator, LinearOperator):
+        elif isinstance(operator, Operator):
             y = images.to_tensor(image, limit=None)
         else:
-            raise InvalidInputError(f"operator must be the name of a task or a LinearOperator, got {operator!r}")
+            raise InvalidInputError(f"operator must be the name of a task or an Operator, got {operator!r}")
         self._check_range(y, operator)
         if operator.input_shape[0] == 1 and channels == 3:
             self.grey = Grayscale((3, *operator.input_shape[1:]))
@@ -222,12 +222,12 @@ class MeasuredCanvas:
         self.operator = operator if canvas == operator.input_shape else operator @ Crop(canvas, self.size)
         self.y = y
 
-    def _by_name(self, name: str, y: Tensor, channels: int) -> LinearOperator:
+    def _by_name(self, name: str, y: Tensor, channels: int) -> Operator:
         if channels == 1:
             self.split = y.shape[1]
         return create(name, measurement_shape=(y.shape[1] // self.split, y.shape[2], y.shape[3]))
 
-    def _check_range(self, y: Tensor, operator: LinearOperator) -> None:
+    def _check_range(self, y: Tensor, operator: Operator) -> None:
         limit = 1.5 * operator.gain + 10 * self.sigma_y
         largest = float(y.abs().max())
         if largest > limit:

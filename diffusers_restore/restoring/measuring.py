@@ -15,7 +15,7 @@ from .. import images, operators
 from ..decoding import read_array
 from ..errors import InvalidInputError, OperatorError, check_int, check_real, one_line, unknown_name
 from ..images import Picture
-from ..operators import TASKS, LinearOperator
+from ..operators import TASKS, Operator
 from ..registry import PlugInError
 from .arguments import ArgumentError, ModelError, check, check_file, check_mapping
 from .jobs import Done, Job, PathInput, Remarks, describe_pages
@@ -198,18 +198,18 @@ def describe_levels(sigma_y: float) -> str:
     return f"{sigma_y:g} of 255 grey levels are {sigma_y / 127.5:.3g}"
 
 
-def is_picture(operator: LinearOperator) -> bool:
+def is_picture(operator: Operator) -> bool:
     """Whether measurements look like a picture, so that a picture file can hold them."""
     return operator.output_shape[0] in (1, 3) and operator.measures_picture
 
 
-def _fit(task: str, arguments: Mapping[str, Any], picture: Picture, crop: bool) -> tuple[LinearOperator, Picture]:
+def _fit(task: str, arguments: Mapping[str, Any], picture: Picture, crop: bool) -> tuple[Operator, Picture]:
     """The operator for a clean picture, which may be cropped to a size that suits the task."""
     channels, height, width = picture.tensor.shape[1:]
     if task == "colorize" and channels == 1:
         raise InvalidInputError("the picture is grey already; the task colorize measures a colour picture")
 
-    def create(rows: int, columns: int) -> LinearOperator:
+    def create(rows: int, columns: int) -> Operator:
         return operators.create(task, image_shape=(channels, rows, columns), **arguments)
 
     try:

@@ -14,7 +14,7 @@ from .. import operators
 from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
 from ..evaluation.noise import estimate_noise
 from ..images import Picture
-from ..operators import LinearOperator
+from ..operators import Operator
 from ..registries import METHODS
 from ..registry import PlugInError
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
@@ -196,7 +196,7 @@ class ZeroShotRestorer(Restorer):
         return draw, remarks + of_noise + few
 
     def _noise(
-        self, picture: Picture, y: Tensor, mask: Tensor | None, operator: LinearOperator, of_picture: bool
+        self, picture: Picture, y: Tensor, mask: Tensor | None, operator: Operator, of_picture: bool
     ) -> tuple[float, Remarks]:
         """The standard deviation of the noise in y, and where it comes from."""
         if self.sigma_y is None:
@@ -212,7 +212,7 @@ class ZeroShotRestorer(Restorer):
         sigma_y = max(seen, rounding_noise(picture.bits))
         return sigma_y, Remarks((f"noise {sigma_y:.3f}, {127.5 * sigma_y:.1f} of 255 grey levels",))
 
-    def _check_measurement(self, operator: LinearOperator, of_picture: bool) -> None:
+    def _check_measurement(self, operator: Operator, of_picture: bool) -> None:
         _, height, width = operator.input_shape
         if height * width > self.max_pixels:
             raise ArgumentError(

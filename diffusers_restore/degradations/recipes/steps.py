@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
+from ...jpeg import jpeg
 from ..base import per_picture
-from .jpeg import jpeg
 from .kernels import kernel, stack
 from .operations import Size, blur, capsules, luma, poisson, resize, salt_and_pepper
 

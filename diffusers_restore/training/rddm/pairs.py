@@ -115,7 +115,7 @@ def _by_task(name: str, arguments: dict[str, Any], sigma_y: float) -> PairMaker:
             raise unknown_name(f"task_args of {name}", argument, known)
 
     @lru_cache(maxsize=8)
-    def operator(shape: tuple[int, int, int]) -> operators.LinearOperator:
+    def operator(shape: tuple[int, int, int]) -> operators.Operator:
         return operators.create(name, image_shape=shape, **arguments)
 
     def damage(clean: Tensor, generator: torch.Generator) -> Pair:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...caching import keep_tables
+from .caching import keep_tables
 
 # Tables K.1 and K.2 of ITU-T T.81.
 _LUMA = [
