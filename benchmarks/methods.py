@@ -233,7 +233,7 @@ def to_markdown(run: dict[str, Any], table: list[dict[str, Any]], exact: list[di
             "# The zero-shot methods, side by side\n",
             f"Means over {run['pictures']} pictures, centre crops of {run['crop']} px, one restoration each. `misfit` "
             "is the root mean square of A x - y, in units of [-1, 1]: the noise where the data are kept, more where "
-            "they are not. Seconds are those of one thread; MB what a run takes beside Python and the loaded network.\n",
+            "they are not. Seconds are those of one thread; MB what a run takes beside the loaded network.\n",
             *by_task,
             "## A Gaussian prior: which methods sample the posterior?\n",
             "Error of the mean in standard deviations of the posterior / variance over that of the posterior, exact, "

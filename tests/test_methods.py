@@ -13,7 +13,8 @@ from torch import Tensor
 
 from diffusers_restore import DDRMBlocks, DDRMPipeline, operators
 from diffusers_restore.errors import InvalidInputError, OperatorError, UnknownNameError
-from diffusers_restore.operators import BlockMean, CircularBlur, Composition, Mask, Measurement, Operator
+from diffusers_restore.operators import BlockMean, CircularBlur, Mask, Measurement, Operator
+from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.ddpm import SCHEDULE
@@ -190,7 +191,7 @@ def test_evaluations_are_counted() -> None:
     y = MASK.forward(pictures(2))
     for method, options, wanted in (
         ("ddrm", {}, 4),
-        ("daps", {"ode_steps": 3}, 12),
+        ("daps", {"ode_steps": 3}, 10),  # nothing is below the last level
         ("ddnm", {"travel_length": 2, "travel_repeats": 3}, 8),
         ("dpir", {}, 4),
     ):
@@ -200,7 +201,7 @@ def test_evaluations_are_counted() -> None:
 
 
 def test_swapping_methods_leaves_the_options_of_others_behind(recwarn: pytest.WarningsRecorder) -> None:
-    schedule = dict(beta_end=0.03, prediction_type="v_prediction")
+    schedule = {"beta_end": 0.03, "prediction_type": "v_prediction"}
     scheduler: Any = METHODS["ddnm"](eta=0.2, travel_length=7, **schedule)
     for name in (*METHODS, "ddnm"):
         before, scheduler = scheduler, METHODS[name].from_config(scheduler.config)
@@ -291,7 +292,7 @@ def test_dpir_takes_one_step_for_noise_alone_and_begins_high_where_something_is_
         scheduler.prepare(Measurement(operator.forward(pictures()), operator, sigma_y))
         assert len(scheduler.timesteps) == count
         if start is not None:
-            assert scheduler.sigma(scheduler.timesteps[0]) == pytest.approx(start, rel=0.2)
+            assert scheduler.sigma(int(scheduler.timesteps[0])) == pytest.approx(start, rel=0.2)
     given = METHODS["dpir"]()
     given.set_timesteps(timesteps=[500, 20, 3])
     given.prepare(Measurement(MASK.forward(pictures()), MASK))

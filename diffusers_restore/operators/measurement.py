@@ -35,16 +35,21 @@ class Measurement:
             raise InvalidInputError("the measurement y holds NaN or infinite values; every value must be finite")
 
     @property
+    def linear(self) -> LinearOperator:
+        """The operator, if it is linear; otherwise an error."""
+        if not isinstance(self.operator, LinearOperator):
+            raise OperatorError(f"{self.operator!r} is not linear, so that it has no SVD and no adjoint")
+        return self.operator
+
+    @property
     def svd(self) -> SVDOperator:
         """The operator, if it has an SVD; otherwise an error."""
-        if not isinstance(self.operator, LinearOperator):
-            raise OperatorError(f"{self.operator!r} is not linear, so that it has no SVD, which DDRM needs")
-        if not isinstance(self.operator, SVDOperator):
+        if not isinstance(self.linear, SVDOperator):
             raise OperatorError(
                 f"{self.operator!r} has no fast SVD, which DDRM needs; its pinv and prox work by conjugate gradients. "
                 "A mask can't follow a blur: measure the blurred picture whole, or only mask it"
             )
-        return self.operator
+        return self.linear
 
     def split(self, size: int) -> list[Measurement]:
         """The measurements of `size` images each; size is 1, or that of the batch."""

@@ -166,7 +166,11 @@ class Chain:
         given: dict[str, Any] = dict(options)
         if self.method.needs_model:
             given["model"] = self.evaluate
-        with torch.set_grad_enabled(self.method.needs_gradient):
+        recording = self.method.needs_gradient
+        with (
+            torch.inference_mode(torch.is_inference_mode_enabled() and not recording),
+            torch.set_grad_enabled(recording),
+        ):
             made: Any = self.method.step(
                 output, timestep, sample, self.measurement, variance_noise=noise, return_dict=False, **given
             )

@@ -38,7 +38,7 @@ def posterior_mean(x: Tensor, measurement: Measurement, variance: float) -> Tens
         measurement: of B images, by a linear operator.
         variance: > 0.
     """
-    operator = measurement.operator
+    operator = measurement.linear
     if isinstance(operator, SVDOperator):
         w = data_weights(measurement, variance, x)
         return x + operator.v(scale(measurement.y_bar - operator.vt(x), w))
@@ -80,7 +80,7 @@ def put_measured(x: Tensor, noise: Tensor, measurement: Measurement, sigma: floa
         measurement: of B images, by a linear operator.
         sigma: >= 0.
     """
-    operator = measurement.operator
+    operator = measurement.linear
     if not isinstance(operator, SVDOperator):
         return x + operator.pinv(measurement.y - operator.forward(x - sigma * noise))
     s = operator.singular_values.like(x)

@@ -75,10 +75,10 @@ class DDNMScheduler(TimeTravelScheduler):
         travel_length: int = 1,
         travel_repeats: int = 1,
     ) -> None:
-        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("eta", eta, 0, 1)
         check_int("travel_length", travel_length, 1)
         check_int("travel_repeats", travel_repeats, 1)
+        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
 
     @classmethod
     def why_not(cls, operator: Operator, sigma_y: float) -> str | None:

@@ -41,7 +41,8 @@ def dpir_start(measurement: Measurement) -> float:
     """The noise level of the first estimate: that of its worst coefficient, but no more than `START`, if that can be.
 
     r = sigma_y / s is the noise of a coefficient. Where all are measured to less than `START`, as by noise alone, the
-    largest r is the level of them all; coefficients with more are left out of the first estimate, as missing ones are.
+    largest r is the level of them all (at least `LOWEST`); coefficients with more are left out of the first estimate,
+    as missing ones are.
     """
     operator = measurement.operator
     if not isinstance(operator, SVDOperator):
@@ -51,7 +52,7 @@ def dpir_start(measurement: Measurement) -> float:
     start = max(START, least)
     if not operator.complete or not bool((s > 0).all()):
         return start
-    return min(measurement.sigma_y / float(s.min()), start)
+    return min(max(LOWEST, measurement.sigma_y / float(s.min())), start)
 
 
 def dpir_first(measurement: Measurement, sigma: float, like: Tensor) -> Tensor:

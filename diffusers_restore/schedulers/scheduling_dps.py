@@ -25,7 +25,7 @@ def dps_gradient(x0_hat: Tensor, measurement: Measurement, pullback: Callable[[T
         measurement: of B images, by a linear operator.
         pullback: v -> J^T v, J = d x0_hat / d x.
     """
-    operator = measurement.operator
+    operator = measurement.linear
     residual = measurement.y - operator.forward(x0_hat)
     norm = torch.linalg.vector_norm(residual, dim=(1, 2, 3), keepdim=True)
     return pullback(operator.adjoint(residual / -norm.clamp_min(torch.finfo(norm.dtype).tiny)))

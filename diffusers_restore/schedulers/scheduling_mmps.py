@@ -39,7 +39,7 @@ def mmps_estimate(
         sigma: the noise level of x.
         iterations: of conjugate gradients.
     """
-    operator = measurement.operator
+    operator = measurement.linear
     residual = measurement.y - operator.forward(x0_hat)
     direction, change = residual, torch.zeros_like(x0_hat)
     norm = _dot(residual, residual)

@@ -25,8 +25,8 @@ def pigdm_estimate(
         x0_hat + r^2 J^T A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x0_hat)
 
     The score of y given x has sigma^2 in place of the first r^2. That is nearly the same at low noise. At strong noise
-    it makes chains diverge on pictures: J is near 1 for their coarse structures, far above the mean that r^2 stands for.
-    r^2 is the paper's weight.
+    it makes chains diverge on pictures: J is near 1 for their coarse structures, far above what r^2 stands for. r^2 is
+    the paper's weight.
 
     Args:
         x0_hat: (B, C, H, W).

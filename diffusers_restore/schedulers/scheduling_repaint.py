@@ -74,9 +74,9 @@ class ZeroShotRePaintScheduler(TimeTravelScheduler):
         travel_length: int = 10,
         travel_repeats: int = 10,
     ) -> None:
-        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_int("travel_length", travel_length, 1)
         check_int("travel_repeats", travel_repeats, 1)
+        super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`repaint_update`."""
