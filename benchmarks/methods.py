@@ -125,7 +125,7 @@ def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[
     row = {
         **figures(x[0], picture),
         "misfit": float((operator.forward(x) - measurement.y).square().mean().sqrt()),
-        "evaluations": pipe.num_timesteps,
+        "evaluations": pipe.num_evaluations,
         "seconds": round(seconds, 2),
         "MB": max(0.0, round(peak() - before)),
     }

@@ -87,6 +87,7 @@ from diffusers_restore.degradations import Blur, Mix
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.operators import BlockMean
 from diffusers_restore.registries import METHODS
+from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler
 
 SHAPE = (3, 8, 12)
 CPU = torch.device("cpu")
@@ -145,6 +146,7 @@ class Kind:
         draws: whether a step draws noise by `generator`.
         noise: what `add_noise` takes as such.
         has_stock: whether schedulers of diffusers can say what it says.
+        gradient: whether a step needs the graph from the sample to model_output.
     """
 
     build: Callable[[], Any]
@@ -152,6 +154,7 @@ class Kind:
     draws: bool = True
     noise: Callable[[int], Any] = lambda count: torch.randn(count, *SHAPE, generator=seeded(4)[0])
     has_stock: bool = False
+    gradient: bool = False
 
 
 KINDS = {
@@ -190,6 +193,25 @@ KINDS = {
         draws=False,
         noise=lambda count: {"endpoint": pictures(count, seed=2)},
     ),
+}
+# What their own tests turn on, and what would make a chain of another length.
+ONE_EACH = {
+    "ccdf": {"start_share": 1.0},
+    "ddrm-jpeg": {"start_share": 1.0, "eta": 0.5},
+    "mmps": {"denoise_last": False},
+    "daps": {"denoise_last": False},
+    "repaint": {"travel_repeats": 1},
+}
+KINDS |= {
+    name: Kind(
+        lambda name=name: METHODS[name](beta_end=0.03, prediction_type="v_prediction", **ONE_EACH.get(name, {})),
+        lambda count: {"measurement": measure(BlockMean(SHAPE, 2), pictures(count, seed=2), 0.1, seeded(1)[0])},
+        draws=name != "dpir",
+        has_stock=True,
+        gradient=METHODS[name].needs_gradient,
+    )
+    for name in METHODS
+    if name != "ddrm"
 }
 
 
@@ -323,7 +345,15 @@ def step(name: str, scheduler: Any, count: int = 2, *, t: Any = None, **changed:
     if KINDS[name].draws:
         options["generator"] = seeded(*range(count))
     model_output = pictures(count, (outputs * SHAPE[0], *SHAPE[1:]), seed=5) * 0.3
-    return scheduler.step(model_output, t, pictures(count), **{**options, **changed})
+    return scheduler.step(*of_network(name, model_output, t, pictures(count)), **{**options, **changed})
+
+
+def of_network(name: str, model_output: Tensor, t: Any, sample: Tensor) -> tuple[Tensor, Any, Tensor]:
+    """The same, with a graph between the two where a step needs it."""
+    if not KINDS[name].gradient:
+        return model_output, t, sample
+    sample.requires_grad_()
+    return model_output + 0.1 * sample, t, sample
 
 
 def same(a: Any, b: Any) -> bool:
@@ -385,10 +415,9 @@ def test_what_a_scheduler_is_given_by_position_is_kept(name: str) -> None:
 def test_an_option_is_overridden_by_name(name: str, tmp_path: Path) -> None:
     scheduler = KINDS[name].build()
     option, new = {
-        DDRMScheduler: ("prediction_type", "epsilon"),
         RDDMScheduler: ("steps_offset", 3),
         ColdDiffusionScheduler: ("eight_bit", True),
-    }[type(scheduler)]
+    }.get(type(scheduler), ("prediction_type", "epsilon"))
     assert scheduler.config[option] != new
     scheduler.save_config(tmp_path)
     for changed in (
@@ -561,6 +590,7 @@ def test_a_step_leaves_what_it_is_given_and_gives_a_tensor_of_its_own(name: str,
     }
     before = {key: value.clone() for key, value in given.items()}
     call = {key: value for key, value in given.items() if key not in state}
+    call["model_output"], _, call["sample"] = of_network(name, call["model_output"], t, call["sample"])
     output = scheduler.step(timestep=t, **{**options, **call, **({"state": state} if state else {})})
     assert all(torch.equal(given[key], value) for key, value in before.items())
     estimates = {key: output[key].clone() for key in output if key != "prev_sample"}
@@ -573,7 +603,8 @@ def test_a_step_leaves_what_it_is_given_and_gives_a_tensor_of_its_own(name: str,
 def test_a_generator_makes_a_step_reproducible(name: str) -> None:
     scheduler = KINDS[name].build()
     if not KINDS[name].draws:
-        assert "generator" not in inspect.signature(scheduler.step).parameters
+        takes = "generator" in inspect.signature(scheduler.step).parameters
+        assert takes == isinstance(scheduler, ZeroShotScheduler)  # whose steps all take the same
         assert same(step(name, scheduler), step(name, scheduler))
         return
     state = torch.get_rng_state()
@@ -724,10 +755,10 @@ def test_a_copied_scheduler_is_its_own(name: str) -> None:
         assert scheduler.num_inference_steps == len(scheduler.timesteps) == 5
         t = scheduler.timesteps[1]
         options = KINDS[name].options(2)
+        outputs = len(getattr(scheduler, "heads", ("one",)))
+        model_output = pictures(2, (outputs * SHAPE[0], *SHAPE[1:]), seed=5) * 0.3
         again = scheduler.step(
-            pictures(2, (len(getattr(scheduler, "heads", ("one",))) * SHAPE[0], *SHAPE[1:]), seed=5) * 0.3,
-            t,
-            pictures(2),
+            *of_network(name, model_output, t, pictures(2)),
             **options,
             **({"generator": seeded(0, 1)} if KINDS[name].draws else {}),
         )

@@ -355,7 +355,7 @@ def test_a_canvas_takes_any_operator(operator: Operator, kind: type[Operator]) -
     canvas = MeasuredCanvas(y, operator, 0.0, unet)
     assert type(canvas.operator) is kind
     assert (canvas.operator.input_shape, canvas.channels) == ((3, 12, 14), 1)
-    part = canvas.measurements(1, torch.device("cpu"))[0]
+    part = canvas.measurement(1, torch.device("cpu")).split(1)[0]
     x = part.operator.pinv(part.y)
     assert x.shape == (1, 3, 12, 14)
     assert (canvas.to_pictures(x) - operator.pinv(y[:1])).abs().max() < 1e-5

@@ -197,7 +197,7 @@ def test_evaluations_are_counted() -> None:
     ):
         pipe = make_pipe(method, **options)
         restore(pipe, MASK, y, seeds=(0, 1))
-        assert pipe.num_timesteps == wanted, method
+        assert pipe.num_evaluations == wanted, method
 
 
 def test_swapping_methods_leaves_the_options_of_others_behind(recwarn: pytest.WarningsRecorder) -> None:
@@ -283,8 +283,8 @@ def test_dpir_takes_one_step_for_noise_alone_and_begins_high_where_something_is_
     for operator, sigma_y, count, start in (
         (operators.create("denoise", image_shape=SHAPE), 0.2, 1, 0.2),
         (operators.create("denoise", image_shape=SHAPE), 0.0023, 1, 0.01),
-        (MASK, 0.1, 4, 0.6),
-        (BlockMean(SHAPE, 2), 0.0, 4, 0.6),
+        (MASK, 0.1, 4, 2.0),
+        (BlockMean(SHAPE, 2), 0.0, 4, 1.0),
         (BLUR, 0.001, 4, None),
     ):
         scheduler = METHODS["dpir"]()

@@ -38,6 +38,7 @@ from .zero_shot import (
     MeasuredCanvas,
     check_unet,
     draw_noise,
+    longest,
     split_measurement,
     step_options,
     zero_shot_scheduler,
@@ -160,7 +161,7 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
     @property
     def inputs(self) -> list[InputParam]:
         of_call = ("image", "operator", "sigma_y", "class_labels", "generator", "num_images_per_input", "output_type")
-        return _inputs("method", *of_call)
+        return _inputs(*of_call)
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -175,7 +176,6 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
         check_channels(block_state.output_type, plan.channels)
         block_state.plan = plan
         whole = plan.measurement(samples, components._execution_device)
-        block_state.method.prepare(whole)
         block_state.measurements = split_measurement(whole)
         block_state.labels = plan.labels(block_state.class_labels, samples, block_state.measurements)
         block_state.generators = plan.generators(block_state.generator, samples)
@@ -233,7 +233,7 @@ class DDRMPredictStep(ModularPipelineBlocks):
         self, components: ModularPipeline, block_state: BlockState, i: int, t: int
     ) -> tuple[ModularPipeline, BlockState]:
         parts = zip(block_state.chains, block_state.samples, strict=True)
-        made = [chain.predict(x, t) for chain, x in parts]
+        made = [chain.predict(x, i) for chain, x in parts]
         block_state.samples, block_state.model_outputs = (list(one) for one in zip(*made, strict=True))
         return components, block_state
 
@@ -257,7 +257,7 @@ class DDRMUpdateStep(ModularPipelineBlocks):
     ) -> tuple[ModularPipeline, BlockState]:
         noises = draw_noise(block_state.measurements, block_state.generators)
         parts = zip(block_state.chains, block_state.model_outputs, block_state.samples, noises, strict=True)
-        steps = [chain.step(output, t, x, noise, block_state.options) for chain, output, x, noise in parts]
+        steps = [chain.step(output, i, x, noise, block_state.options) for chain, output, x, noise in parts]
         block_state.samples, block_state.estimates = (list(one) for one in zip(*steps, strict=True))
         return components, block_state
 
@@ -271,11 +271,11 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
 
     @property
     def loop_inputs(self) -> list[InputParam]:
-        return _inputs("method")
+        return _inputs("chains")
 
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
-        timesteps = block_state.method.timesteps.tolist()
+        timesteps = longest(block_state.chains)
         watch = Watch()
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
@@ -26,6 +27,7 @@ from .zero_shot import (
     MeasuredCanvas,
     check_unet,
     draw_noise,
+    longest,
     split_measurement,
     step_options,
     zero_shot_scheduler,
@@ -78,7 +80,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         super().__init__()
         check_unet(unet)
         self.register_modules(unet=unet, scheduler=zero_shot_scheduler(scheduler, unet))
-        self._num_timesteps = 0
+        self._num_timesteps = self._num_evaluations = 0
 
     @property
     def card_text(self) -> CardText:
@@ -87,8 +89,13 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """How many network evaluations the last call made for each picture."""
+        """How many timesteps the last call had."""
         return self._num_timesteps
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many network evaluations the last call made for each picture; most methods make one for each timestep."""
+        return self._num_evaluations
 
     @torch.no_grad()
     def __call__(
@@ -152,15 +159,14 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         if classifier is not None and not callable(classifier):
             raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
         samples = check_int("num_images_per_input", num_images_per_input, 1)
-        count = scheduler.default_steps if num_inference_steps is None else num_inference_steps
+        wanted = scheduler.default_steps if num_inference_steps is None else num_inference_steps
         for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
-            one.set_timesteps(None if timesteps is not None else count, timesteps=timesteps)
+            one.set_timesteps(None if timesteps is not None else wanted, timesteps=timesteps)
 
         canvas = MeasuredCanvas(image, operator, sigma_y, self.unet)
         check_channels(output_type, canvas.channels)
         whole = canvas.measurement(samples, self._execution_device)
-        for one in (self.scheduler, scheduler):
-            one.prepare(whole)
+        self.scheduler.prepare(whole)
         parts = split_measurement(whole)
         generator = canvas.generators(generator, samples)
         labels = canvas.labels(class_labels, samples, parts)
@@ -175,18 +181,22 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
         chains = [Chain(self.unet, scheduler, *one, guided) for one in zip(parts, labels, strict=True)]
 
+        count = itertools.count()
+
         def step(t: int, states: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-            made: list[tuple[Tensor, ...]] = []
+            i, made = next(count), []
             for chain, x, noise in zip(chains, states, draw_noise(parts, generator), strict=True):
-                x, output = chain.predict(x, t)
-                made.append(chain.step(output, t, x, noise, options))
+                x, output = chain.predict(x, i)
+                made.append(chain.step(output, i, x, noise, options))
                 if scheduler.needs_gradient:  # a step size that is too large lets the chain diverge
                     watch.see("the scheduler's step", t, made[-1][0])
             return made
 
         states = [chain.start(noise) for chain, noise in zip(chains, draw_noise(parts, generator), strict=True)]
-        sample = run_chain(self, scheduler.timesteps.tolist(), states, step, callback_on_step_end, asked, watch)
-        self._num_timesteps = chains[0].evaluations
+        steps = longest(chains)
+        self._num_timesteps = len(steps)
+        sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
+        self._num_evaluations = max(chain.evaluations for chain in chains)
         restored = canvas.to_pictures(sample)
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)

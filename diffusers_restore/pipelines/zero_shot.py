@@ -116,7 +116,7 @@ def predict(
 
 
 class Chain:
-    """The chain of one part of a batch: its own copy of the method, whose state it keeps, and the network it asks.
+    """The chain of one part of a batch: its own copy of the method, with its state and its timesteps, and the network.
 
     Args:
         unet: the network.
@@ -126,7 +126,11 @@ class Chain:
         guide: (output, x_t, timestep) -> the output moved by a classifier, or None.
 
     Attributes:
+        timesteps: of the chain. A batch may have chains of several lengths, the shorter ones of which end first.
         evaluations: of the network so far.
+
+    Raises:
+        OperatorError: the method can't restore from the measurement.
     """
 
     def __init__(
@@ -140,6 +144,8 @@ class Chain:
         self.unet, self.method, self.measurement = unet, copy(method), measurement
         self.labels, self.guide = labels, guide
         self.evaluations = 0
+        self.method.prepare(measurement)
+        self.timesteps: list[int] = self.method.timesteps.tolist()
 
     def start(self, noise: Tensor) -> Tensor:
         """The first state."""
@@ -151,30 +157,39 @@ class Chain:
         output = predict(self.unet, self.method, sample, timestep, self.labels)
         return output if self.guide is None else self.guide(output, sample, timestep)
 
-    def predict(self, sample: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+    def predict(self, sample: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The state and the network's output there, with the graph between the two if the method needs it."""
+        if step >= len(self.timesteps):
+            return sample, sample
         if not self.method.needs_gradient:
-            return sample, self.evaluate(sample, timestep)
+            return sample, self.evaluate(sample, self.timesteps[step])
         with torch.inference_mode(False), torch.enable_grad():
             leaf = sample.clone().requires_grad_()
-            return leaf, self.evaluate(leaf, timestep)
+            return leaf, self.evaluate(leaf, self.timesteps[step])
 
     def step(
-        self, output: Tensor, timestep: int, sample: Tensor, noise: Tensor, options: Mapping[str, float]
+        self, output: Tensor, step: int, sample: Tensor, noise: Tensor, options: Mapping[str, float]
     ) -> tuple[Tensor, ...]:
         """The next state, and x0_hat."""
+        if step >= len(self.timesteps):  # the state is the restored picture
+            return sample, sample
         given: dict[str, Any] = dict(options)
         if self.method.needs_model:
             given["model"] = self.evaluate
-        recording = self.method.needs_gradient
-        with (
-            torch.inference_mode(torch.is_inference_mode_enabled() and not recording),
-            torch.set_grad_enabled(recording),
-        ):
+        recording, inference = self.method.needs_gradient, torch.is_inference_mode_enabled()
+        with torch.inference_mode(inference and not recording), torch.set_grad_enabled(recording):
             made: Any = self.method.step(
-                output, timestep, sample, self.measurement, variance_noise=noise, return_dict=False, **given
+                *(output, self.timesteps[step], sample, self.measurement),
+                variance_noise=noise,
+                return_dict=False,
+                **given,
             )
         return made[0].detach(), made[1].detach()
+
+
+def longest(chains: Sequence[Chain]) -> list[int]:
+    """The timesteps of the longest of the chains of a batch."""
+    return max((chain.timesteps for chain in chains), key=len)
 
 
 class MeasuredCanvas:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
@@ -25,7 +23,7 @@ class CCDFScheduler(ZeroShotScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
-        start_share: t0 / T, where the chain starts, (0, 1]. A good guess needs little.
+        start_share: t0 / T, where the chain starts, (0, 1]. A good guess needs little, such as 0.1; holes need noise.
 
     Raises:
         InvalidInputError: an option out of range.
@@ -40,22 +38,14 @@ class CCDFScheduler(ZeroShotScheduler):
         beta_schedule: str = "linear",
         trained_betas: list[float] | None = None,
         prediction_type: str = "epsilon",
-        start_share: float = 0.2,
+        start_share: float = 0.5,
     ) -> None:
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("start_share", start_share, above=0, maximum=1)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """As `ZeroShotScheduler.set_timesteps`, with n of "leading" spacing below t0."""
-        if num_inference_steps is None or timesteps is not None:
-            super().set_timesteps(num_inference_steps, device, timesteps)
-            return
-        self._use_timesteps(leading_below(self.config.start_share, num_inference_steps, len(self)), device)
+    def space(self, count: int) -> list[int]:
+        """`count` timesteps of "leading" spacing below t0."""
+        return leading_below(self.config.start_share, count, len(self))
 
     def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
         """The noised guess."""

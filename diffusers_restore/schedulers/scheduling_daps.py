@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
@@ -87,18 +85,9 @@ class DAPSScheduler(UncertaintyScheduler):
         """It needs a fast SVD."""
         return why_no_svd(operator)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """As `ZeroShotScheduler.set_timesteps`, with n noise levels of Karras et al."""
-        if num_inference_steps is None or timesteps is not None:
-            super().set_timesteps(num_inference_steps, device, timesteps)
-            return
-        count = check_int("num_inference_steps", num_inference_steps, 1, len(self))
-        self._use_timesteps(self.nearest_timesteps(karras_levels(*LEVELS, count)), device)
+    def space(self, count: int) -> list[int]:
+        """The timesteps nearest to n noise levels of Karras et al."""
+        return self.nearest_timesteps(karras_levels(*LEVELS, count))
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`daps_update`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
@@ -80,17 +78,9 @@ class DDRMJPEGScheduler(ZeroShotScheduler):
         """It takes all operators."""
         return None
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """As `ZeroShotScheduler.set_timesteps`, with n of "leading" spacing below the start."""
-        if num_inference_steps is None or timesteps is not None:
-            super().set_timesteps(num_inference_steps, device, timesteps)
-            return
-        self._use_timesteps(leading_below(self.config.start_share, num_inference_steps, len(self)), device)
+    def space(self, count: int) -> list[int]:
+        """`count` timesteps of "leading" spacing below the start."""
+        return leading_below(self.config.start_share, count, len(self))
 
     def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
         """The noised picture."""

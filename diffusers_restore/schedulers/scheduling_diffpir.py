@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import sqrt
 
 import torch
@@ -10,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
 from torch import Tensor
 
-from ..errors import check_int, check_real
+from ..errors import check_real
 from ..operators import Measurement
 from .data_terms import posterior_mean
 from .estimate import Estimate
@@ -80,19 +79,10 @@ class DiffPIRScheduler(ZeroShotScheduler):
         check_real("prior_weight", prior_weight, above=0)
         check_real("zeta", zeta, 0, 1)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """As `ZeroShotScheduler.set_timesteps`, but n are T sqrt(i / (n - 1)), denser where the noise is strong."""
-        if num_inference_steps is None or timesteps is not None:
-            super().set_timesteps(num_inference_steps, device, timesteps)
-            return
-        count = check_int("num_inference_steps", num_inference_steps, 1, len(self))
+    def space(self, count: int) -> list[int]:
+        """T sqrt(i / (n - 1)), denser where the noise is strong."""
         wanted = [int(len(self) * sqrt(1 - i / max(1, count - 1))) for i in range(count)]
-        self._use_timesteps(distinct(wanted, len(self)), device)
+        return distinct(wanted, len(self))
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`diffpir_update`."""

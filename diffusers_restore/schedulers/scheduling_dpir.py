@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from math import prod, sqrt
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
 from torch import Tensor
+from torch.nn import functional
 
-from ..errors import check_int, check_real
-from ..operators import Measurement, SVDOperator
+from ..errors import check_real
+from ..operators import LinearOperator, Measurement, SVDOperator
 from ..operators.base import scale
 from .data_terms import posterior_mean
 from .estimate import Estimate
 from .levels import log_levels
 from .zero_shot import ZeroShotScheduler
 
-START = 0.6
-"""The noise level at which a picture of which something is missing begins, in units of [-1, 1]."""
 LOWEST = 0.01
-"""The noise level at which the chain ends, unless y has more noise."""
+"""The noise level at which the chain ends, unless y has more noise, in units of [-1, 1]."""
+HIGHEST = 20.0
+"""The highest level of a start, where hardly anything of a picture is seen."""
 
 
 def dpir_update(x0_hat: Tensor, measurement: Measurement, sigma: float, prior_weight: float = 0.23) -> Tensor:
@@ -37,22 +38,52 @@ def dpir_update(x0_hat: Tensor, measurement: Measurement, sigma: float, prior_we
     return posterior_mean(x0_hat.clamp(-1, 1), measurement, sigma**2 / prior_weight)
 
 
-def dpir_start(measurement: Measurement) -> float:
-    """The noise level of the first estimate: that of its worst coefficient, but no more than `START`, if that can be.
+def dpir_levels(measurement: Measurement) -> tuple[float, float]:
+    """The highest and the lowest noise level of the chain.
 
-    r = sigma_y / s is the noise of a coefficient. Where all are measured to less than `START`, as by noise alone, the
-    largest r is the level of them all (at least `LOWEST`); coefficients with more are left out of the first estimate,
-    as missing ones are.
+    r = sigma_y / s is the noise of a coefficient. Where all are measured, the largest r is the level of the first
+    estimate, as sigma_y is for noise alone. Where some are not, or have more noise than that, it has to be high enough
+    for the network to see no shape in what is missing: 1, or the radius of the widest hole in pixels, or 1 / (16 q),
+    where q is the share of the coefficients that is measured; at most 20. The lowest level is sigma_y sqrt(q), at least
+    0.01.
     """
-    operator = measurement.operator
-    if not isinstance(operator, SVDOperator):
-        return max(START, measurement.sigma_y)
-    s = operator.singular_values.values
-    least = measurement.sigma_y / float(s.max()) if bool((s > 0).any()) else 0.0
-    start = max(START, least)
-    if not operator.complete or not bool((s > 0).all()):
-        return start
-    return min(max(LOWEST, measurement.sigma_y / float(s.min())), start)
+    operator = measurement.linear
+    share, radius = measured_share(operator), hole_radius(measurement)
+    start = min(HIGHEST, max(1.0, radius, 1 / (16 * share)))
+    end = max(LOWEST, measurement.sigma_y * sqrt(share))
+    if isinstance(operator, SVDOperator):
+        s = operator.singular_values.values
+        start = max(start, measurement.sigma_y / float(s.max()))
+        if operator.complete and bool((s > 0).all()):
+            start = min(max(LOWEST, measurement.sigma_y / float(s.min())), start)
+    return start, min(start, end)
+
+
+def measured_share(operator: LinearOperator) -> float:
+    """q: the share of the coefficients of a picture that is measured; without an SVD, the size of y over that of x."""
+    share = prod(operator.output_shape) / prod(operator.input_shape)
+    if isinstance(operator, SVDOperator) and operator.measured_coefficients is not None:
+        share *= float(operator.measured_coefficients.values.mean())
+    return min(1.0, max(share, 1 / prod(operator.input_shape)))
+
+
+def hole_radius(measurement: Measurement) -> int:
+    """How far the most distant pixel without any measurement is from one with, in steps to one of eight neighbours.
+
+    Rows and columns at the end that are not measured at all are a canvas's border and don't count.
+    """
+    operator, y = measurement.linear, measurement.y
+    flat = torch.ones(len(y), *operator.input_shape, dtype=y.dtype, device=y.device)
+    weight = operator.adjoint(operator.forward(flat)).abs().amax(dim=1, keepdim=True)
+    seen = (weight > 1e-3 * weight.max()).to(y.dtype)
+    for axis in (2, 3):
+        inside = seen.amax(dim=tuple(other for other in range(4) if other != axis)).nonzero()
+        seen = seen.narrow(axis, 0, int(inside.max()) + 1 if len(inside) else 0)
+    radius = 0
+    while radius < HIGHEST and seen.numel() and not bool(seen.all()):
+        seen = functional.max_pool2d(seen, 3, stride=1, padding=1)
+        radius += 1
+    return radius
 
 
 def dpir_first(measurement: Measurement, sigma: float, like: Tensor) -> Tensor:
@@ -74,19 +105,19 @@ def dpir_first(measurement: Measurement, sigma: float, like: Tensor) -> Tensor:
 class DPIRScheduler(ZeroShotScheduler):
     """DPIR (arXiv:2008.13751): denoise, and agree with y by `dpir_update`, at falling noise levels. No noise is drawn.
 
-    One estimate with a high PSNR, near the mean of the posterior and as smooth, not a sample. The levels fall from
-    `dpir_start` to sigma_y, or to 0.01, by equal ratios; where both are the same, as for noise alone, one step is all.
-    The last step returns what agrees with y, or the denoised picture where y is noisy.
+    One estimate with a high PSNR, near the mean of the posterior and as smooth, not a sample. The levels fall between
+    those of `dpir_levels` by equal ratios; where both are the same, as for noise alone, one step is all. The last step
+    returns what agrees with y, or the denoised picture where y has more noise than 0.01.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
-        prior_weight: lambda > 0, how much the network counts against the data.
+        prior_weight: lambda > 0, how much the network counts against the data. Less than 0.2 lets blurs diverge.
 
     Raises:
         InvalidInputError: an option out of range.
     """
 
-    default_steps = 20
+    default_steps = 24
     result = "estimate"
 
     @register_to_config
@@ -103,28 +134,17 @@ class DPIRScheduler(ZeroShotScheduler):
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("prior_weight", prior_weight, above=0)
 
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[int] | None = None,
-    ) -> None:
-        """As `ZeroShotScheduler.set_timesteps`; `prepare` chooses n levels that suit the measurement."""
-        self._count: int | None = None
-        if num_inference_steps is None or timesteps is not None:
-            super().set_timesteps(num_inference_steps, device, timesteps)
-            return
-        self._count = check_int("num_inference_steps", num_inference_steps, 1, len(self))
-        self._use_timesteps(self.nearest_timesteps(log_levels(START, LOWEST, self._count)), device)
+    def space(self, count: int) -> list[int]:
+        """The timesteps nearest to n noise levels; `prepare` chooses others, which suit the measurement."""
+        return self.nearest_timesteps(log_levels(1.0, LOWEST, count))
 
     def prepare(self, measurement: Measurement) -> None:
         """As `ZeroShotScheduler.prepare`; chooses the noise levels, unless timesteps were given."""
         super().prepare(measurement)
-        if self._count is None:
+        if self._asked is None:
             return
-        start = dpir_start(measurement)
-        end = min(start, max(LOWEST, measurement.sigma_y))
-        count = self._count if start > 1.001 * end else 1
+        start, end = dpir_levels(measurement)
+        count = self._asked if start > 1.001 * end else 1
         self._use_timesteps(self.nearest_timesteps(log_levels(start, end, count)), self.timesteps.device)
 
     def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
@@ -134,5 +154,5 @@ class DPIRScheduler(ZeroShotScheduler):
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`dpir_update`, and at the end of a noisy chain the denoised picture."""
         if estimate.sigma_next == 0 and measurement.sigma_y >= LOWEST:
-            return estimate.x0_hat.clone()
+            return estimate.x0_hat.clamp(-1, 1)
         return dpir_update(estimate.x0_hat, measurement, estimate.sigma, self.config.prior_weight)

@@ -28,7 +28,7 @@ from .estimate import Estimate, Model, make_pullback
 from .levels import nearest_timesteps
 from .noise import standard_normal
 from .prediction import check_prediction_type, first_channels, predict_x0_and_epsilon
-from .timesteps import TimestepsMixin, check_timesteps, check_total, choose_timesteps
+from .timesteps import TimestepsMixin, check_timesteps, check_total, choose_timesteps, space_timesteps
 from .timesteps import check_timestep as check_timestep  # it can be imported from here, as before
 
 _OF_NETWORK = {"denoising_errors"}
@@ -117,7 +117,13 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
             config = {**variance_exploding(config), "_class_name": cls.__name__}
         config = _without_options_of_others(config, cls.__name__)
         check_variance_preserving(config)
-        return super().from_config(stated_schedule(config), return_unused_kwargs, **kwargs)
+        taken = signature(cls.__init__).parameters
+        kept = {name: config[name] for name in _OF_NETWORK & config.keys() - taken.keys() if config[name] is not None}
+        config = {name: value for name, value in config.items() if name in taken or name not in _OF_NETWORK}
+        made = super().from_config(stated_schedule(config), return_unused_kwargs, **kwargs)
+        if kept:  # for the methods that may come after this one
+            (made[0] if return_unused_kwargs else made).register_to_config(**kept)
+        return made
 
     def register_to_config(self, **kwargs: Any) -> None:
         """As `ConfigMixin.register_to_config`; says whose options they are, also before they are saved."""
@@ -129,17 +135,27 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
     ) -> None:
-        """Choose the timesteps: n of "leading" spacing, 0, T // n, 2 (T // n), ..., or an explicit list.
+        """Choose the timesteps: n by `space`, or an explicit list.
 
         Args:
-            num_inference_steps: 1..T.
+            num_inference_steps: n in 1..T.
             device: of `timesteps`.
             timesteps: decreasing whole numbers in 0..T-1; the first may be far below T - 1.
 
         Raises:
             InvalidInputError: not exactly one of the two, or one outside its range.
         """
-        self._use_timesteps(choose_timesteps(num_inference_steps, timesteps, len(self), "leading"), device)
+        if timesteps is None and num_inference_steps is not None:
+            self._asked: int | None = check_int("num_inference_steps", num_inference_steps, 1, len(self))
+            chosen = self.space(self._asked)
+        else:
+            self._asked = None
+            chosen = choose_timesteps(num_inference_steps, timesteps, len(self), "leading")
+        self._use_timesteps(chosen, device)
+
+    def space(self, count: int) -> list[int]:
+        """`count` decreasing timesteps of the method's own spacing; here "leading", 0, T // n, 2 (T // n), ..."""
+        return space_timesteps(count, len(self), "leading")
 
     def alpha_bar(self, timestep: int) -> float:
         """alpha_bar of a timestep of 0..T-1, or 1.0 for -1, where no noise is left."""

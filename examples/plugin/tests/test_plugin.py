@@ -38,11 +38,13 @@ def test_without_strength_the_chain_is_that_of_ddim() -> None:
     for scheduler in (ddim, ours):
         scheduler.set_timesteps(4)
     assert ddim.timesteps.tolist() == ours.timesteps.tolist()
-    x = theirs = torch.randn(1, 3, 6, 8, dtype=torch.float64)
+    x = torch.randn(1, 3, 6, 8, dtype=torch.float64)
+    theirs = x.clone()
     measurement = measure(Mosaic((3, 6, 8)), torch.zeros_like(x))
     for t in ours.timesteps:
+        x.requires_grad_()
         output = torch.sin(x)
-        theirs = ddim.step(output, t, theirs).prev_sample
+        theirs = ddim.step(output.detach(), t, theirs).prev_sample
         x = ours.step(output, t, x, measurement).prev_sample
         assert float((x - theirs).abs().max()) < 1e-5
 
