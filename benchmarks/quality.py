@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Measure DDRM with a prior against classical methods on Set5 and the first 20 pictures of CBSD68.
+"""Measure a prior against classical methods on Set5 and the first 20 pictures of CBSD68: the default method, and DDRM.
 
     python benchmarks/quality.py
 
-Centre crops of 128 px. For each picture, task and eta: PSNR and SSIM of a single sample (the mean over the samples of
-their own figures) and of the mean picture of all samples. Classical methods get the weight that is best for the very
+Centre crops of 128 px. For each picture and task: PSNR and SSIM of the one estimate of the method that the command line
+takes by default, and for each eta of DDRM those of a single sample (the mean over the samples of their own figures) and
+of the mean picture of all samples. Classical methods get the weight that is best for the very
 picture. Results go to benchmarks/results/quality.{json,md}. What is measured is kept in benchmarks/results/.cache,
 under a hash of the network, of the library's code and of the settings, so that an interrupted run goes on.
 """
@@ -35,6 +36,8 @@ from diffusers_restore import DDRMPipeline, Measurement, images, operators
 from diffusers_restore.evaluation import classical
 from diffusers_restore.evaluation.metrics import psnr, ssim
 from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
+from diffusers_restore.registries import METHODS
+from diffusers_restore.restoring.zero_shot import automatic_method
 from diffusers_restore.schedulers.prediction import predict_x0_and_epsilon
 
 TASKS = {"sr2": 0.0, "sr4": 0.0, "inpaint-random": 0.0, "deblur-gauss": 0.02, "denoise": 0.2}
@@ -142,6 +145,7 @@ def opponents(task: str, picture: Picture, seed: int) -> dict[str, Any]:
 
 def ddrm(pipe: DDRMPipeline, task: str, eta: float, picture: Picture, args: argparse.Namespace) -> dict[str, Any]:
     measurement = measured(task, picture, args.seed)
+    pipe.scheduler = METHODS["ddrm"].from_config(pipe.scheduler.config)
     restored = pipe(
         measurement.y,
         operator=measurement.operator,
@@ -155,6 +159,19 @@ def ddrm(pipe: DDRMPipeline, task: str, eta: float, picture: Picture, args: argp
     each = [figures(x, picture) for x in restored]
     single = {name: mean(one[name] for one in each) for name in ("psnr", "ssim")}
     return {"single": single, "mean": figures(restored.mean(dim=0), picture)}
+
+
+def default(pipe: DDRMPipeline, task: str, picture: Picture, args: argparse.Namespace) -> dict[str, Any]:
+    measurement = measured(task, picture, args.seed)
+    pipe.scheduler = METHODS[automatic_method(task)].from_config(pipe.scheduler.config)
+    restored = pipe(
+        measurement.y,
+        operator=measurement.operator,
+        sigma_y=measurement.sigma_y,
+        generator=seeded(args.seed, picture.index, 1),
+        output_type="latent",
+    ).images
+    return {"default": figures(restored[0], picture), "evaluations": pipe.num_evaluations}
 
 
 @torch.no_grad()
@@ -199,19 +216,19 @@ def summarise(task: str, group: str, rows: dict[str, list[dict[str, Any]]]) -> d
     result: dict[str, Any] = {"task": task, "group": group, "pictures": len(rows["classical"]), "opponent": opponent}
     for name in ("pseudo-inverse", *classics):
         result[name] = average(rows["classical"], name)
-    for eta in ETAS:
-        for name in ("single", "mean"):
-            won = sum(
-                ours[name]["psnr"] > theirs[opponent]["psnr"]
-                for ours, theirs in zip(rows[str(eta)], rows["classical"], strict=True)
-            )
-            result[f"{name} eta {eta}"] = {**average(rows[str(eta)], name), "won": won}
+    ours = [("default", "default", "default")]
+    ours += [(f"{name} eta {eta}", str(eta), name) for eta in ETAS for name in ("single", "mean")]
+    for title, of, name in ours:
+        pairs = zip(rows[of], rows["classical"], strict=True)
+        won = sum(one[name]["psnr"] > theirs[opponent]["psnr"] for one, theirs in pairs)
+        result[title] = {**average(rows[of], name), "won": won}
+    result["evaluations"] = rows["default"][0]["evaluations"]
     return result
 
 
 def to_markdown(run: dict[str, Any], summary: list[dict[str, Any]], denoising: list[dict[str, Any]]) -> str:
     count = run["samples"]
-    names = {
+    names = {"default": "default method"} | {
         f"{name} eta {eta}": f"{'one sample' if name == 'single' else f'mean of {count}'}, η {eta:g}"
         for eta in ETAS
         for name in ("single", "mean")
@@ -221,6 +238,7 @@ def to_markdown(run: dict[str, Any], summary: list[dict[str, Any]], denoising: l
         opponent = result[result["opponent"]]
         row = {
             "task": result["task"],
+            "evaluations": result["evaluations"],
             "classical": f"{result['opponent']} {opponent['psnr']:.2f} / {opponent['ssim']:.3f}",
         }
         for name, title in names.items():
@@ -230,16 +248,18 @@ def to_markdown(run: dict[str, Any], summary: list[dict[str, Any]], denoising: l
             row[title] = f"{bold} ({ours['won']}/{result['pictures']})"
         rows.append((result["group"], row))
     text = [
-        "# Quality of DDRM against classical methods\n",
-        "PSNR in dB / SSIM, means over pictures; in brackets on how many pictures DDRM's PSNR is the higher one; bold "
-        "where its mean PSNR is. `one sample` is what one run gives (mean over the samples of their own figures), "
+        "# Quality of the bundled prior against classical methods\n",
+        "PSNR in dB / SSIM, means over pictures; in brackets on how many pictures it has the higher PSNR; bold where "
+        "its mean PSNR is. `default method` is the one estimate that the command line makes (`dpir`, in so many "
+        "evaluations of the network); the others are DDRM: `one sample` what one run gives (mean over samples), "
         f"`mean of {count}` the figure of their mean picture. The classical method is the one with the best PSNR, with "
-        f"weights that are best for the very picture. Centre crops of {run['crop']} px, {run['steps']} steps, "
+        f"weights that are best for the very picture. Centre crops of {run['crop']} px, {run['steps']} steps of DDRM, "
         f"sigma_y {', '.join(f'{sigma:g} ({task})' for task, sigma in TASKS.items() if sigma)}, otherwise 0.\n",
     ]
     for group in dict.fromkeys(group for group, _ in rows):
         table = markdown_table(
-            [row for g, row in rows if g == group], dict.fromkeys(["task", "classical", *names.values()], "")
+            [row for g, row in rows if g == group],
+            dict.fromkeys(["task", "classical", "evaluations", *names.values()], ""),
         )
         text.append(f"## {group}\n\n{table}")
     text.append("## One-step denoising by the network\n\nPSNR of x0_hat in dB; noise in grey levels of 255.\n")
@@ -263,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     used: list[dict[str, Any]] = []
     by_task: dict[str, dict[str, list[dict[str, Any]]]] = {t: {} for t in args.tasks}
     denoising: list[dict[str, Any]] = []
-    with tqdm(total=len(pictures) * (1 + len(args.tasks) * (1 + len(ETAS)))) as bar:
+    with tqdm(total=len(pictures) * (1 + len(args.tasks) * (2 + len(ETAS)))) as bar:
 
         def get(what: str, picture: Picture, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             bar.set_description(f"{picture.name} {what}")
@@ -277,6 +297,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for task, rows in by_task.items():
                 compute = lambda p=picture, t=task: opponents(t, p, args.seed)  # noqa: E731
                 rows.setdefault("classical", []).append(get(f"{task} classical", picture, compute))
+                compute = lambda p=picture, t=task: default(pipe, t, p, args)  # noqa: E731
+                rows.setdefault("default", []).append(get(f"{task} default", picture, compute))
                 for eta in ETAS:
                     compute = lambda p=picture, t=task, e=eta: ddrm(pipe, t, e, p, args)  # noqa: E731
                     rows.setdefault(str(eta), []).append(get(f"{task} eta {eta}", picture, compute))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +298,25 @@ def test_dpir_takes_one_step_for_noise_alone_and_begins_high_where_something_is_
     given.set_timesteps(timesteps=[500, 20, 3])
     given.prepare(Measurement(MASK.forward(pictures()), MASK))
     assert given.timesteps.tolist() == [500, 20, 3]
+
+
+PRESETS = [
+    folder
+    for folder in sorted((Path(__file__).parents[1] / "schedulers").iterdir())
+    if folder.name.partition("-")[0] in ("ccdf", "ddnm", "ddrm", "diffpir", "dps", "ilvr", "mmps", "pigdm", "repaint")
+]
+
+
+@pytest.mark.parametrize("folder", PRESETS, ids=lambda folder: folder.name)
+def test_a_preset_holds_options_of_its_method_alone(folder: Path) -> None:
+    assert len(PRESETS) > 9
+    config = ZeroShotScheduler.load_config(folder)
+    [kind] = [METHODS[name] for name in METHODS if METHODS[name].__name__ == config["_class_name"]]
+    assert {name for name in config if not name.startswith("_")} <= set(method_options(kind))
+    assert folder.name in (folder.parent / "README.md").read_text()
+    pipe = make_pipe("ddrm")
+    pipe.scheduler = kind.from_config({**pipe.scheduler.config, **config})
+    assert restore(pipe, MATRIX["sr2"], MATRIX["sr2"].forward(pictures())).isfinite().all()
 
 
 class OldStyle(ZeroShotScheduler):

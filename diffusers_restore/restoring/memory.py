@@ -45,13 +45,14 @@ def enough_memory(message: str, *values: object) -> Iterator[None]:
         raise ModelError(message, *values) from error
 
 
-def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int) -> None:
+def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int, *, gradient: bool = False) -> None:
     """Refuse a picture for which the free memory is too small, before the work begins.
 
     Args:
         network: which sees the whole picture at once.
         shape: (..., H, W) of the restored picture.
         more_per_pixel: bytes that the restoration needs beside the network.
+        gradient: whether it goes back through the network.
 
     Raises:
         ModelError: it is too small; the message has both figures.
@@ -60,20 +61,24 @@ def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int) ->
     if height * width < _SMALL:
         return
     multiple = size_multiple(network)
-    needed = network_memory(network, height + -height % multiple, width + -width % multiple)
+    needed = network_memory(network, height + -height % multiple, width + -width % multiple, gradient)
     needed += height * width * more_per_pixel
     free = free_memory(network.device)
     if needed > free:
+        smaller = ", a {method} without a gradient" if gradient else ""
         half = ", or {dtype} bfloat16" if network.dtype == torch.float32 else ""
         raise ModelError(
             "not enough memory for {0}x{1} pixels: about {2:.1f} GB are needed, {3:.1f} GB are free; take a smaller "
-            "picture, another {device}" + half,
+            "picture, another {device}" + smaller + half,
             *(width, height, needed / 1e9, free / 1e9),
         )
 
 
-def network_memory(network: Network, height: int, width: int) -> int:
-    """Bytes of what is alive at the worst moment while a network evaluates one picture; nothing is computed."""
+def network_memory(network: Network, height: int, width: int, gradient: bool = False) -> int:
+    """Bytes of what is alive at the worst moment while a network evaluates one picture; nothing is computed.
+
+    With `gradient`, while it goes back to the picture, too.
+    """
     own = uncompiled(network)
     with torch.device("meta"):
         config = {key: value for key, value in own.config.items() if not key.startswith("_")}
@@ -83,8 +88,11 @@ def network_memory(network: Network, height: int, width: int) -> int:
                 parameter.data = parameter.data.to(own.dtype)
         x = torch.empty(1, own.config.in_channels, height, width, dtype=own.dtype)
         labels = None if own.config.get("num_class_embeds") is None else torch.zeros(1, dtype=torch.long)
-    with torch.no_grad(), _AttentionInPlace(), _LiveBytes() as live:
-        twin(x, torch.zeros(1, device="meta"), class_labels=labels)
+    with torch.set_grad_enabled(gradient), _AttentionInPlace(), _LiveBytes() as live:
+        x.requires_grad_(gradient)
+        output = twin(x, torch.zeros(1, device="meta"), class_labels=labels, return_dict=False)[0]
+        if gradient:
+            torch.autograd.grad(output, x, torch.empty_like(output))
     return live.peak
 
 

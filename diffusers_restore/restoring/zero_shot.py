@@ -174,7 +174,8 @@ class ZeroShotRestorer(Restorer):
             arguments["mask"], remarks = self.masks.of(job)
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
-        check_memory(self.pipe.unet, operator.input_shape, _MEMORY)
+        gradient = self.pipe.scheduler.needs_gradient
+        check_memory(self.pipe.unet, operator.input_shape, _MEMORY, gradient=gradient)
         by_name = self.pipe.unet.config.in_channels == 1 < channels and not arguments  # colours one by one
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
 
