@@ -254,14 +254,16 @@ def test_every_task_there_and_back(task: str, restore: Restore, tmp_path: Path) 
     np.testing.assert_allclose(np.load(tmp_path / "again.npy"), np.load(tmp_path / "y.npy"), atol=5e-3)
 
 
-def test_a_jpeg_is_measured_and_refused_by_ddrm(restore: Restore, tmp_path: Path) -> None:
+def test_a_jpeg_is_measured_and_restored_by_its_method(restore: Restore, tmp_path: Path) -> None:
     clean = picture(tmp_path / "clean.png", side=32)
     words = ["--task", "jpeg", "--operator-arg", "quality=10", "--operator-arg", "subsampled=false"]
     succeeds(run("degrade", clean, "-o", tmp_path / "y.png", *words))
     Image.open(clean).convert("RGB").save(tmp_path / "y.jpg", quality=10, subsampling=0)
     coded, measured = (np.asarray(Image.open(tmp_path / name)) for name in ("y.jpg", "y.png"))
     np.testing.assert_array_equal(measured, coded)
-    fails(restore(tmp_path / "y.png", "-o", tmp_path / "x.png", *words), 1, "is not linear")
+    succeeds(restore(tmp_path / "y.png", "-o", tmp_path / "x.png", *words))
+    refused = restore(tmp_path / "y.png", "-o", tmp_path / "x.png", *words, "--method", "ddrm")
+    fails(refused, 1, "DDRMScheduler can't restore from", "it isn't linear. Methods that can: ddrm-jpeg")
     fails(run("degrade", clean, "-o", tmp_path / "z.png", "--task", "jpeg"), 2, "--operator-arg quality=...")
 
 
@@ -349,10 +351,12 @@ def test_sigma_y_auto_is_the_rounding_noise(
     monkeypatch.setattr(diffusers_restore.DDRMPipeline, "__call__", spy)
     source = tmp_path / ("y.npy" if bits == 32 else "y.png")
     images.save(torch.zeros(3, SIDE, SIDE), source, bits=bits)
-    succeeds(restore(source, "-o", tmp_path / "out.png"))
-    succeeds(restore(source, "-o", tmp_path / "out.png", "--sigma-y", "0.25"))
-    assert seen == pytest.approx([noise, 0.25], rel=1e-12)
-    assert etas == [1.0, None]  # what is taken as exact is better so: benchmarks/results/quality.md
+    words = [source, "-o", tmp_path / "out.png"]
+    succeeds(restore(*words, "--method", "ddrm"))
+    succeeds(restore(*words, "--method", "ddrm", "--sigma-y", "0.25"))
+    succeeds(restore(*words))
+    assert seen == pytest.approx([noise, 0.25, noise], rel=1e-12)
+    assert etas == [1.0, None, None]  # what is taken as exact is better so: benchmarks/results/quality.md
 
 
 def test_transparency_is_put_back(restore: Restore, tmp_path: Path) -> None:
@@ -412,7 +416,7 @@ def test_colorize(restore: Restore, tmp_path: Path) -> None:
 
 def test_seeds_and_samples(restore: Restore, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
-    words = ["--task", "sr2", "--sigma-y", 0.1]
+    words = ["--task", "sr2", "--sigma-y", 0.1, "--method", "ddrm"]
     result = restore(source, "-o", tmp_path / "s.png", *words, "--samples", 3, "--seed", 4)
     succeeds(result)
     assert f"{tmp_path / 's-1.png'} ... s-3.png" in result.stdout
@@ -421,6 +425,45 @@ def test_seeds_and_samples(restore: Restore, tmp_path: Path) -> None:
         assert (tmp_path / "single.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
     assert (tmp_path / "s-1.png").read_bytes() != (tmp_path / "s-2.png").read_bytes()
     assert names(tmp_path) == ["a.png", "s-1.png", "s-2.png", "s-3.png", "single.png"]
+
+
+def test_the_method_that_suits_the_task(model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = [
+        "restore",
+        source,
+        "-o",
+        tmp_path / "b.png",
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--steps",
+        2,
+        "--verbose",
+    ]
+    grey = picture(tmp_path / "grey.png", channels=1)
+    quality = ["--operator-arg", "quality=50"]
+    for more, chosen in (
+        (["--task", "sr2"], "DPIR"),
+        (["--task", "sr2", "--method", "auto"], "DPIR"),
+        (["--task", "sr2", "--eta", 0.5], "DDRM"),
+        (["--task", "sr2", "--samples", 2], "DDRM"),
+        (["--task", "jpeg", *quality], "DDRMJPEG"),
+        (["--task", "jpeg", *quality, "--samples", 2], "DDRMJPEG"),
+        (["--task", "sr2", "--method", "ilvr"], "ILVR"),
+    ):
+        told = run(*words, *more)
+        succeeds(told)
+        assert f"; {chosen}Scheduler, task" in told.stderr, more
+    told = run("restore", grey, "-o", tmp_path / "c.png", *words[4:], "--task", "colorize")
+    assert "; DDRMScheduler, task colorize" in told.stderr
+    pipe = diffusers_restore.DDRMPipeline.from_pretrained(model)
+    pipe.scheduler = diffusers_restore.ILVRScheduler.from_config(pipe.scheduler.config, stop=0.5)
+    pipe.save_pretrained(tmp_path / "with_ilvr")
+    of_model = [tmp_path / "with_ilvr" if word == model else word for word in words]
+    assert "; ILVRScheduler, task sr2" in run(*of_model, "--task", "sr2").stderr
+    assert "; DPIRScheduler, task sr2" in run(*of_model, "--task", "sr2", "--method", "auto").stderr
 
 
 def test_average(restore: Restore, tmp_path: Path) -> None:
@@ -1014,7 +1057,7 @@ def test_mistakes_in_sampling(
 def test_a_class_of_a_class_conditional_network(write_repo: WriteRepo, model: Path, tmp_path: Path) -> None:
     unet = make_unet(num_class_embeds=5)
     folder, source = write_repo(unet, DDPMScheduler()), picture(tmp_path / "a.png")
-    restoring = ["restore", source, "--task", "sr2", "--steps", 2, "--device", "cpu"]
+    restoring = ["restore", source, "--task", "sr2", "--steps", 2, "--device", "cpu", "--method", "ddrm"]
     succeeds(run(*restoring, "-o", tmp_path / "3.npy", "--model", folder, "--class-label", 3))
     pipe = diffusers_restore.DDRMPipeline.from_pretrained(folder)
     call = {"operator": "sr2", "sigma_y": 2 / 255 / 12**0.5, "num_inference_steps": 2, "output_type": "latent"}
@@ -1438,7 +1481,7 @@ def test_a_prior_with_a_residual_network_restores_and_draws(tmp_path: Path, rest
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path / "model")
     source = picture(tmp_path / "photo.png")
     words = ["--task", "sr2", "--sigma-y", 0.1, "--seed", 5, "--dtype", "float32", "--model", tmp_path / "model"]
-    succeeds(restore(source, "-o", tmp_path / "out.npy", *words))
+    succeeds(restore(source, "-o", tmp_path / "out.npy", *words, "--method", "ddrm"))
     pipe = diffusers_restore.DDRMPipeline(unet, DDPMScheduler())
     pipe.set_progress_bar_config(disable=True)
     call = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(5), "output_type": "latent"}

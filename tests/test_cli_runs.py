@@ -351,7 +351,7 @@ def test_quiet_verbose_and_json(scans: Path, restore: Restore, tmp_path: Path, m
     verbose = restore(scans / "a.png", "-o", tmp_path / "a.png", "--verbose")
     assert f"{model}: DDRMPipeline with " in verbose.stderr
     assert " million parameters, " in verbose.stderr
-    assert " on cpu; DDRMScheduler, task denoise" in verbose.stderr
+    assert " on cpu; DPIRScheduler, task denoise" in verbose.stderr
     fails(restore(scans, "-o", tmp_path / "out", "--quiet", "--verbose"), 2, "exclude each other")
     result = restore(scans, "-o", tmp_path / "out", "--json", "--seed", 4)
     records = [json.loads(line) for line in result.stdout.splitlines()]
@@ -452,6 +452,8 @@ def test_a_damage_without_noise_tells_nothing_of_noise(tmp_path: Path) -> None:
 def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]
+    assert "one step" not in run(*command, "--steps", 1).stderr  # which DPIR begins where the noise is
+    command += ["--method", "ddrm"]
     told = run(*command, "--steps", 1)
     assert told.exit_code == 0, told.output
     assert f"note: {source} was restored in one step" in told.stderr

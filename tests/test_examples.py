@@ -95,9 +95,9 @@ def test_demo(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     rows = json.loads((tmp_path / "demo" / "table.json").read_text())["rows"]
     for task in tasks:
         methods = [row["method"] for row in rows if row["task"] == task]
-        assert len(methods) == (2 if task == "colorize" else 3)
-        ours = "DDRM, mean of 8" if task == "colorize" else "DDRM"
-        assert (methods[0], methods[-1]) == ("pseudo-inverse", ours)
+        assert len(methods) == (3 if task == "colorize" else 4)
+        estimate = "estimate, mean of 8" if task == "colorize" else "estimate, dpir"
+        assert (methods[0], *methods[-2:]) == ("pseudo-inverse", estimate, "sample, ddrm")
     table = (tmp_path / "demo" / "table.md").read_text()
     printed = capsys.readouterr().out
     assert table in printed

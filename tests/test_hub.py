@@ -24,15 +24,26 @@ ROOT = Path(__file__).parents[1]
 RELEASES = sorted(path for path in (ROOT / "tests" / "releases").iterdir() if path.is_dir())
 # Where classes lie is written into what users save and push: a line here is never changed or removed.
 FROZEN = {
+    "CCDFScheduler": "diffusers_restore.schedulers.scheduling_ccdf",
     "ColdDiffusionPipeline": "diffusers_restore.pipelines.pipeline_cold_diffusion",
     "ColdDiffusionScheduler": "diffusers_restore.schedulers.scheduling_cold_diffusion",
+    "DAPSScheduler": "diffusers_restore.schedulers.scheduling_daps",
+    "DDNMScheduler": "diffusers_restore.schedulers.scheduling_ddnm",
     "DDRMBlocks": "diffusers_restore.pipelines.modular_ddrm",
+    "DDRMJPEGScheduler": "diffusers_restore.schedulers.scheduling_ddrm_jpeg",
     "DDRMPipeline": "diffusers_restore.pipelines.pipeline_ddrm",
     "DDRMScheduler": "diffusers_restore.schedulers.scheduling_ddrm",
+    "DPIRScheduler": "diffusers_restore.schedulers.scheduling_dpir",
+    "DPSScheduler": "diffusers_restore.schedulers.scheduling_dps",
+    "DiffPIRScheduler": "diffusers_restore.schedulers.scheduling_diffpir",
     "GaussianMixturePrior": "diffusers_restore.models.gaussian_mixture",
+    "ILVRScheduler": "diffusers_restore.schedulers.scheduling_ilvr",
+    "MMPSScheduler": "diffusers_restore.schedulers.scheduling_mmps",
+    "PiGDMScheduler": "diffusers_restore.schedulers.scheduling_pigdm",
     "RDDMPipeline": "diffusers_restore.pipelines.pipeline_rddm",
     "RDDMScheduler": "diffusers_restore.schedulers.scheduling_rddm",
     "ResidualUNet2DModel": "diffusers_restore.models.unet_2d_residual",
+    "ZeroShotRePaintScheduler": "diffusers_restore.schedulers.scheduling_repaint",
 }
 
 

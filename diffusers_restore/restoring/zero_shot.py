@@ -193,7 +193,7 @@ class ZeroShotRestorer(Restorer):
             )[0]
             return restored
 
-        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 else Remarks()
+        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and self.pipe.scheduler.space(1) == [0] else Remarks()
         return draw, remarks + of_noise + few
 
     def _noise(

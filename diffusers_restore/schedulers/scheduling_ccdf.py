@@ -17,9 +17,9 @@ from .zero_shot import ZeroShotScheduler
 
 
 class CCDFScheduler(ZeroShotScheduler):
-    """CCDF (arXiv:2112.05146): the steps of ILVR, `ilvr_update`, from a noised first guess instead of from pure noise.
+    """CCDF (arXiv:2112.05146): the steps of ILVR from a noised first guess instead of from pure noise.
 
-    The guess is A^+ y, or `posterior_mean` of a grey picture where y is noisy.
+    The steps are `ilvr_update`. The guess is A^+ y, or `posterior_mean` of a grey picture where y is noisy.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

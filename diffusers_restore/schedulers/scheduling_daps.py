@@ -42,9 +42,10 @@ def daps_update(
 
 
 class DAPSScheduler(UncertaintyScheduler):
-    """DAPS (arXiv:2407.01521) with the exact inner draw: `daps_update`. Exact for a Gaussian prior with its own r^2.
+    """DAPS (arXiv:2407.01521) with its inner draw in closed form: posterior samples without a gradient.
 
-    The levels are those of Karras et al. (arXiv:2206.00364, rho 7) from 20 to 0.02, at the nearest timesteps.
+    A step is `daps_update`, exact for a Gaussian prior with its own r^2. The levels are those of Karras et al.
+    (arXiv:2206.00364, rho 7) from 20 to 0.02, at the nearest timesteps.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

@@ -45,10 +45,10 @@ def ddnm_update(
 
 
 class DDNMScheduler(TimeTravelScheduler):
-    """DDNM, and DDNM+ for noisy measurements, with time travel (arXiv:2212.00490): `ddnm_update`.
+    """DDNM, and DDNM+ for noisy measurements, with time travel (arXiv:2212.00490).
 
-    Time travel runs each stretch of `travel_length` timesteps `travel_repeats` times: its end is re-noised to its
-    start. It costs as many evaluations and helps where little was measured.
+    A step is `ddnm_update`. Time travel runs each stretch of `travel_length` timesteps `travel_repeats` times: its end
+    is re-noised to its start. It costs as many evaluations and helps where little was measured.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

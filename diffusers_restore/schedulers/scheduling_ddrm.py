@@ -137,10 +137,11 @@ def _single_rule(r: float, sigma_next: float, c: float, eta_noise: float, eta_b:
 
 
 class DDRMScheduler(ZeroShotScheduler):
-    """DDRM (arXiv:2201.11793) on the noise schedule of a DDPM: `ddrm_start` and `ddrm_update` in diffusers' scale.
+    """DDRM (arXiv:2201.11793): three rules for the coefficients of the operator's SVD.
 
-    Build it from the configuration of a repository's scheduler, `DDRMScheduler.from_config(scheduler.config)`. Nothing
-    is clipped within the chain. The arguments are those of `ZeroShotScheduler`.
+    They are `ddrm_start` and `ddrm_update`, here in diffusers' scale and on the noise schedule of a DDPM. Build it from
+    the configuration of a repository's scheduler, `DDRMScheduler.from_config(scheduler.config)`. Nothing is clipped
+    within the chain. The arguments are those of `ZeroShotScheduler`.
     """
 
     step_options = ("eta", "eta_b")

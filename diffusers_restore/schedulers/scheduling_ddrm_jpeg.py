@@ -43,7 +43,9 @@ def ddrm_jpeg_update(
 
 
 class DDRMJPEGScheduler(ZeroShotScheduler):
-    """DDRM-JPEG (arXiv:2209.11888): `ddrm_jpeg_update`, from the noised picture. sigma_y isn't used.
+    """DDRM-JPEG (arXiv:2209.11888): takes away the artefacts of JPEG, whose quality has to be known.
+
+    A step is `ddrm_jpeg_update`; the chain begins at the noised picture. sigma_y isn't used.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

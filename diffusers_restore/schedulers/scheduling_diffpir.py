@@ -48,9 +48,10 @@ def diffpir_update(
 
 
 class DiffPIRScheduler(ZeroShotScheduler):
-    """DiffPIR (arXiv:2305.08995): `diffpir_update`. Nothing is clipped.
+    """DiffPIR (arXiv:2305.08995): DPIR within a diffusion chain, re-noised after each agreement with y.
 
-    The paper's lambda is 4 times `prior_weight`: its sigma_y is in units of [0, 1], and its sigma in those of [-1, 1].
+    A step is `diffpir_update`; nothing is clipped. The paper's lambda is 4 times `prior_weight`: its sigma_y is in
+    units of [0, 1], and its sigma in those of [-1, 1].
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

@@ -103,11 +103,11 @@ def dpir_first(measurement: Measurement, sigma: float, like: Tensor) -> Tensor:
 
 
 class DPIRScheduler(ZeroShotScheduler):
-    """DPIR (arXiv:2008.13751): denoise, and agree with y by `dpir_update`, at falling noise levels. No noise is drawn.
+    """DPIR (arXiv:2008.13751): denoise, and agree with y, at falling noise levels; no noise is drawn.
 
-    One estimate with a high PSNR, near the mean of the posterior and as smooth, not a sample. The levels fall between
-    those of `dpir_levels` by equal ratios; where both are the same, as for noise alone, one step is all. The last step
-    returns what agrees with y, or the denoised picture where y has more noise than 0.01.
+    A step is `dpir_update`. One estimate with a high PSNR, near the mean of the posterior and as smooth, not a sample.
+    The levels fall between those of `dpir_levels` by equal ratios; where both are the same, as for noise alone, one
+    step is all. The last step returns what agrees with y, or the denoised picture where y has more noise than 0.01.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

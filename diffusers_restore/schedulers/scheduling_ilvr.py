@@ -41,7 +41,9 @@ def ilvr_update(
 
 
 class ILVRScheduler(ZeroShotScheduler):
-    """ILVR (arXiv:2108.02938): `ilvr_update`.
+    """ILVR (arXiv:2108.02938): DDPM steps, after each of which y, noised, replaces what was measured.
+
+    A step is `ilvr_update`.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

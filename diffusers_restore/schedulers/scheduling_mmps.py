@@ -91,7 +91,9 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class MMPSScheduler(UncertaintyScheduler):
-    """MMPS (arXiv:2405.13712) with the covariance of the estimate: exact for a Gaussian prior in any number of steps.
+    """MMPS (arXiv:2405.13712) with the covariance of the estimate: posterior samples by the network's own Jacobian.
+
+    Exact for a Gaussian prior in any number of steps.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

@@ -38,7 +38,9 @@ def pigdm_estimate(
 
 
 class PiGDMScheduler(ZeroShotScheduler):
-    """PiGDM: ancestral steps from `pigdm_estimate`. One pass back through the network for each step.
+    """PiGDM (ICLR 2023, Song et al.): DDPM steps along the network's gradient, weighted by the covariance of y.
+
+    They are ancestral steps from `pigdm_estimate`, with one pass back through the network for each.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

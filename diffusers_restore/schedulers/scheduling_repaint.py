@@ -46,10 +46,11 @@ def repaint_update(
 
 
 class ZeroShotRePaintScheduler(TimeTravelScheduler):
-    """RePaint (arXiv:2201.09865) for any linear operator: `repaint_update`. diffusers' `RePaintScheduler` is for masks.
+    """RePaint (arXiv:2201.09865) for any linear operator: stretches of the chain are run again and again.
 
-    Each stretch of `travel_length` timesteps is run `travel_repeats` times, with the state re-noised from its end to
-    its start in between, so that what is painted comes to fit what is known.
+    A step is `repaint_update`; diffusers' own `RePaintScheduler` is for masks. Each stretch of `travel_length`
+    timesteps is run `travel_repeats` times, with the state re-noised from its end to its start in between, so that what
+    is painted comes to fit what is known.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.

@@ -1,7 +1,5 @@
 """A custom zero-shot method that uses the gradient of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from diffusers.configuration_utils import register_to_config
