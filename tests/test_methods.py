@@ -319,6 +319,11 @@ def test_a_preset_holds_options_of_its_method_alone(folder: Path) -> None:
     assert restore(pipe, MATRIX["sr2"], MATRIX["sr2"].forward(pictures())).isfinite().all()
 
 
+def test_a_card_names_the_method() -> None:
+    assert "by DDRM (arXiv:2201.11793): you say" in make_pipe("ddrm").card_text.what
+    assert "by `DPIRScheduler`: you say" in make_pipe("dpir").card_text.what
+
+
 class OldStyle(ZeroShotScheduler):
     """A method as they were written before there was `update`: with `start` and `step`."""
 

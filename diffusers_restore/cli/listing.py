@@ -46,7 +46,8 @@ def tasks(as_json: bool) -> None:
 
 
 @click.command()
-def methods() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods(as_json: bool) -> None:
     """List the zero-shot methods, which restore with a network that was never trained for the damage.
 
     \b
@@ -55,21 +56,32 @@ def methods() -> None:
     """  # noqa: D301  # click reads the control character
     from ..schedulers.zero_shot import method_options
 
-    rows = []
+    listed: list[dict[str, Any]] = []
     for name in METHODS:
         try:
             chosen = METHODS[name]
         except PlugInError as error:
-            rows.append((name, f"({error})"))
+            listed.append({"name": name, "error": str(error)})
             continue
-        options = [f"{key}={'null' if default is None else default}" for key, default in method_options(chosen).items()]
         summary = " ".join((chosen.__doc__ or "").partition("\n\n")[0].split())
-        made = "" if chosen.result == "neither" else f", {chosen.result}"
-        facts = f" ({chosen.default_steps} steps{made})"
-        rows.append((name, summary + facts + (f" [{', '.join(options)}]" if options else "")))
+        facts = {"summary": summary, "steps": chosen.default_steps, "result": chosen.result}
+        options = [{"name": key, "default": default} for key, default in method_options(chosen).items()]
+        listed.append({"name": name, **facts, "options": options})
+    if as_json:
+        click.echo(json.dumps(listed, indent=2))
+        return
     formatter = click.HelpFormatter(width=min(shutil.get_terminal_size().columns, 120))
-    formatter.write_dl(rows)
+    formatter.write_dl([(row["name"], _of_method(row)) for row in listed])
     click.echo(formatter.getvalue() + "\nOptions in brackets, with their defaults, are set by --method-arg K=V.")
+
+
+def _of_method(row: dict[str, Any]) -> str:
+    """`what it does (20 steps, estimate) [prior_weight=0.23]`, or why a plug-in can't be loaded."""
+    if "error" in row:
+        return f"({row['error']})"
+    made = "" if row["result"] == "neither" else f", {row['result']}"
+    options = [f"{one['name']}={json.dumps(one['default'])}" for one in row["options"]]
+    return f"{row['summary']} ({row['steps']} steps{made})" + (f" [{', '.join(options)}]" if options else "")
 
 
 def _describe(name: str) -> str:

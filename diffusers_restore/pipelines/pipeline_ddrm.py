@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import sqrt
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..operators import Operator
 from ..schedulers.prediction import shift_epsilon
+from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import OutputType, check_channels, check_output_type, to_output
 from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
@@ -85,7 +87,10 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
     @property
     def card_text(self) -> CardText:
         """What a new model card says."""
-        return _CARD
+        if isinstance(self.scheduler, DDRMScheduler):
+            return _CARD
+        what = _CARD.what.replace("DDRM (arXiv:2201.11793)", f"`{type(self.scheduler).__name__}`")
+        return replace(_CARD, what=what)
 
     @property
     def num_timesteps(self) -> int:

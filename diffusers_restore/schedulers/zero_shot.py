@@ -337,7 +337,7 @@ def why_not_linear(operator: Operator) -> str | None:
 
 def why_no_svd(operator: Operator) -> str | None:
     """Why a method that works on coefficients can't use this operator; None if it can."""
-    return None if isinstance(operator, SVDOperator) else "it has no fast SVD"
+    return why_not_linear(operator) or (None if isinstance(operator, SVDOperator) else "it has no fast SVD")
 
 
 def methods_for(operator: Operator, sigma_y: float) -> list[str]:
