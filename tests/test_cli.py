@@ -469,6 +469,12 @@ def test_the_method_that_suits_the_task(model: Path, tmp_path: Path) -> None:
         assert f"; {chosen}Scheduler, task" in told.stderr, more
     told = run("restore", grey, "-o", tmp_path / "c.png", *words[4:], "--task", "colorize")
     assert "; DDRMScheduler, task colorize" in told.stderr
+    for side, method in ((8, "dpir"), (14, "ddrm")):  # the sides of a hole
+        mask = Image.new("L", (SIDE, SIDE), 255)
+        mask.paste(0, (1, 1, 1 + side, 1 + side))
+        mask.save(tmp_path / "mask.png")
+        told = run(*words, "--task", "inpaint", "--mask", tmp_path / "mask.png")
+        assert ("wide holes, filled by ddrm" in told.stdout) == (method == "ddrm"), told.output
     pipe = diffusers_restore.DDRMPipeline.from_pretrained(model)
     pipe.scheduler = diffusers_restore.ILVRScheduler.from_config(pipe.scheduler.config, stop=0.5)
     pipe.save_pretrained(tmp_path / "with_ilvr")

@@ -56,7 +56,7 @@ from .printing import Printer
     callback=method_name,
     help="How the network's estimate is made to agree with the file; `diffusers-restore methods` lists the names.  "
     "[default: that of the model if it is another than ddrm, else auto: dpir, the best estimate; ddrm for "
-    "--samples, --eta and colorize; ddrm-jpeg for jpeg]",
+    "--samples, --eta, colorize and wide holes; ddrm-jpeg for jpeg]",
 )
 @click.option(
     "--method-arg",

@@ -14,9 +14,10 @@ from .. import operators
 from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
 from ..evaluation.noise import estimate_noise
 from ..images import Picture
-from ..operators import Operator
+from ..operators import Measurement, Operator, SVDOperator
 from ..registries import METHODS
 from ..registry import PlugInError
+from ..schedulers.scheduling_dpir import hole_radius
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
 from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
 from .jobs import Job, PathInput, Remarks
@@ -37,6 +38,8 @@ AUTO = "auto"
 _SAMPLER = "ddrm"
 _AUTO = {"colorize": _SAMPLER, "jpeg": "ddrm-jpeg"}
 _ESTIMATOR = "dpir"
+_WIDE = 6
+"""Radius in pixels of a hole in which a picture is no matter of estimation (benchmarks/results/methods.md)."""
 
 _ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
 _MEMORY = 280
@@ -136,7 +139,8 @@ class ZeroShotRestorer(Restorer):
     def _choose_method(self) -> None:
         """Set the pipeline's scheduler to that of the method, with its options."""
         method, own = self.method, type(self.pipe.scheduler)
-        if method == AUTO or (method is None and own is METHODS[_SAMPLER]):  # that which any DDPM gets
+        self.automatic = method == AUTO or (method is None and own is METHODS[_SAMPLER])  # that which any DDPM gets
+        if self.automatic:
             etas = any(value is not None for value in self.etas.values())
             method = _SAMPLER if etas else automatic_method(self.task, self.samples)
         try:
@@ -151,7 +155,7 @@ class ZeroShotRestorer(Restorer):
                     "{method_args}: {0} has no option {1!r}; it has: {2}", chosen.__name__, name, listed
                 )
         try:
-            self.pipe.scheduler = chosen.from_config(self.pipe.scheduler.config, **self.method_args)
+            self.pipe.scheduler = self.chosen = chosen.from_config(self.pipe.scheduler.config, **self.method_args)
         except (InvalidInputError, TypeError) as error:
             raise ArgumentError("{method_args}: {0}", one_line(error)) from error
 
@@ -178,8 +182,10 @@ class ZeroShotRestorer(Restorer):
         check_memory(self.pipe.unet, operator.input_shape, _MEMORY, gradient=gradient)
         by_name = self.pipe.unet.config.in_channels == 1 < channels and not arguments  # colours one by one
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
+        scheduler, etas, of_holes = self._method_for(Measurement(y, operator, sigma_y))
 
         def draw(i: int) -> Tensor:
+            self.pipe.scheduler = scheduler
             restored: Tensor = self.pipe(
                 y,
                 operator=self.task if by_name else operator,
@@ -189,12 +195,21 @@ class ZeroShotRestorer(Restorer):
                 generator=torch.Generator().manual_seed(self.seed + i),  # on the CPU: the same noise on every device
                 output_type="latent",
                 return_dict=False,
-                **self.etas,
+                **etas,
             )[0]
             return restored
 
-        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and self.pipe.scheduler.space(1) == [0] else Remarks()
-        return draw, remarks + of_noise + few
+        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
+        return draw, remarks + of_noise + of_holes + few
+
+    def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
+        """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
+        may = self.automatic and isinstance(self.chosen, METHODS[_ESTIMATOR])
+        may = may and isinstance(measurement.operator, SVDOperator)  # which DDRM needs
+        if not may or hole_radius(measurement) <= _WIDE:
+            return self.chosen, self.etas, Remarks()
+        sampler = METHODS[_SAMPLER].from_config(self.chosen.config)
+        return sampler, {"eta": 1.0 if self.sigma_y is None else None}, Remarks((f"wide holes, filled by {_SAMPLER}",))
 
     def _noise(
         self, picture: Picture, y: Tensor, mask: Tensor | None, operator: Operator, of_picture: bool
