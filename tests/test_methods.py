@@ -44,7 +44,7 @@ by_gradient = pytest.mark.parametrize("method", [name for name in METHODS if MET
 
 def make_pipe(method: str, unet: Any = None, scheduler: Any = None, **options: Any) -> DDRMPipeline:
     pipe = DDRMPipeline(make_unet() if unet is None else unet, scheduler or DDPMScheduler())
-    pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config, **FEW.get(method, {}), **options)
+    pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config, **{**FEW.get(method, {}), **options})
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -139,14 +139,22 @@ def test_a_ve_prior(method: str) -> None:
     assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("way", ["whole", "in place", "in parts"])
 @by_gradient
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_gradients_of_a_compiled_network(method: str, backend: str) -> None:
+def test_gradients_of_a_compiled_network_are_those_of_the_network(method: str, way: str) -> None:
+    """Inductor's are wrong on a CPU (torch 2.13), so the network runs as it was written."""
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise AssertionError("compiled for a gradient")
+
     y = MATRIX["sr2"].forward(pictures())
     pipe = make_pipe(method)
     wanted = restore(pipe, MATRIX["sr2"], y, num_inference_steps=2)
-    pipe.unet = torch.compile(pipe.unet, backend=backend)
-    assert torch.allclose(restore(pipe, MATRIX["sr2"], y, num_inference_steps=2), wanted, atol=1e-4)
+    if way == "whole":
+        pipe.unet = torch.compile(pipe.unet, backend=backend)
+    else:
+        (pipe.unet if way == "in place" else pipe.unet.mid_block).compile(backend=backend)
+    assert torch.equal(restore(pipe, MATRIX["sr2"], y, num_inference_steps=2), wanted)
 
 
 @by_gradient

@@ -20,7 +20,7 @@ from ..schedulers.prediction import VARIANCE_PRESERVING, first_channels
 from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import pictures_at_once, size_multiple
-from .common import Network, check_network, is_score_network
+from .common import Network, check_network, is_score_network, uncompiled_calls
 
 Guide = Callable[[Tensor, Tensor, int], Tensor]
 """(the network's output, x_t, timestep) -> the output, moved by a classifier."""
@@ -163,7 +163,7 @@ class Chain:
             return sample, sample
         if not self.method.needs_gradient:
             return sample, self.evaluate(sample, self.timesteps[step])
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), uncompiled_calls(self.unet):
             leaf = sample.clone().requires_grad_()
             return leaf, self.evaluate(leaf, self.timesteps[step])
 
