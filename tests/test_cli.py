@@ -425,6 +425,17 @@ def test_colorize(restore: Restore, tmp_path: Path) -> None:
     fails(run("degrade", grey, "-o", tmp_path / "x.png", "--task", "colorize"), 1, "the picture is grey already")
 
 
+def test_method_arguments_as_python_writes_them(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = [source, "-o", tmp_path / "b.png", "--method", "daps"]
+    succeeds(restore(*words, "--method-arg", "denoise_last=False", "--method-arg", "prior_sd=.5"))
+    fails(restore(*words, "--method-arg", "prior_sd=much"), 2, "prior_sd must be a number > 0, got 'much'")
+    wrong = restore(source, "-o", tmp_path / "b.png", "--method", "ddrm", "--method-arg", "eta=.5")
+    fails(wrong, 2, "DDRMScheduler has no option 'eta'; it is --eta")
+    same = restore(source, "-o", tmp_path / "b.png", "--method", "dpir", "--samples", 2)
+    fails(same, 2, "--samples must be 1 for DPIRScheduler, which draws nothing")
+
+
 def test_seeds_and_samples(restore: Restore, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     words = ["--task", "sr2", "--sigma-y", 0.1, "--method", "ddrm"]

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_unet
-from diffusers import DDPMScheduler, ScoreSdeVeScheduler
+from diffusers import DDPMScheduler, RePaintScheduler, ScoreSdeVeScheduler
 from torch import Tensor
 
 from diffusers_restore import DDRMBlocks, DDRMPipeline, operators
 from diffusers_restore.errors import InvalidInputError, OperatorError, UnknownNameError
+from diffusers_restore.evaluation.denoising import denoising_errors
 from diffusers_restore.operators import BlockMean, CircularBlur, Mask, Measurement, Operator
 from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
@@ -22,6 +23,7 @@ from diffusers_restore.schedulers.ddpm import SCHEDULE
 from diffusers_restore.schedulers.estimate import Estimate
 from diffusers_restore.schedulers.levels import distinct, karras_levels, log_levels, nearest_timesteps
 from diffusers_restore.schedulers.prediction import predict_x0_and_epsilon
+from diffusers_restore.schedulers.scheduling_dpir import dpir_levels, hole_radius
 from diffusers_restore.schedulers.travel import travel
 from diffusers_restore.schedulers.uncertainty import measured_variance
 from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler, method_options, methods_for
@@ -245,7 +247,7 @@ def test_errors_of_a_prior_go_from_method_to_method() -> None:
         ("diffpir", {"zeta": -1}, "zeta must be a number >= 0 and <= 1, got -1"),
         ("ilvr", {"stop": "end"}, "stop must be a number >= 0 and <= 1, got 'end'"),
         ("ccdf", {"start_share": 0}, "start_share must be a number > 0 and <= 1, got 0"),
-        ("dps", {"zeta": 0}, "zeta must be a number > 0, got 0"),
+        ("dps", {"zeta": 0}, "zeta must be a number > 0 and <= 1e+06, got 0"),
         ("pigdm", {"prior_sd": -1}, "prior_sd must be a number > 0, got -1"),
         ("mmps", {"iterations": 0}, "iterations must be a whole number >= 1, got 0"),
         ("mmps", {"covariance": 1}, "covariance must be True or False, got 1"),
@@ -330,6 +332,154 @@ def test_a_preset_holds_options_of_its_method_alone(folder: Path) -> None:
 def test_a_card_names_the_method() -> None:
     assert "by DDRM (arXiv:2201.11793): you say" in make_pipe("ddrm").card_text.what
     assert "by `DPIRScheduler`: you say" in make_pipe("dpir").card_text.what
+
+
+def levels_of(operator: Operator, sigma_y: float = 0.0, stated: Operator | None = None) -> tuple[float, float]:
+    return dpir_levels(Measurement(torch.zeros(1, *operator.output_shape), operator, sigma_y, stated))
+
+
+@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
+def test_a_hole_is_as_wide_at_every_border(side: str) -> None:
+    known = torch.ones(32, 48)
+    {"left": known[:, :12], "right": known[:, -12:], "top": known[:12], "bottom": known[-12:]}[side].zero_()
+    assert hole_radius(Mask((3, 32, 48), known), torch.zeros(1)) == 12
+    assert levels_of(Mask((3, 32, 48), known))[0] == 12
+
+
+def test_holes() -> None:
+    assert hole_radius(Mask((3, 64, 64), torch.eye(64)), torch.zeros(1)) == 20
+    for name in ("sr2", "blur", "jpeg"):
+        assert hole_radius(MATRIX[name], torch.zeros(1)) == 0
+    differences = operators.FunctionOperator(lambda x: x - x.roll(1, -1), SHAPE)
+    assert hole_radius(differences, torch.zeros(1)) == 0
+    assert restore(make_pipe("dpir"), differences, differences.forward(pictures()), sigma_y=0.05).isfinite().all()
+
+
+@pytest.mark.parametrize("size", [(16, 24), (15, 23)])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_canvas_of_the_network_is_no_damage(size: tuple[int, int], channels: int) -> None:
+    """A picture of any size, grey ones too: the levels are those of what was stated."""
+    pipe, y = make_pipe("dpir"), pictures(1, (channels, *size))
+    restored = pipe(y, operator="denoise", sigma_y=0.2, output_type="latent").images
+    assert restored.shape == y.shape
+    assert (pipe.num_timesteps, pipe.num_evaluations) == (1, 1)
+
+
+def test_each_picture_of_a_batch_has_levels_of_its_own() -> None:
+    known = torch.ones(2, 1, 16, 24)
+    known[1, :, 3:, 3:] = 0
+    masks, pipe = Mask(SHAPE, known), make_pipe("dpir")
+    y = masks.forward(pictures(2))
+    both = restore(pipe, masks, y, seeds=(0, 1), sigma_y=0.2)
+    assert pipe.num_timesteps == 4
+    singles = [restore(pipe, masks.select(i), y[i : i + 1], seeds=(i,), sigma_y=0.2) for i in range(2)]
+    assert torch.equal(both, torch.cat(singles))
+    assert pipe.num_timesteps == 4
+    restore(pipe, masks.select(0), y[:1], sigma_y=0.2)
+    assert pipe.num_timesteps == 1
+
+
+def test_options_don_t_pass_through_a_stock_scheduler_to_another_method() -> None:
+    diffpir = METHODS["diffpir"](zeta=1.0)
+    stock = DDPMScheduler.from_config(diffpir.config)
+    assert METHODS["dps"].from_config(stock.config).config.zeta == 0.3
+    assert METHODS["diffpir"].from_config(stock.config).config.zeta == 1.0
+    assert METHODS["ddnm"].from_config(RePaintScheduler().config).config.eta == 0.85
+    assert METHODS["ddnm"].from_config(RePaintScheduler().config, eta=0.1).config.eta == 0.1
+
+
+def test_methods_that_nobody_registered_are_swapped_too() -> None:
+    ours = Counting.from_config(METHODS["dpir"]().config)
+    assert type(METHODS["ddrm"].from_config(ours.config)) is METHODS["ddrm"]
+    assert type(Counting.from_config(ours.config)) is Counting
+
+
+@every_method
+def test_a_schedule_with_few_timesteps(method: str) -> None:
+    operator = MATRIX["jpeg" if method == "ddrm-jpeg" else "sr2"]
+    pipe = make_pipe(method, scheduler=DDPMScheduler(num_train_timesteps=10))
+    x = restore(pipe, operator, operator.forward(pictures()), num_inference_steps=None)
+    assert x.isfinite().all()
+    assert pipe.num_timesteps <= (10 if method != "repaint" else 40)
+
+
+def test_an_ode_in_more_steps_than_there_are() -> None:
+    pipe = make_pipe("daps", scheduler=DDPMScheduler(num_train_timesteps=10), ode_steps=20)
+    y = MATRIX["sr2"].forward(pictures())
+    assert restore(pipe, MATRIX["sr2"], y, num_inference_steps=10).isfinite().all()
+
+
+def test_travel_costs_nothing_before_it_begins() -> None:
+    scheduler = METHODS["repaint"](travel_length=1, travel_repeats=1000)
+    assert len(scheduler.timesteps) == 1000
+    with pytest.raises(InvalidInputError, match="travel_repeats must be a whole number >= 1 and <= 1000"):
+        METHODS["repaint"](travel_repeats=1001)
+
+
+class Returns(ZeroShotScheduler):
+    """Returns what it was given, or NaN at the end."""
+
+    ends: float = 1.0
+
+    def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
+        return estimate.x0_hat if estimate.sigma_next else measurement.y * self.ends
+
+
+def test_what_a_method_returns_is_left_as_it_is() -> None:
+    scheduler, y = Returns(), torch.ones(1, *SHAPE)
+    scheduler.set_timesteps(2)
+    x = torch.randn(1, *SHAPE)
+    measurement = Measurement(y, operators.create("denoise", image_shape=SHAPE), 0.1)
+    made = scheduler.step(0.5 * x, scheduler.timesteps[0], x, measurement, variance_noise=x)
+    assert made.prev_sample.data_ptr() != made.pred_original_sample.data_ptr()
+    scheduler.step(0.5 * x, scheduler.timesteps[1], x, measurement, variance_noise=x)
+    assert torch.equal(y, torch.ones_like(y))
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_step_that_ends_in_nan_is_an_error(blocks: bool) -> None:
+    pipe: Any = DDRMPipeline(make_unet(), Returns())
+    pipe.scheduler.ends = float("nan")
+    arguments: dict[str, Any] = {"image": pictures(), "operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 2}
+    if blocks:
+        scheduler, pipe = pipe.scheduler, DDRMBlocks().init_pipeline()
+        pipe.update_components(unet=make_unet(), scheduler=scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(InvalidInputError, match="the scheduler's step gave NaN or Inf"):
+        pipe(**arguments)
+
+
+def test_a_network_without_gradients_is_refused() -> None:
+    with torch.inference_mode():
+        unet = make_unet()
+    pipe = make_pipe("dps", unet)
+    with pytest.raises(InvalidInputError, match=r"unet was made within torch.inference_mode\(\)"):
+        restore(pipe, MATRIX["sr2"], MATRIX["sr2"].forward(pictures()))
+
+
+def test_errors_of_a_prior() -> None:
+    pipe = make_pipe("ddrm")
+    table = denoising_errors(pipe, [pictures(2)], levels=[0.1, 1.0, 10.0])
+    assert [row[0] for row in table] == pytest.approx([0.1, 1.0, 10.0], rel=0.1)
+    assert denoising_errors(pipe, [pictures(2)], levels=[0.1, 1.0, 10.0]) == table
+    METHODS["daps"].from_config(pipe.scheduler.config, denoising_errors=table)
+    assert len(denoising_errors(make_pipe("ddrm", scheduler=DDPMScheduler(num_train_timesteps=10)), [pictures()])) <= 10
+    x = pictures()
+    for arguments, message in (
+        ((pipe, x), "pictures must be a list of tensors"),
+        ((pipe, []), "pictures must be a list of tensors"),
+        ((pipe, [x[:, :1]]), "pictures must have 3 channels, and sides that are multiples of 2"),
+        ((pipe, [x[:, :, :15]]), "pictures must have 3 channels, and sides that are multiples of 2"),
+        ((pipe, [100 * x]), r"pictures must be in \[-1, 1\]"),
+        ((pipe, [x], [1.0]), "levels must be 2 to 1000 increasing"),
+        ((pipe, [x], [1.0, 0.5]), "levels must be 2 to 1000 increasing"),
+        ((pipe, [x], [1.0, 2000.0]), "levels must be a number"),
+        ((pipe, [x], None, "a"), "seed must be a whole number"),
+        ((None, [x]), "pipe must be a DDRMPipeline"),
+        ((make_pipe("ddrm", make_unet(num_class_embeds=3)), [x]), "class-conditional"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            denoising_errors(*arguments)  # type: ignore[arg-type]
 
 
 class OldStyle(ZeroShotScheduler):

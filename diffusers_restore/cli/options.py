@@ -60,7 +60,7 @@ def noise_level(ctx: click.Context, param: click.Parameter, value: str) -> float
 
 
 def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str]) -> dict[str, Any]:
-    """The options K=V that were given, by name; values are read as JSON, else as text."""
+    """The options K=V that were given, by name; values are read as JSON or as Python writes them, else as text."""
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -73,8 +73,20 @@ def parse_args(ctx: click.Context, param: click.Parameter, pairs: Sequence[str])
         try:
             arguments[name] = json.loads(value)
         except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits, or thousands of brackets
-            arguments[name] = value
+            arguments[name] = _of_python(value)
     return arguments
+
+
+def _of_python(value: str) -> Any:
+    """True, False, None, and numbers that JSON doesn't know, such as .5."""
+    words = {"True": True, "False": False, "None": None}
+    if value in words:
+        return words[value]
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
 
 
 def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

@@ -16,7 +16,9 @@ from .base import LinearOperator, Operator, SVDOperator
 class Measurement:
     """A measurement y (B, *operator.output_shape) of images in [-1, 1] by `operator`, with noise of sd `sigma_y`.
 
-    `sigma_y` is in the unit of y and is never rescaled: a noise of 25/255 grey levels is sigma_y = 50/255.
+    `sigma_y` is in the unit of y and is never rescaled: a noise of 25/255 grey levels is sigma_y = 50/255. `stated` is
+    the operator as it was stated, where `operator` is its product with the crop of a larger canvas or with grey; None
+    is `operator` itself.
 
     Raises:
         OperatorError: shape or batch of y do not fit the operator.
@@ -26,6 +28,7 @@ class Measurement:
     y: Tensor
     operator: Operator
     sigma_y: float = 0.0
+    stated: Operator | None = None
 
     def __post_init__(self) -> None:
         _check_operator(self.operator)
@@ -57,7 +60,9 @@ class Measurement:
             raise InvalidInputError(f"size must be 1 or {len(self.y)}, that of the batch, got {size}")
         if size == len(self.y):
             return [self]
-        return [Measurement(self.y[i : i + 1], self.operator.select(i), self.sigma_y) for i in range(len(self.y))]
+        stated = [None if self.stated is None else self.stated.select(i) for i in range(len(self.y))]
+        parts = [(self.y[i : i + 1], self.operator.select(i), self.sigma_y, stated[i]) for i in range(len(self.y))]
+        return [Measurement(*part) for part in parts]
 
     @cached_property
     def y_bar(self) -> Tensor:

@@ -136,7 +136,7 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
         method = own_scheduler(scheduler, ZeroShotScheduler)
         timesteps = block_state.timesteps
         given = block_state.num_inference_steps
-        count = method.default_steps if given is None else given
+        count = method.default_count if given is None else given
         for one in (scheduler, method):  # that of the pipeline is left as the last call has set it
             one.set_timesteps(None if timesteps is not None else count, timesteps=timesteps)
         block_state.method = method
@@ -282,6 +282,7 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
                 components, block_state = self.loop_step(components, block_state, i=i, t=t)
                 watch.see("unet", t, torch.cat(block_state.model_outputs))
                 progress.update()
+        watch.see("the scheduler's step", timesteps[-1], torch.cat(block_state.samples))
         watch.check()
         self.set_block_state(state, block_state)
         return components, state

@@ -164,14 +164,13 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         if classifier is not None and not callable(classifier):
             raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
         samples = check_int("num_images_per_input", num_images_per_input, 1)
-        wanted = scheduler.default_steps if num_inference_steps is None else num_inference_steps
+        wanted = scheduler.default_count if num_inference_steps is None else num_inference_steps
         for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
             one.set_timesteps(None if timesteps is not None else wanted, timesteps=timesteps)
 
         canvas = MeasuredCanvas(image, operator, sigma_y, self.unet)
         check_channels(output_type, canvas.channels)
         whole = canvas.measurement(samples, self._execution_device)
-        self.scheduler.prepare(whole)
         parts = split_measurement(whole)
         generator = canvas.generators(generator, samples)
         labels = canvas.labels(class_labels, samples, parts)
@@ -199,6 +198,7 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
 
         states = [chain.start(noise) for chain, noise in zip(chains, draw_noise(parts, generator), strict=True)]
         steps = longest(chains)
+        self.scheduler.prepare(max(chains, key=lambda chain: len(chain.timesteps)).measurement)
         self._num_timesteps = len(steps)
         sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
         self._num_evaluations = max(chain.evaluations for chain in chains)

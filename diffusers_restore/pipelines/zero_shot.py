@@ -144,6 +144,11 @@ class Chain:
         self.unet, self.method, self.measurement = unet, copy(method), measurement
         self.labels, self.guide = labels, guide
         self.evaluations = 0
+        if self.method.needs_gradient and any(parameter.is_inference() for parameter in unet.parameters()):
+            raise InvalidInputError(
+                f"{type(method).__name__} needs the gradient of the network, and unet was made within "
+                "torch.inference_mode(), which leaves none; load it outside"
+            )
         self.method.prepare(measurement)
         self.timesteps: list[int] = self.method.timesteps.tolist()
 
@@ -227,6 +232,7 @@ class MeasuredCanvas:
         else:
             raise InvalidInputError(f"operator must be the name of a task or an Operator, got {operator!r}")
         self._check_range(y, operator)
+        self.stated = operator
         if operator.input_shape[0] == 1 and channels == 3:
             self.grey = Grayscale((3, *operator.input_shape[1:]))
             operator = operator @ self.grey
@@ -280,7 +286,8 @@ class MeasuredCanvas:
         """The measurement, `samples` times each picture; `split_measurement` makes its parts."""
         y = self.y.repeat_interleave(samples, dim=0).to(device)
         y = y.reshape(-1, y.shape[1] // self.split, *y.shape[2:])
-        return Measurement(y, self.operator.repeat_interleave(samples), self.sigma_y)
+        operator, stated = (one.repeat_interleave(samples) for one in (self.operator, self.stated))
+        return Measurement(y, operator, self.sigma_y, stated)
 
     def generators(self, generator: Generators, samples: int) -> Generators:
         """One generator for each image of the network's batch: a picture's own serves its `split` channels in turn."""

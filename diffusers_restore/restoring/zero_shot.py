@@ -132,6 +132,9 @@ class ZeroShotRestorer(Restorer):
                 raise ArgumentError(f"{{{name}}} is no option of the method {{0}}", what)
         if self.sigma_y is None and self.etas["eta"] is None and "eta" in self.pipe.scheduler.step_options:
             self.etas["eta"] = 1.0
+        if self.samples > 1 and self.chosen.result == "estimate":
+            what = type(self.chosen).__name__
+            raise ArgumentError("{samples} must be 1 for {0}, which draws nothing: all would be the same", what)
         if self.steps is not None:
             check_steps(self.pipe, self.steps)
         check_class_label(self.pipe, self.class_label)
@@ -141,14 +144,18 @@ class ZeroShotRestorer(Restorer):
         method, own = self.method, type(self.pipe.scheduler)
         self.automatic = method == AUTO or (method is None and own is METHODS[_SAMPLER])  # that which any DDPM gets
         if self.automatic:
-            etas = any(value is not None for value in self.etas.values())
-            method = _SAMPLER if etas else automatic_method(self.task, self.samples)
+            draws = self.samples > 1 or any(value is not None for value in self.etas.values())
+            method = automatic_method(self.task, draws=draws)
         try:
             chosen: type[ZeroShotScheduler] = own if method is None else METHODS[method]
         except PlugInError as error:
             raise ArgumentError("{0}", error) from error
         known = method_options(chosen)
         for name in self.method_args:
+            if name not in known and name in chosen.step_options:
+                raise ArgumentError(
+                    f"{{method_args}}: {{0}} has no option {{1!r}}; it is {{{name}}}", chosen.__name__, name
+                )
             if name not in known:
                 listed = ", ".join(known) or "none"
                 raise ArgumentError(
@@ -180,7 +187,13 @@ class ZeroShotRestorer(Restorer):
         self._check_measurement(operator, job.of_picture)
         gradient = self.pipe.scheduler.needs_gradient
         check_memory(self.pipe.unet, operator.input_shape, _MEMORY, gradient=gradient)
-        by_name = self.pipe.unet.config.in_channels == 1 < channels and not arguments  # colours one by one
+        one_by_one = self.pipe.unet.config.in_channels == 1 < channels
+        if one_by_one and arguments:
+            raise InvalidInputError(
+                f"the model is for grey pictures: colours go through it one by one, but not for the task {self.task} "
+                "with arguments; take a grey picture, or a model for colours"
+            )
+        by_name = one_by_one and not arguments
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
         scheduler, etas, of_holes = self._method_for(Measurement(y, operator, sigma_y))
 
@@ -204,9 +217,9 @@ class ZeroShotRestorer(Restorer):
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
-        may = self.automatic and isinstance(self.chosen, METHODS[_ESTIMATOR])
+        may = self.automatic and not self.method_args and isinstance(self.chosen, METHODS[_ESTIMATOR])
         may = may and isinstance(measurement.operator, SVDOperator)  # which DDRM needs
-        if not may or hole_radius(measurement) <= _WIDE:
+        if not may or hole_radius(measurement.operator, measurement.y) <= _WIDE:
             return self.chosen, self.etas, Remarks()
         sampler = METHODS[_SAMPLER].from_config(self.chosen.config)
         return sampler, {"eta": 1.0 if self.sigma_y is None else None}, Remarks((f"wide holes, filled by {_SAMPLER}",))
@@ -239,17 +252,17 @@ class ZeroShotRestorer(Restorer):
             raise InvalidInputError(f"a measurement for the task {self.task} is no picture; a .npy file is expected")
 
 
-def automatic_method(task: str, samples: int = 1) -> str:
+def automatic_method(task: str, *, draws: bool = False) -> str:
     """The method that suits a task best: by PSNR, of those that keep the data (benchmarks/results/methods.md).
 
-    Where several samples are asked for, one that draws them; where most of a picture is open, too, since the mean of
-    all that it may be is grey.
+    Where most of a picture is open, as its colours are, it is one that draws, since the mean of all that it may be is
+    grey.
 
     Args:
         task: by name.
-        samples: of each picture.
+        draws: whether it has to draw samples.
     """
-    return _SAMPLER if samples > 1 and task not in _AUTO else _AUTO.get(task, _ESTIMATOR)
+    return _AUTO.get(task, _SAMPLER if draws else _ESTIMATOR)
 
 
 def rounding_noise(bits: int) -> float:

@@ -71,6 +71,9 @@ def check_config(config: object) -> Mapping[str, Any]:
     return config
 
 
+METHODS_HERE: set[str] = set()
+"""The names of all zero-shot methods that were imported, registered or not."""
+
 # Schedulers of diffusers whose betas are those of the DDPM that the network was trained with.
 VARIANCE_PRESERVING = (
     "DDIMInverseScheduler",
@@ -128,7 +131,7 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
         InvalidInputError: a VE, flow-matching, consistency or zero-terminal-SNR schedule, or one not known here.
     """
     name = config.get("_class_name")
-    methods = {address.rpartition(":")[2] for _, address in METHODS.addresses()}
+    methods = {*METHODS_HERE, *(address.rpartition(":")[2] for _, address in METHODS.addresses())}
     if name is None and isinstance(config, FrozenDict) and "beta_schedule" not in config:
         name = "without a beta_schedule"  # the configuration of a scheduler in memory has lost its class
     of_ddpm = config.get("beta_schedule") is not None or config.get("trained_betas") is not None

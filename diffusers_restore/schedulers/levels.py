@@ -45,7 +45,12 @@ def distinct(timesteps: Sequence[int], total: int) -> list[int]:
     return [min(t, total - 1 - i) for i, t in enumerate(chosen)]
 
 
+def share_of(share: float, total: int) -> int:
+    """How many timesteps the lowest `share` of 0..total-1 has, at least one."""
+    return max(1, round(share * total))
+
+
 def leading_below(share: float, count: int, total: int) -> list[int]:
     """`count` timesteps of "leading" spacing in the lowest `share` of 0..total-1."""
-    below = max(1, round(share * total))
+    below = share_of(share, total)
     return space_timesteps(check_int("num_inference_steps", count, 1, below), below, "leading")

@@ -11,7 +11,7 @@ from ..errors import check_real
 from ..operators import Measurement
 from .data_terms import posterior_mean
 from .estimate import Estimate
-from .levels import leading_below
+from .levels import leading_below, share_of
 from .scheduling_ilvr import ilvr_update
 from .zero_shot import ZeroShotScheduler
 
@@ -42,6 +42,11 @@ class CCDFScheduler(ZeroShotScheduler):
     ) -> None:
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("start_share", start_share, above=0, maximum=1)
+
+    @property
+    def default_count(self) -> int:
+        """`default_steps`, or as many timesteps as there are below the start."""
+        return min(self.default_steps, share_of(self.config.start_share, len(self)))
 
     def space(self, count: int) -> list[int]:
         """`count` timesteps of "leading" spacing below t0."""

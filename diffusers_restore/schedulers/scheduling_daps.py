@@ -104,7 +104,7 @@ class DAPSScheduler(UncertaintyScheduler):
         if self.config.ode_steps == 1 or estimate.timestep == 0:
             return x0_hat
         lowest = min(LEVELS[1], sigma)
-        inner = self.nearest_timesteps(karras_levels(sigma, lowest, self.config.ode_steps))
+        inner = self.nearest_timesteps(karras_levels(sigma, lowest, min(self.config.ode_steps, estimate.timestep + 1)))
         for t in [t for t in inner if t < estimate.timestep]:
             x = torch.add(x, epsilon_hat, alpha=self.sigma(t) - sigma)
             sigma = self.sigma(t)

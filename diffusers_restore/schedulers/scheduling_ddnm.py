@@ -54,7 +54,7 @@ class DDNMScheduler(TimeTravelScheduler):
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
         eta: share of the noise that is new, [0, 1].
         travel_length: timesteps in a stretch.
-        travel_repeats: how often each is run; 1 is no travel.
+        travel_repeats: how often each is run, 1..1000; 1 is no travel.
 
     Raises:
         InvalidInputError: an option out of range.
@@ -77,7 +77,7 @@ class DDNMScheduler(TimeTravelScheduler):
     ) -> None:
         check_real("eta", eta, 0, 1)
         check_int("travel_length", travel_length, 1)
-        check_int("travel_repeats", travel_repeats, 1)
+        check_int("travel_repeats", travel_repeats, 1, 1000)
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
 
     @classmethod

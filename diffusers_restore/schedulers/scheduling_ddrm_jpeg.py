@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import check_real
 from ..operators import Measurement, Operator
 from .estimate import Estimate
-from .levels import leading_below
+from .levels import leading_below, share_of
 from .zero_shot import ZeroShotScheduler
 
 
@@ -79,6 +79,11 @@ class DDRMJPEGScheduler(ZeroShotScheduler):
     def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
         """It takes all operators."""
         return None
+
+    @property
+    def default_count(self) -> int:
+        """`default_steps`, or as many timesteps as there are below the start."""
+        return min(self.default_steps, share_of(self.config.start_share, len(self)))
 
     def space(self, count: int) -> list[int]:
         """`count` timesteps of "leading" spacing below the start."""

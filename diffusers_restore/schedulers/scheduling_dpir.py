@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import check_real
-from ..operators import LinearOperator, Measurement, SVDOperator
+from ..operators import LinearOperator, Measurement, Operator, SVDOperator
 from ..operators.base import scale
 from .data_terms import posterior_mean
 from .estimate import Estimate
@@ -47,19 +47,19 @@ def dpir_levels(measurement: Measurement) -> tuple[float, float]:
     where q is the share of the coefficients that is measured; at most 20. The lowest level is sigma_y sqrt(q), at least
     0.01.
     """
-    operator = measurement.linear
-    share, radius = measured_share(operator), hole_radius(measurement)
+    operator = measurement.stated or measurement.operator
+    share, radius = measured_share(operator), hole_radius(operator, measurement.y)
     start = min(HIGHEST, max(1.0, radius, 1 / (16 * share)))
     end = max(LOWEST, measurement.sigma_y * sqrt(share))
     if isinstance(operator, SVDOperator):
         s = operator.singular_values.values
-        start = max(start, measurement.sigma_y / float(s.max()))
+        start = max(start, measurement.sigma_y / float(s.max())) if bool((s > 0).any()) else start
         if operator.complete and bool((s > 0).all()):
             start = min(max(LOWEST, measurement.sigma_y / float(s.min())), start)
     return start, min(start, end)
 
 
-def measured_share(operator: LinearOperator) -> float:
+def measured_share(operator: Operator) -> float:
     """q: the share of the coefficients of a picture that is measured; without an SVD, the size of y over that of x."""
     share = prod(operator.output_shape) / prod(operator.input_shape)
     if isinstance(operator, SVDOperator) and operator.measured_coefficients is not None:
@@ -67,20 +67,25 @@ def measured_share(operator: LinearOperator) -> float:
     return min(1.0, max(share, 1 / prod(operator.input_shape)))
 
 
-def hole_radius(measurement: Measurement) -> int:
+def hole_radius(operator: Operator, like: Tensor) -> int:
     """How far the most distant pixel without any measurement is from one with, in steps to one of eight neighbours.
 
-    Rows and columns at the end that are not measured at all are a canvas's border and don't count.
+    A^T A of some noise shows where there is one. At most 20; 0 where nothing is measured at all, or A isn't linear.
+
+    Args:
+        operator: of B images, or of any number.
+        like: a tensor (B, ...) of the dtype and on the device to work with.
     """
-    operator, y = measurement.linear, measurement.y
-    flat = torch.ones(len(y), *operator.input_shape, dtype=y.dtype, device=y.device)
-    weight = operator.adjoint(operator.forward(flat)).abs().amax(dim=1, keepdim=True)
-    seen = (weight > 1e-3 * weight.max()).to(y.dtype)
-    for axis in (2, 3):
-        inside = seen.amax(dim=tuple(other for other in range(4) if other != axis)).nonzero()
-        seen = seen.narrow(axis, 0, int(inside.max()) + 1 if len(inside) else 0)
+    if not isinstance(operator, LinearOperator):
+        return 0
+    weight, generator = torch.zeros(1, dtype=like.dtype, device=like.device), torch.Generator().manual_seed(0)
+    for _ in range(4):
+        noise = torch.randn(1, *operator.input_shape, generator=generator).to(like)
+        weight = weight + operator.adjoint(operator.forward(noise.expand(len(like), -1, -1, -1))).square()
+    weight = weight.amax(dim=1, keepdim=True)
+    seen = (weight > 1e-6 * weight.max()).to(like.dtype)
     radius = 0
-    while radius < HIGHEST and seen.numel() and not bool(seen.all()):
+    while radius < HIGHEST and bool(seen.any()) and not bool(seen.all()):
         seen = functional.max_pool2d(seen, 3, stride=1, padding=1)
         radius += 1
     return radius

@@ -39,7 +39,7 @@ class DPSScheduler(ZeroShotScheduler):
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
-        zeta: step size, > 0; the paper has 0.3, and 0.5 for inpainting, at 1000 steps.
+        zeta: step size, (0, 1e6]; the paper has 0.3, and 0.5 for inpainting, at 1000 steps.
 
     Raises:
         InvalidInputError: an option out of range.
@@ -60,7 +60,7 @@ class DPSScheduler(ZeroShotScheduler):
         zeta: float = 0.3,
     ) -> None:
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
-        check_real("zeta", zeta, above=0)
+        check_real("zeta", zeta, above=0, maximum=1e6)
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """An ancestral step and one along `dps_gradient`."""

@@ -55,7 +55,7 @@ class ZeroShotRePaintScheduler(TimeTravelScheduler):
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
         travel_length: timesteps in a stretch.
-        travel_repeats: how often each is run; 1 is no travel.
+        travel_repeats: how often each is run, 1..1000; 1 is no travel.
 
     Raises:
         InvalidInputError: an option out of range.
@@ -76,7 +76,7 @@ class ZeroShotRePaintScheduler(TimeTravelScheduler):
         travel_repeats: int = 10,
     ) -> None:
         check_int("travel_length", travel_length, 1)
-        check_int("travel_repeats", travel_repeats, 1)
+        check_int("travel_repeats", travel_repeats, 1, 1000)
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:

@@ -32,6 +32,12 @@ class TimeTravelScheduler(ZeroShotScheduler):
     Its steps have to be taken in that order, by one copy of the scheduler for each chain.
     """
 
+    def _use_all_timesteps(self) -> None:
+        """T-1..0, once each."""
+        super()._use_timesteps(range(len(self) - 1, -1, -1))
+        self.num_inference_steps = None
+        self._position, self._order = 0, self.timesteps.tolist()
+
     def _use_timesteps(self, chosen: Sequence[int], device: str | torch.device | None = None) -> None:
         super()._use_timesteps(chosen, device)
         self._position = 0

@@ -10,6 +10,7 @@ from inspect import signature
 from math import sqrt
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -23,7 +24,15 @@ from ..registries import METHODS
 from ..registry import PlugInError
 from ..tensors import check_alike, check_floats, check_shape, described
 from .data_terms import posterior_mean
-from .ddpm import SCHEDULE, check_config, check_variance_preserving, make_betas, stated_schedule, variance_exploding
+from .ddpm import (
+    METHODS_HERE,
+    SCHEDULE,
+    check_config,
+    check_variance_preserving,
+    make_betas,
+    stated_schedule,
+    variance_exploding,
+)
 from .estimate import Estimate, Model, make_pullback
 from .levels import nearest_timesteps
 from .noise import standard_normal
@@ -33,6 +42,8 @@ from .timesteps import check_timestep as check_timestep  # it can be imported fr
 
 _OF_NETWORK = {"denoising_errors"}
 """Options of methods that describe the network, as the noise schedule does."""
+_OWNER = "_options_of"
+"""The key of a configuration under which the class of a method's options is named."""
 
 
 @dataclass
@@ -115,19 +126,25 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         config = check_config(config)
         if config.get("_class_name") == "ScoreSdeVeScheduler":
             config = {**variance_exploding(config), "_class_name": cls.__name__}
-        config = _without_options_of_others(config, cls.__name__)
+        config = _without_options_of_others(config, cls)
         check_variance_preserving(config)
         taken = signature(cls.__init__).parameters
         kept = {name: config[name] for name in _OF_NETWORK & config.keys() - taken.keys() if config[name] is not None}
-        config = {name: value for name, value in config.items() if name in taken or name not in _OF_NETWORK}
+        config = {name: value for name, value in config.items() if name in taken or name not in (*_OF_NETWORK, _OWNER)}
         made = super().from_config(stated_schedule(config), return_unused_kwargs, **kwargs)
         if kept:  # for the methods that may come after this one
             (made[0] if return_unused_kwargs else made).register_to_config(**kept)
         return made
 
     def register_to_config(self, **kwargs: Any) -> None:
-        """As `ConfigMixin.register_to_config`; says whose options they are, also before they are saved."""
-        super().register_to_config(**{**kwargs, "_class_name": type(self).__name__})
+        """As `ConfigMixin.register_to_config`; says whose options they are, for other classes that pass them on."""
+        name = type(self).__name__
+        owner = {_OWNER: name} if method_options(type(self)).keys() - _OF_NETWORK else {}
+        super().register_to_config(**{**kwargs, "_class_name": name, **owner})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        METHODS_HERE.add(cls.__name__)
 
     def set_timesteps(
         self,
@@ -157,6 +174,11 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         """`count` decreasing timesteps of the method's own spacing; here "leading", 0, T // n, 2 (T // n), ..."""
         return space_timesteps(count, len(self), "leading")
 
+    @property
+    def default_count(self) -> int:
+        """`default_steps`, or as many timesteps as there are."""
+        return min(self.default_steps, len(self))
+
     def alpha_bar(self, timestep: int) -> float:
         """alpha_bar of a timestep of 0..T-1, or 1.0 for -1, where no noise is left."""
         return self._alpha_bars[check_int("timestep", timestep, -1, len(self) - 1)]
@@ -176,7 +198,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         return why_not_linear(operator)
 
     def prepare(self, measurement: Measurement) -> None:
-        """Called with the measurement of a whole batch before its chain starts, after `set_timesteps`.
+        """Called before a chain starts, after `set_timesteps`, with what it restores: a picture on a CPU, else a batch.
 
         A method whose noise levels depend on what was measured chooses them here.
 
@@ -186,7 +208,8 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         reason = self.why_not(measurement.operator, measurement.sigma_y)
         if reason is not None:
             raise OperatorError(
-                f"{type(self).__name__} can't restore from {measurement.operator!r}: {reason}. Methods that can: "
+                f"{type(self).__name__} can't restore from {measurement.stated or measurement.operator!r}: {reason}. "
+                "Methods that can: "
                 f"{', '.join(methods_for(measurement.operator, measurement.sigma_y)) or 'none'}"
             )
 
@@ -276,7 +299,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         known = Estimate(x0_hat, epsilon_hat, noise, *levels, t, following, evaluate, pullback)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.needs_gradient):
             prev_sample = self.update(known, measurement, **options)
-        prev_sample = prev_sample.mul_(sqrt(self.alpha_bar(resumed)))
+        prev_sample = prev_sample * sqrt(self.alpha_bar(resumed))  # not in place: a method may return an estimate
         if not return_dict:
             return prev_sample, x0_hat
         return ZeroShotSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x0_hat)
@@ -286,10 +309,10 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         return following
 
     def _evaluate(self, model: Model | None, x: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        if model is None:
+        if not callable(model):
             raise InvalidInputError(
                 f"{type(self).__name__} evaluates the network within its steps: model must be a function (x_t, "
-                "timestep) -> model_output, got None"
+                f"timestep) -> model_output, got {model!r:.99}"
             )
         alpha_bar = self.alpha_bar(timestep)
         sample = sqrt(alpha_bar) * x
@@ -319,15 +342,19 @@ def method_options(method: type[ZeroShotScheduler]) -> dict[str, Any]:
     return {name: one.default for name, one in parameters.items() if name not in ("self", *SCHEDULE)}
 
 
-def _without_options_of_others(config: Mapping[str, Any], own: str) -> Mapping[str, Any]:
-    """A configuration without the options of its method, unless that is `own`: the same name means something else."""
+def _without_options_of_others(config: Mapping[str, Any], own: type[ZeroShotScheduler]) -> Mapping[str, Any]:
+    """A configuration without the options of another method or scheduler: the same name means something else there."""
     name = config.get("_class_name")
-    others = [key for key, address in METHODS.addresses() if name != own and address.rpartition(":")[2] == name]
+    owner = config.get(_OWNER, name)
+    if own.__name__ in (name, owner):
+        return config
+    left = set(signature(getattr(diffusers, str(name), dict).__init__).parameters) - {*SCHEDULE}
+    left = (left | set(config.get("_use_default_values") or ())) & method_options(own).keys()  # RePaint's eta, say
+    others = [key for key, address in METHODS.addresses() if address.rpartition(":")[2] == owner]
     with suppress(PlugInError):
         for key in others:
-            left = method_options(METHODS[key]).keys() - _OF_NETWORK
-            config = {key: value for key, value in config.items() if key not in left}
-    return config
+            left |= method_options(METHODS[key]).keys()
+    return {key: value for key, value in config.items() if key not in left - _OF_NETWORK}
 
 
 def why_not_linear(operator: Operator) -> str | None:
