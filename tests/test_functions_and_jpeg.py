@@ -213,7 +213,7 @@ def test_a_function_of_one_dtype_is_tried_in_it() -> None:
     check_operator(FunctionOperator(lambda x: functional.conv2d(x, kernel.to(x), padding=1, groups=3), SHAPE))
     operator = FunctionOperator(blur, SHAPE, dtype=torch.float64)
     assert operator.adjoint(pictures()).dtype == torch.float64
-    with pytest.raises(RuntimeError, match="same"):
+    with pytest.raises(OperatorError, match="failed when it was tried .* should be the same"):
         FunctionOperator(blur, SHAPE)
 
 
@@ -376,3 +376,10 @@ def test_a_jpeg_is_measured_by_name_and_is_its_own_picture() -> None:
     assert [len(part.y) for part in parts] == [1, 1]
     with pytest.raises(OperatorError, match="is not linear"):
         _ = measurement.y_bar
+
+
+def test_a_function_that_fails_says_when() -> None:
+    with pytest.raises(OperatorError, match=r"failed when it was tried with torch.float32 \(2, 3, .*: KeyError: 'x'"):
+        FunctionOperator(lambda x: {}["x"], SHAPE)
+    with pytest.raises(OperatorError, match="device must be one of this machine, got 'foo'"):
+        FunctionOperator(lambda x: x, SHAPE, device="foo")

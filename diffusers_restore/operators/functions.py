@@ -69,15 +69,20 @@ class FunctionOperator(LinearOperator):
         self.measures_picture = check_bool("measures_picture", measures_picture)
         self._function, self._adjoint = forward, adjoint
         generator = torch.Generator().manual_seed(0)  # on the CPU: the same pictures on every device
-        x = torch.randn(2, *self.input_shape, generator=generator).to(device=device, dtype=dtype)
-        with torch.no_grad():
-            if output_shape is None:
-                y = forward(x.clone())
-                output_shape = tuple(y.shape[1:]) if isinstance(y, Tensor) else None  # type: ignore[assignment]
-            self.output_shape = check_shape("output_shape", output_shape)
-            self._try_forward(x, _TOLERANCES[dtype])
-            y = torch.randn(2, *self.output_shape, generator=generator).to(x)
-            self._try_adjoint(x, y, _TOLERANCES[dtype])
+        try:
+            x = torch.randn(2, *self.input_shape, generator=generator).to(device=device, dtype=dtype)
+        except (RuntimeError, TypeError) as error:
+            raise OperatorError(f"device must be one of this machine, got {device!r:.99}") from error
+        try:
+            with torch.no_grad():
+                self._try(x, output_shape, generator)
+        except OperatorError:
+            raise
+        except Exception as error:  # a function can fail in any way
+            raise OperatorError(
+                f"forward or adjoint failed when it was tried with {described(x)}: {type(error).__name__}: "
+                f"{one_line(error)}"
+            ) from error
 
     def forward(self, x: Tensor) -> Tensor:
         return _checked("forward", self._function(x), x, self.output_shape)
@@ -104,6 +109,14 @@ class FunctionOperator(LinearOperator):
                 raise OperatorError(
                     f"autograd can't differentiate forward ({one_line(error)}): give its adjoint, too"
                 ) from error
+
+    def _try(self, x: Tensor, output_shape: Shape | None, generator: torch.Generator) -> None:
+        if output_shape is None:
+            y: object = self._function(x.clone())
+            output_shape = tuple(y.shape[1:]) if isinstance(y, Tensor) else None  # type: ignore[assignment]
+        self.output_shape = check_shape("output_shape", output_shape)
+        self._try_forward(x, _TOLERANCES[x.dtype])
+        self._try_adjoint(x, torch.randn(2, *self.output_shape, generator=generator).to(x), _TOLERANCES[x.dtype])
 
     def _try_forward(self, x: Tensor, tolerance: float) -> None:
         before = x.clone()
