@@ -79,7 +79,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=diffusers_restore.DEFAULT_PRIOR, help="prior: a folder")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
-    parser.add_argument("--limit", type=int, default=2, help="the first N pictures of each set")
+    parser.add_argument("--limit", type=int, default=4, help="the first N pictures of each set")
     parser.add_argument("--crop", type=int, default=128, help="side of the centre crop")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--gaussian", action="store_true", help="only print the exact test")
