@@ -126,8 +126,8 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         config = check_config(config)
         if config.get("_class_name") == "ScoreSdeVeScheduler":
             config = {**variance_exploding(config), "_class_name": cls.__name__}
-        config = _without_options_of_others(config, cls)
         check_variance_preserving(config)
+        config = _without_options_of_others(config, cls)
         taken = signature(cls.__init__).parameters
         kept = {name: config[name] for name in _OF_NETWORK & config.keys() - taken.keys() if config[name] is not None}
         config = {name: value for name, value in config.items() if name in taken or name not in (*_OF_NETWORK, _OWNER)}
