@@ -67,9 +67,10 @@ RUNS: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ilvr": ("ilvr", {}, None),
     "ccdf": ("ccdf", {}, None),
     "repaint": ("repaint", {"travel_length": 5, "travel_repeats": 3}, 40),
-    "dps": ("dps", {"zeta": 1.0}, 60),
+    "dps": ("dps", {"zeta": 10.0}, 60),
     "pigdm": ("pigdm", {}, 30),
     "mmps": ("mmps", {}, 20),
+    "mmps, covariance": ("mmps", {"covariance": True}, 20),
     "daps": ("daps", {}, None),
     "ddrm-jpeg": ("ddrm-jpeg", {}, None),
 }
@@ -174,7 +175,8 @@ def gaussian(steps: int = 20, g: float = 0.5, sigma_y: float = 0.1) -> list[dict
         if method not in ("ddrm-jpeg", "dps")  # not affine, or for another kind of damage
     }
     runs["daps"] = ("daps", {"prior_sd": g, "denoise_last": False})
-    runs["mmps"] = ("mmps", {"prior_sd": g, "iterations": 8, "denoise_last": False})
+    runs["mmps"] = ("mmps", {"iterations": 8})
+    runs["mmps, covariance"] = ("mmps", {"prior_sd": g, "iterations": 8, "covariance": True, "denoise_last": False})
     runs["pigdm"] = ("pigdm", {"prior_sd": g})
     rows = []
     for run, (method, options) in runs.items():
@@ -208,7 +210,10 @@ def gaussian(steps: int = 20, g: float = 0.5, sigma_y: float = 0.1) -> list[dict
         exact = 1 - 1 / g**2 / precision
         exact[0] = 0
         off = (x[0] - exact) * precision.sqrt()
-        row: dict[str, Any] = {"method": run, "result": scheduler.result}
+        row: dict[str, Any] = {
+            "method": run,
+            "result": "posterior sample" if options.get("covariance") else scheduler.result,
+        }
         for case, mean_error, ratio in zip(cases, off.tolist(), (variance * precision).tolist(), strict=True):
             row[case] = f"{mean_error:+.2f} / {ratio:.3f}"
         rows.append(row)

@@ -198,7 +198,7 @@ KINDS = {
 ONE_EACH = {
     "ccdf": {"start_share": 1.0},
     "ddrm-jpeg": {"start_share": 1.0, "eta": 0.5},
-    "mmps": {"denoise_last": False},
+    "mmps": {"covariance": True, "denoise_last": False},
     "daps": {"denoise_last": False},
     "repaint": {"travel_repeats": 1},
 }

@@ -142,6 +142,10 @@ def _exact(c: Coefficient) -> Step:
     return A, B, variance + (1 - c.q) ** 2 * v * (1 - c.w(v))
 
 
+def _mmps(c: Coefficient) -> Step:
+    return _corrected(c, c.w(c.a**2 * c.k), c.q, c.b**2 * (1 - c.q))
+
+
 def _daps(c: Coefficient, variance: float) -> Step:
     w = c.w(variance)
     A, B, _ = _corrected(c, w, 0.0, 0)
@@ -162,7 +166,12 @@ CHAINS: dict[str, tuple[str, dict[str, Any], Callable[[Coefficient], Step]]] = {
     "ccdf": ("ccdf", {"start_share": 0.5}, _replaced),
     "repaint": ("repaint", {"travel_length": 2, "travel_repeats": 3}, _replaced),
     "pigdm": ("pigdm", {"prior_sd": 1.0}, lambda c: _pigdm(c, of_prior(c.a, 1.0))),
-    "mmps": ("mmps", {"prior_sd": G, "iterations": 30, "denoise_last": False}, _exact),
+    "mmps": ("mmps", {"iterations": 30}, _mmps),
+    "mmps, covariance": (
+        "mmps",
+        {"prior_sd": G, "iterations": 30, "covariance": True, "denoise_last": False},
+        _exact,
+    ),
     "daps": ("daps", {"prior_sd": G, "denoise_last": False}, lambda c: _daps(c, of_prior(c.a))),
     "daps, other r": ("daps", {"prior_sd": 1.0, "denoise_last": False}, lambda c: _daps(c, of_prior(c.a, 1.0))),
 }
@@ -259,7 +268,7 @@ def test_the_chain_is_the_recursion(chain: str, name: str, sigma_y: float) -> No
 def test_daps_and_mmps_sample_the_posterior_of_a_gaussian(method: str, steps: int) -> None:
     """One chain over coefficients that are missing, well measured and barely measured: s = 0, 1, 0.2, 0.05."""
     s, sigma_y = np.array([0, 1, 0.2, 0.05]), 0.1
-    options = {"mmps": {"iterations": 8}, "daps": {}}[method]
+    options = {"mmps": {"iterations": 8, "covariance": True}, "daps": {}}[method]
     scheduler = METHODS[method](prior_sd=G, denoise_last=False, **options)
     if method == "daps":
         scheduler.set_timesteps(steps)

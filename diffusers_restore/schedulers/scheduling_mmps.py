@@ -91,14 +91,15 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class MMPSScheduler(UncertaintyScheduler):
-    """MMPS (arXiv:2405.13712) with the covariance of the estimate: posterior samples by the network's own Jacobian.
+    """MMPS (arXiv:2405.13712): DDPM steps from the estimate given x and y, by the network's own Jacobian.
 
-    Exact for a Gaussian prior in any number of steps.
+    With `covariance`, a posterior sample of a Gaussian prior in any number of steps; a network's pictures become noisy
+    by it, since its errors are no white noise.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
         iterations: of conjugate gradients in each step, each a pass back through the network.
-        covariance: whether steps add the noise of `mmps_update`, for operators with an SVD; False is the paper's step.
+        covariance: whether steps add the noise of `mmps_update`, for operators with an SVD; the paper's don't.
         denoise_last: whether the last step returns the estimate instead of a draw, whose noise is visible.
         prior_sd: g of the variance sigma^2 g^2 / (sigma^2 + g^2) of that noise; None is the network's measured error.
         denoising_errors: that error, [[sigma, root mean square error], ...]; None is that of the bundled prior.
@@ -109,7 +110,6 @@ class MMPSScheduler(UncertaintyScheduler):
 
     default_steps = 100
     needs_gradient = True
-    result = "posterior sample"
 
     @register_to_config
     def __init__(
@@ -121,7 +121,7 @@ class MMPSScheduler(UncertaintyScheduler):
         trained_betas: list[float] | None = None,
         prediction_type: str = "epsilon",
         iterations: int = 2,
-        covariance: bool = True,
+        covariance: bool = False,
         denoise_last: bool = True,
         prior_sd: float | None = None,
         denoising_errors: list[list[float]] | None = None,
