@@ -6,9 +6,9 @@
     python benchmarks/methods.py --errors photos  # denoising_errors of a prior on a folder of photographs, as JSON
 
 Centre crops of 128 px of the first pictures of Set5 and CBSD68. For each picture, task and method: PSNR, SSIM, how far
-the result is from the data, network evaluations, passes back, seconds on one thread, and the memory that the run takes
-beside the loaded network. Steps are those of the papers where a CPU can afford them; the table says how many. What is
-measured is kept in benchmarks/results/.cache, so that an interrupted run goes on.
+the result is from the data, network evaluations and seconds on one thread; of each method the memory of a picture of
+256 px, in a process of its own. Steps are those of the papers where a CPU can afford them; the table says how many.
+What is measured is kept in benchmarks/results/.cache, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -84,23 +86,24 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=128, help="side of the centre crop")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--gaussian", action="store_true", help="only print the exact test")
+    parser.add_argument("--memory", choices=list(RUNS), help="only print the memory of this one, in MB")
     parser.add_argument("--errors", type=Path, metavar="FOLDER", help="only print denoising_errors on these pictures")
     parser.add_argument("--output", type=Path, default=RESULTS / "methods", help="result files, without their suffix")
     parser.add_argument("--cache", type=Path, default=RESULTS / ".cache", help="folder of what was already measured")
     return parser.parse_args(argv)
 
 
-def resident() -> float:
-    """Memory of this process in MB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-
-
-def peak(reset: bool = False) -> float:
-    """The most memory that this process has had since the last reset, in MB."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")
-    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e3
+def memory(pipe: DDRMPipeline, run: str, side: int = 256) -> float:
+    """MB that this process needs more for a picture of `side` pixels than for one of 16."""
+    method, options, _ = RUNS[run]
+    name, arguments = ("jpeg", {"quality": 10}) if method == "ddrm-jpeg" else ("sr4", {})
+    pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config, **({} if method == "ddrm" else options))
+    peaks = []
+    for size in (16, side):
+        operator = operators.create(name, image_shape=(3, size, size), **arguments)
+        pipe(operator.forward(torch.zeros(1, 3, size, size)), operator=operator, num_inference_steps=3)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+    return peaks[1] - peaks[0]
 
 
 def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[dict[str, Any], Tensor]:
@@ -111,7 +114,6 @@ def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[
     of_call = {"eta": options["eta"]} if method == "ddrm" and options else {}
     own = {} if of_call else options
     pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config, **own)
-    before, _ = resident(), peak(reset=True)
     started = time.perf_counter()
     x = pipe(
         measurement.y,
@@ -128,7 +130,6 @@ def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[
         "misfit": float((operator.forward(x) - measurement.y).square().mean().sqrt()),
         "evaluations": pipe.num_evaluations,
         "seconds": round(seconds, 2),
-        "MB": max(0.0, round(peak() - before)),
     }
     return row, x
 
@@ -238,7 +239,7 @@ def to_markdown(run: dict[str, Any], table: list[dict[str, Any]], exact: list[di
             "# The zero-shot methods, side by side\n",
             f"Means over {run['pictures']} pictures, centre crops of {run['crop']} px, one restoration each. `misfit` "
             "is the root mean square of A x - y, in units of [-1, 1]: the noise where the data are kept, more where "
-            "they are not. Seconds are those of one thread; MB what a run takes beside the loaded network.\n",
+            "they are not. Seconds are of one thread; MB what a picture of 256 px takes beside the loaded network.\n",
             *by_task,
             "## A Gaussian prior: which methods sample the posterior?\n",
             "Error of the mean in standard deviations of the posterior / variance over that of the posterior, exact, "
@@ -262,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     pipe = DDRMPipeline.from_pretrained(args.model, dtype=torch.bfloat16)
     pipe.unet.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
+    if args.memory:
+        print(memory(pipe, args.memory))
+        return
     if args.errors:
         files = sorted(path for path in args.errors.iterdir() if path.suffix.lower() in (".png", ".jpg"))
         print(json.dumps(denoising_errors(pipe, [centre(images.load(path).tensor, args.crop) for path in files])))
@@ -271,8 +275,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     key = hashlib.sha256(json.dumps([network_hash(args.model), code_hash(), settings]).encode()).hexdigest()[:16]
     cache, sheet = Cache(args.cache / f"methods-{key}.jsonl"), args.cache / f"methods-{key}"
     sheet.mkdir(parents=True, exist_ok=True)
-    table = []
+    table, needed = [], {}
+    for run in args.runs:
+        command = [sys.executable, __file__, "--memory", run, "--model", args.model]
+        needed[run] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
     able = {task: methods_for(_operator(task, pictures[0]), TASKS[task][1]) for task in TASKS}
+    for task, (_, sigma_y, _) in TASKS.items():
+        rows = []
+        for picture in pictures:
+            operator = _operator(task, picture)
+            measurement = operators.measure(operator, picture.x, sigma_y, seeded(0, picture.index))
+            rows.append(figures(operator.pinv(measurement.y)[0], picture))
+        table.append(
+            {"task": task, "method": "pseudo-inverse", **{name: mean(row[name] for row in rows) for name in rows[0]}}
+        )
     pairs = [(task, run) for task in TASKS for run in args.runs if suits(task, run, able[task])]
     for task, run in tqdm(pairs):
         rows = []
@@ -287,10 +303,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 return row
 
             rows.append(cache.get(f"{task} {run} {RUNS[run]} {picture.index}", compute))
-        means = {name: mean(row[name] for row in rows) for name in ("psnr", "ssim", "misfit", "seconds", "MB")}
+        means = {name: mean(row[name] for row in rows) for name in ("psnr", "ssim", "misfit", "seconds")}
         steps = RUNS[run][2] or METHODS[RUNS[run][0]].default_steps
         table.append(
             {"task": task, "method": run, "timesteps": steps, "evaluations": round(rows[0]["evaluations"]), **means}
+            | {"MB": needed[run]}
         )
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in table[-1].items()}, flush=True)
     save_sheet(draw(pictures[-1], pairs, sheet), args.output.with_suffix(".png"))

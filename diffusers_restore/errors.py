@@ -30,7 +30,7 @@ class ImageError(InvalidInputError):
 def unknown_name(what: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """`no operator named 'blurr'; did you mean 'blur'? There are: blur, ...`"""
     names = sorted(known)
-    close = _nearest_numbers(str(name), names) or get_close_matches(str(name), names, n=1)
+    close = _nearest_numbers(str(name), names) or get_close_matches(str(name).lower(), names, n=1)
     hint = f" did you mean {' or '.join(map(repr, close))}?" if close else ""
     return UnknownNameError(f"no {what} named {name!r};{hint} there are: {', '.join(names)}")
 

@@ -18,6 +18,7 @@ from diffusers_restore.evaluation.denoising import denoising_errors
 from diffusers_restore.operators import BlockMean, CircularBlur, Mask, Measurement, Operator
 from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
+from diffusers_restore.pipelines.zero_shot import MeasuredCanvas
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.ddpm import SCHEDULE
 from diffusers_restore.schedulers.estimate import Estimate
@@ -363,6 +364,30 @@ def test_the_canvas_of_the_network_is_no_damage(size: tuple[int, int], channels:
     restored = pipe(y, operator="denoise", sigma_y=0.2, output_type="latent").images
     assert restored.shape == y.shape
     assert (pipe.num_timesteps, pipe.num_evaluations) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["colours", "grey", "canvas"])
+def test_all_of_a_noisy_picture_is_in_the_first_estimate(kind: str) -> None:
+    """At every sigma_y, whichever side of it the nearest timestep is; what isn't measured gets its noise."""
+    shape = {"colours": SHAPE, "grey": (1, *SHAPE[1:]), "canvas": (3, 15, 23)}[kind]
+    canvas = MeasuredCanvas(pictures(1, shape), operators.create("denoise", image_shape=shape), 0.1, make_unet())
+    noise = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    for sigma_y in torch.linspace(0.012, 1.0, 60).tolist():
+        whole = canvas.measurement(1, torch.device("cpu"))
+        measurement = Measurement(whole.y, whole.operator, sigma_y, whole.stated)
+        scheduler = METHODS["dpir"]()
+        scheduler.set_timesteps(4)
+        scheduler.prepare(measurement)
+        assert len(scheduler.timesteps) == 1
+        t = int(scheduler.timesteps[0])
+        x = scheduler.start(measurement, noise) / scheduler.alpha_bar(t) ** 0.5
+        assert torch.allclose(measurement.operator.forward(x), whole.y, atol=1e-5)
+        level = sigma_y * (3**0.5 if kind == "grey" else 1)
+        assert scheduler.sigma(t) == pytest.approx(level, rel=0.3)
+        missing = measurement.operator.pinv(measurement.operator.forward(noise)) - noise
+        beside = x - measurement.operator.pinv(whole.y)
+        assert torch.allclose(beside / scheduler.sigma(t), -missing, rtol=0.3, atol=1e-5)
+        assert kind == "colours" or float(beside.std()) > 0.1 * level
 
 
 def test_each_picture_of_a_batch_has_levels_of_its_own() -> None:

@@ -51,12 +51,21 @@ def dpir_levels(measurement: Measurement) -> tuple[float, float]:
     share, radius = measured_share(operator), hole_radius(operator, measurement.y)
     start = min(HIGHEST, max(1.0, radius, 1 / (16 * share)))
     end = max(LOWEST, measurement.sigma_y * sqrt(share))
-    if isinstance(operator, SVDOperator):
-        s = operator.singular_values.values
-        start = max(start, measurement.sigma_y / float(s.max())) if bool((s > 0).any()) else start
-        if operator.complete and bool((s > 0).all()):
-            start = min(max(LOWEST, measurement.sigma_y / float(s.min())), start)
+    if isinstance(measurement.operator, SVDOperator):
+        s = measurement.operator.singular_values.values
+        s = s[s > 0]  # of the product that the network meets: a grey picture has less of it than its own operator
+        lowest, highest = (measurement.sigma_y / float(one) for one in (s.max(), s.min()))
+        start = max(start, lowest)
+        if measures_all(operator):
+            start = min(max(LOWEST, highest), start)
+            if start <= 1.001 * max(LOWEST, lowest):  # noise alone
+                return start, start
     return start, min(start, end)
+
+
+def measures_all(operator: Operator) -> bool:
+    """Whether every coefficient of a picture is measured, with noise or without."""
+    return isinstance(operator, SVDOperator) and operator.complete and operator.measured_coefficients is None
 
 
 def measured_share(operator: Operator) -> float:
@@ -91,20 +100,28 @@ def hole_radius(operator: Operator, like: Tensor) -> int:
     return radius
 
 
-def dpir_first(measurement: Measurement, sigma: float, like: Tensor) -> Tensor:
-    """The first estimate: A^+ y without the coefficients whose noise sigma_y / s is above `sigma`.
+def dpir_first(measurement: Measurement, sigma: float, noise: Tensor) -> Tensor:
+    """The first estimate: A^+ y without the coefficients whose noise sigma_y / s is above `sigma`, unless all are.
+
+    Of a picture with noise alone, what isn't measured beside it gets noise of the same level, as the network expects:
+    the colours of a grey picture, and the border of a canvas.
 
     Args:
         measurement: of B images, by a linear operator.
         sigma: the noise level of the start.
-        like: (B, C, H, W).
+        noise: (B, C, H, W) standard normal.
     """
     operator = measurement.operator
     if not isinstance(operator, SVDOperator):
-        return posterior_mean(torch.zeros_like(like), measurement, sigma**2)
-    s = operator.singular_values.like(like)
-    known = (s > 0) & (s * sigma * (1 + 1e-4) >= measurement.sigma_y)
-    return operator.v(scale(measurement.y_bar, known.to(like.dtype)))
+        return posterior_mean(torch.zeros_like(noise), measurement, sigma**2)
+    s = operator.singular_values.like(noise)
+    level = max(sigma, measurement.sigma_y / float(s.max()))  # the best coefficients are always there
+    known = (s > 0) & (s * level * (1 + 1e-4) >= measurement.sigma_y)
+    first = operator.v(scale(measurement.y_bar, known.to(noise.dtype)))
+    stated = measurement.stated or operator
+    if not measures_all(stated) or measures_all(operator) or not bool((known == (s > 0)).all()):
+        return first
+    return first + sigma * (noise - operator.v(scale(operator.vt(noise), (s > 0).to(noise.dtype))))
 
 
 class DPIRScheduler(ZeroShotScheduler):
@@ -124,6 +141,7 @@ class DPIRScheduler(ZeroShotScheduler):
 
     default_steps = 24
     result = "estimate"
+    _level: float = 0.0
 
     @register_to_config
     def __init__(
@@ -146,15 +164,18 @@ class DPIRScheduler(ZeroShotScheduler):
     def prepare(self, measurement: Measurement) -> None:
         """As `ZeroShotScheduler.prepare`; chooses the noise levels, unless timesteps were given."""
         super().prepare(measurement)
+        self._level = 0.0
         if self._asked is None:
             return
         start, end = dpir_levels(measurement)
+        self._level = start
         count = self._asked if start > 1.001 * end else 1
         self._use_timesteps(self.nearest_timesteps(log_levels(start, end, count)), self.timesteps.device)
 
     def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
-        """`dpir_first`; the noise isn't used."""
-        return dpir_first(measurement, sigma, noise)
+        """`dpir_first`."""
+        level = max(sigma, self._level)  # the nearest timestep may be a little below what was wanted
+        return dpir_first(measurement, level, noise)
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`dpir_update`, and at the end of a noisy chain the denoised picture."""

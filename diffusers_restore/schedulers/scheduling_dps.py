@@ -32,7 +32,7 @@ def dps_gradient(x0_hat: Tensor, measurement: Measurement, pullback: Callable[[T
 
 
 class DPSScheduler(ZeroShotScheduler):
-    """DPS (arXiv:2209.14687): ancestral steps, each followed by a step against the gradient of the data's misfit.
+    """DPS (arXiv:2209.14687): DDPM steps, each followed by one against the data's misfit; fewer need a larger zeta.
 
     In the scale of a DDPM, x_t' <- x_t' - zeta grad_x_t |y - A x0_hat(x_t)|, with the norm of each image for itself.
     sigma_y isn't used; zeta has to suit it, the task and the number of steps.
