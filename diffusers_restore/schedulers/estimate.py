@@ -28,7 +28,7 @@ class Estimate:
         sigma: the noise level of x.
         sigma_next: that of the next timestep; 0 at the end of the chain.
         sigma_up: that of the state which is to be returned: sigma_next, or above it where the chain travels in time.
-        timestep, timestep_next: the same as timesteps; -1 at the end.
+        timestep: that of sigma.
         evaluate: (x, timestep) -> (x0_hat, epsilon_hat), another evaluation of the network, at the level of that
             timestep; for methods with `needs_model`.
         pullback: v -> J^T v, J = d x0_hat / d x of the network, (B, C, H, W); for methods with `needs_gradient`. A
@@ -42,7 +42,6 @@ class Estimate:
     sigma_next: float
     sigma_up: float
     timestep: int
-    timestep_next: int
     evaluate: Callable[[Tensor, int], tuple[Tensor, Tensor]]
     pullback: Callable[[Tensor], Tensor]
 

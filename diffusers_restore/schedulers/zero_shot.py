@@ -296,7 +296,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
 
         resumed = self._resumed(t, following)
         levels = (self.sigma(t), self.sigma(following), self.sigma(resumed))
-        known = Estimate(x0_hat, epsilon_hat, noise, *levels, t, following, evaluate, pullback)
+        known = Estimate(x0_hat, epsilon_hat, noise, *levels, t, evaluate, pullback)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.needs_gradient):
             prev_sample = self.update(known, measurement, **options)
         prev_sample = prev_sample * sqrt(self.alpha_bar(resumed))  # not in place: a method may return an estimate
