@@ -9,9 +9,11 @@ from warm import Python
 ROOT = Path(__file__).parents[1] / "diffusers_restore"
 
 IMPORTS = """
-import os, sys, traceback
+import gc, os, sys, traceback
 import accelerate, click, datasets, diffusers.modular_pipelines, diffusers.training_utils
 import PIL.Image, scipy, sklearn, torch, yaml
+gc.collect()
+gc.freeze()
 failed = []
 for module in sys.argv[1:]:
     child = os.fork()

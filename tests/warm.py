@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import gc
 import json
 import os
 import runpy
@@ -94,6 +95,8 @@ def serve() -> None:
     from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel  # noqa: F401
 
     assert "diffusers_restore" not in sys.modules
+    gc.collect()
+    gc.freeze()  # else a collection in a child copies every page of the server's
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
