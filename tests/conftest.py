@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -19,6 +20,13 @@ from warm import Python
 from diffusers_restore import ResidualUNet2DModel
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # the tests run in a process for each core
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later collections, each of which would look through all of it."""
+    gc.collect()
+    gc.freeze()
+
 
 SHARED = Path(__file__).parents[2] / "shared"
 
