@@ -275,7 +275,7 @@ class DDRMDenoiseStep(LoopSequentialPipelineBlocks):
 
     def __call__(self, components: ModularPipeline, state: PipelineState) -> tuple[ModularPipeline, PipelineState]:
         block_state = self.get_block_state(state)
-        timesteps = longest(block_state.chains)
+        timesteps = longest(block_state.chains).timesteps
         watch = Watch()
         with self.progress_bar(total=len(timesteps)) as progress:
             for i, t in enumerate(timesteps):

@@ -197,8 +197,8 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
             return made
 
         states = [chain.start(noise) for chain, noise in zip(chains, draw_noise(parts, generator), strict=True)]
-        steps = longest(chains)
-        self.scheduler.prepare(max(chains, key=lambda chain: len(chain.timesteps)).measurement)
+        steps = longest(chains).timesteps
+        self.scheduler.timesteps = longest(chains).method.timesteps
         self._num_timesteps = len(steps)
         sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
         self._num_evaluations = max(chain.evaluations for chain in chains)

@@ -192,9 +192,9 @@ class Chain:
         return made[0].detach(), made[1].detach()
 
 
-def longest(chains: Sequence[Chain]) -> list[int]:
-    """The timesteps of the longest of the chains of a batch."""
-    return max((chain.timesteps for chain in chains), key=len)
+def longest(chains: Sequence[Chain]) -> Chain:
+    """The chain of a batch with the most timesteps."""
+    return max(chains, key=lambda chain: len(chain.timesteps))
 
 
 class MeasuredCanvas:

@@ -190,7 +190,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
 
     def nearest_timesteps(self, sigmas: Sequence[float]) -> list[int]:
         """Different timesteps whose noise levels are nearest to decreasing `sigmas`, for a method's own levels."""
-        return nearest_timesteps(sigmas, [self.sigma(t) for t in range(len(self))])
+        return nearest_timesteps(sigmas, [sqrt((1 - one) / one) for one in self._alpha_bars[:-1]])
 
     @classmethod
     def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
