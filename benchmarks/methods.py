@@ -42,8 +42,7 @@ from diffusers_restore.evaluation.report import (
     save_sheet,
     write_report,
 )
-from diffusers_restore.operators import Measurement
-from diffusers_restore.operators.base import Constant, SVDOperator
+from diffusers_restore.operators import Constant, Identity, Measurement
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.levels import karras_levels
 from diffusers_restore.schedulers.zero_shot import methods_for
@@ -134,33 +133,16 @@ def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[
     return row, x
 
 
-class Scalar(SVDOperator):
+class Scalar(Identity):
     """y_i = s_i x_i."""
 
-    kind = "scalar"
-
     def __init__(self, s: Sequence[float]) -> None:
-        self.input_shape = self.output_shape = (1, 1, len(s))
-        self._values = Constant(torch.tensor(s, dtype=torch.float64).reshape(1, 1, 1, -1))
+        super().__init__((1, 1, len(s)))
+        self._values = Constant(torch.as_tensor(s, dtype=torch.float64).reshape(1, 1, 1, -1))
 
     @property
     def singular_values(self) -> Constant:
         return self._values
-
-    def vt(self, x: Tensor) -> Tensor:
-        return x
-
-    def v(self, c: Tensor) -> Tensor:
-        return c
-
-    def ut(self, y: Tensor) -> Tensor:
-        return y
-
-    def u(self, c: Tensor) -> Tensor:
-        return c
-
-    def params(self) -> dict[str, Any]:
-        return {"s": self._values.values.flatten().tolist()}
 
 
 def gaussian(steps: int = 20, g: float = 0.5, sigma_y: float = 0.1) -> list[dict[str, Any]]:

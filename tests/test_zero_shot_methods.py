@@ -22,10 +22,10 @@ from diffusers_restore.operators import (
     BlurDecimate,
     CircularBlur,
     Constant,
+    Identity,
     LinearOperator,
     Mask,
     Measurement,
-    SVDOperator,
 )
 from diffusers_restore.operators.checks import dense_matrix
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
@@ -284,33 +284,16 @@ def test_daps_and_mmps_sample_the_posterior_of_a_gaussian(method: str, steps: in
     assert off.abs().max() < 1e-12
 
 
-class Diagonal(SVDOperator):
+class Diagonal(Identity):
     """y_i = s_i x_i."""
 
-    kind = "diagonal"
-
     def __init__(self, s: np.ndarray) -> None:
-        self.input_shape = self.output_shape = (1, 1, len(s))
-        self._values = Constant(torch.from_numpy(s).reshape(1, 1, 1, -1))
+        super().__init__((1, 1, len(s)))
+        self._values = Constant(torch.as_tensor(s, dtype=torch.float64).reshape(1, 1, 1, -1))
 
     @property
     def singular_values(self) -> Constant:
         return self._values
-
-    def vt(self, x: Tensor) -> Tensor:
-        return x
-
-    def v(self, c: Tensor) -> Tensor:
-        return c
-
-    def ut(self, y: Tensor) -> Tensor:
-        return y
-
-    def u(self, c: Tensor) -> Tensor:
-        return c
-
-    def params(self) -> dict[str, Any]:
-        return {"s": self._values.values.flatten().tolist()}
 
 
 def test_ddnm_plus_is_ddrm_at_eta_b_1() -> None:
