@@ -18,11 +18,15 @@ from .registration import register
 if TYPE_CHECKING:
     from . import degradations, images, operators
     from .models.gaussian_mixture import GaussianMixturePrior
+    from .models.generator_resnet import ResnetGenerator
+    from .models.generator_unet import UNetGenerator
+    from .models.patch_discriminator import PatchDiscriminator
     from .models.unet_2d_residual import ResidualUNet2DModel
     from .operators import Measurement, measure
     from .pipelines.modular_ddrm import DDRMBlocks
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .pipelines.pipeline_pix2pix import Pix2PixPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
     from .schedulers.scheduling_ccdf import CCDFScheduler
     from .schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
@@ -62,10 +66,14 @@ _HOMES = {
     "ILVRScheduler": ".schedulers.scheduling_ilvr",
     "MMPSScheduler": ".schedulers.scheduling_mmps",
     "Measurement": ".operators",
+    "PatchDiscriminator": ".models.patch_discriminator",
     "PiGDMScheduler": ".schedulers.scheduling_pigdm",
+    "Pix2PixPipeline": ".pipelines.pipeline_pix2pix",
     "RDDMPipeline": ".pipelines.pipeline_rddm",
     "RDDMScheduler": ".schedulers.scheduling_rddm",
     "ResidualUNet2DModel": ".models.unet_2d_residual",
+    "ResnetGenerator": ".models.generator_resnet",
+    "UNetGenerator": ".models.generator_unet",
     "ZeroShotRePaintScheduler": ".schedulers.scheduling_repaint",
     "degradations": "",
     "images": "",
@@ -93,10 +101,14 @@ __all__ = [
     "ILVRScheduler",
     "MMPSScheduler",
     "Measurement",
+    "PatchDiscriminator",
     "PiGDMScheduler",
+    "Pix2PixPipeline",
     "RDDMPipeline",
     "RDDMScheduler",
     "ResidualUNet2DModel",
+    "ResnetGenerator",
+    "UNetGenerator",
     "ZeroShotRePaintScheduler",
     "degradations",
     "images",

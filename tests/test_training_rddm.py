@@ -43,10 +43,10 @@ from diffusers_restore.training.config import (
     build,
     flatten,
 )
+from diffusers_restore.training.pairs import Pair, keeps_grey, make_damage, open_pairs
 from diffusers_restore.training.rddm import train_rddm
 from diffusers_restore.training.rddm.aosa import AOSAObjective, Selector, aosa_losses, select
 from diffusers_restore.training.rddm.objective import RDDMObjective
-from diffusers_restore.training.rddm.pairs import Pair, keeps_grey, make_damage, open_pairs
 
 # Runs of several processes, and those that are killed, are forked from a server that has imported everything.
 FORKSERVER.set_forkserver_preload(
@@ -358,7 +358,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def data_of(folders: Path, train: str = "clean", **pairs: Any) -> tuple[Tensor, ...]:
     config = DataConfig(train_data_dir=str(folders / train), resolution=8, random_flip=True, validation_images=2)
-    opened = open_pairs(config, PairConfig(**pairs), 0)
+    others = {name: pairs.get(name) for name in ("mask_data_dir", "unpaired_data_dir")}
+    opened = open_pairs(config, PairConfig(**pairs), 0, **others)
     assert opened.count == 4
     assert len(opened.validation) == 2
     (batch,) = [next(opened.batches(batch_size=8, accumulation=1, rank=0, world_size=1, first_step=0))]
@@ -1390,5 +1391,5 @@ def test_which_networks_colour(pairs: dict[str, Any], expected: bool) -> None:
 
 def test_a_mask_that_is_always_empty_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="recipe_mask: recipe 'blind' with {} damages nothing in places"):
-        make_damage(PairConfig(recipe="blind", recipe_mask=True))
-    make_damage(PairConfig(recipe="old_photos", recipe_args={"scratches": True}, recipe_mask=True))
+        make_damage(PairConfig(recipe="blind"), masked=True)
+    make_damage(PairConfig(recipe="old_photos", recipe_args={"scratches": True}), masked=True)

@@ -13,9 +13,9 @@ import click
 from .. import __version__
 from . import convert, degrade, listing, push, restore, sample, train
 from .printing import INTERRUPTED
-from .train import train_cold, train_prior, train_rddm
+from .train import train_cold, train_pix2pix, train_prior, train_rddm
 
-__all__ = ["main", "train_cold", "train_prior", "train_rddm"]
+__all__ = ["main", "train_cold", "train_pix2pix", "train_prior", "train_rddm"]
 
 
 class _Commands(click.Group):

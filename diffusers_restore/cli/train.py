@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..training.cold.config import ColdConfig
+from ..training.pix2pix.config import Pix2PixConfig
 from ..training.prior.config import PriorConfig
 from ..training.rddm.config import RDDMConfig
 from .config_command import config_command
@@ -60,6 +61,25 @@ train_rddm = config_command(
 )
 
 
+train_pix2pix = config_command(
+    "pix2pix",
+    Pix2PixConfig,
+    "diffusers_restore.training.pix2pix:train_pix2pix",
+    """Train a Pix2pix generator: a network that makes pictures of one kind from pictures of another, in one step.
+
+    \b
+    diffusers-restore train pix2pix --train_data_dir facades/train --clean_side left --output_dir facades
+    diffusers-restore train pix2pix --degraded_data_dir maps --train_data_dir aerial --output_dir aerial_of_maps
+    diffusers-restore train pix2pix --task colorize --train_data_dir photos --output_dir colours --dry_run
+    torchrun --nproc_per_node 8 -m diffusers_restore train pix2pix --train_data_dir facades/train --clean_side left
+
+    The clean pictures are those that it learns to make, the degraded ones those that it is given. OUTPUT_DIR becomes a
+    repository that Pix2PixPipeline loads, with a model card; checkpoints, samples/ and logs/ lie beside it. A run that
+    was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.
+    """,
+)
+
+
 @click.group()
 def train() -> None:
     """Train the networks of this package.
@@ -71,3 +91,4 @@ def train() -> None:
 train.add_command(train_prior)
 train.add_command(train_cold)
 train.add_command(train_rddm)
+train.add_command(train_pix2pix)

@@ -76,8 +76,9 @@ class CropConfig:
         resolution: the side of the crop in pixels.
         channels: 1 (colour becomes grey) or 3 (grey is replicated).
         min_scale: with `max_scale`, the range of the rescaling of the picture's own pixels, drawn log-uniformly; a
-            picture is never made smaller than the crop. None, None: the shorter side is resized to `resolution`.
+            picture is never made smaller than the crop. None, None: the shorter side is resized to `load_size`.
         max_scale: see `min_scale`.
+        load_size: None is `resolution`, of which a crop is the whole of a square picture.
         center_crop: take the middle instead of a random place.
         random_flip: mirror every other crop.
         random_rotate: turn by 0, 1, 2 or 3 quarters.
@@ -91,6 +92,7 @@ class CropConfig:
     channels: int = 3
     min_scale: float | None = None
     max_scale: float | None = None
+    load_size: int | None = None
     center_crop: bool = False
     random_flip: bool = False
     random_rotate: bool = False
@@ -106,6 +108,13 @@ class CropConfig:
             )
         if self.min_scale is not None:
             check_real("max_scale", self.max_scale, check_real("min_scale", self.min_scale, above=0))
+        if self.load_size is not None:
+            check_int("load_size", self.load_size, self.resolution)
+            if self.min_scale is not None:
+                raise InvalidInputError(
+                    "load_size and min_scale both say how a picture is rescaled; give one of them, got "
+                    f"{self.load_size} and {self.min_scale}"
+                )
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,9 @@ class DataConfig:
     @property
     def crop(self) -> CropConfig:
         """How training pictures are cut."""
-        return CropConfig(**{one.name: getattr(self, one.name) for one in dataclasses.fields(CropConfig)})
+        own = {one.name for one in dataclasses.fields(self)}
+        names = [one.name for one in dataclasses.fields(CropConfig) if one.name in own]
+        return CropConfig(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)
@@ -181,10 +192,10 @@ class OptimizerConfig:
         "last and AdamW for the rest.",
     )
     learning_rate: float = option(1e-4, "Of one optimiser step, whatever the number of processes.")
-    lr_scheduler: Literal["constant", "linear", "cosine", "warmup_stable_decay"] = option(
+    lr_scheduler: Literal["constant", "linear", "constant_linear", "cosine", "warmup_stable_decay"] = option(
         "warmup_stable_decay",
         "How the rate changes after its warm-up; warmup_stable_decay is constant and falls in the last lr_decay_steps, "
-        "so that a longer run repeats a shorter one up to its decay.",
+        "so that a longer run repeats a shorter one up to its decay; constant_linear falls to 0 in the second half.",
     )
     lr_warmup_steps: int = option(200, "Steps over which the rate rises.")
     lr_decay_steps: int = option(1000, "Last steps of warmup_stable_decay, in which the rate falls to 1 %.")

@@ -55,6 +55,8 @@ def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArr
         smallest = crop.resolution / side
         low, high = max(crop.min_scale, smallest), max(crop.max_scale, smallest)
         side = min(side, crop.resolution / (low * (high / low) ** scale_draw))
+    elif crop.load_size is not None:
+        side *= crop.resolution / crop.load_size
     if crop.center_crop:
         left_draw = top_draw = 0.5
     # Whole pixels: a crop at scale 1 is a copy without interpolation.
@@ -347,14 +349,23 @@ def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> T
     return from_source(source, config, seed, name)
 
 
-def from_source(source: Source, config: DataConfig, seed: int, name: str) -> TrainingData:
+def from_source(
+    source: Source, config: DataConfig, seed: int, name: str, measured: Source | None = None
+) -> TrainingData:
     """Train on a source of pictures or of pairs, all but those that are held out, unless a folder of others is named.
+
+    Args:
+        source: what to train on.
+        config: with the folder, and how pictures are cut.
+        seed: of the run.
+        name: of the source, for the description.
+        measured: what lies in the folder; None are single pictures.
 
     Raises:
         InvalidInputError: a held-out picture can't be read where `config.strict`, or none of the folder.
     """
     if config.validation_data_dir is not None:
-        held_out, where = _open_others(config.validation_data_dir, config)
+        held_out, where = _open_others(config.validation_data_dir, config, measured)
         rest = list(range(len(source)))
     else:
         held_out = _hold_out(source, config, min(config.validation_images, len(source) // 2))
@@ -365,11 +376,13 @@ def from_source(source: Source, config: DataConfig, seed: int, name: str) -> Tra
     return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
 
 
-def _open_others(folder: str, config: DataConfig) -> tuple[dict[int, tuple[Tensor, ...]], str]:
+def _open_others(
+    folder: str, config: DataConfig, source: Source | None = None
+) -> tuple[dict[int, tuple[Tensor, ...]], str]:
     """The pictures of a folder to measure on, and their description."""
     if not Path(folder).exists():
         raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
-    pictures = _hold_out(open_source(folder), config, config.validation_images)
+    pictures = _hold_out(open_source(folder) if source is None else source, config, config.validation_images)
     if config.validation_images and not pictures:
         raise InvalidInputError(f"validation_data_dir: none of the pictures of {folder!r} can be read")
     return pictures, f"; measured on {len(pictures)} of {Path(folder).resolve().name}"

@@ -52,7 +52,7 @@ def train(
 
     At every `checkpointing_steps` and at the end the networks, averaged where `objective.averaged` says so, are
     measured on the held-out pictures, all processes sharing the work. If `objective.criterion` is the best so far (or
-    nothing is held out), the main process calls `export` with them; then a checkpoint is written.
+    there is none, or nothing is held out), the main process calls `export` with them; then a checkpoint is written.
 
     Args:
         objective: the method.
@@ -346,12 +346,13 @@ def _measure(
 
 
 def _score(objective: Objective, progress: Progress) -> float:
-    """The figure that decides; without held-out pictures, every measurement is the best."""
-    if not progress.figures:
+    """The figure that decides; without one, or without held-out pictures, every measurement is the best."""
+    criterion = objective.criterion
+    if criterion is None or not progress.figures:
         return math.inf
-    if objective.criterion not in progress.figures:
-        raise unknown_name("figure", objective.criterion, progress.figures)
-    return progress.figures[objective.criterion]
+    if criterion not in progress.figures:
+        raise unknown_name("figure", criterion, progress.figures)
+    return progress.figures[criterion]
 
 
 def _check_finite(networks: Mapping[str, nn.Module], step: int) -> None:

@@ -44,8 +44,8 @@ class Objective(ABC):
 
     @property
     @abstractmethod
-    def criterion(self) -> str:
-        """The figure of `evaluate` by which the best weights are chosen; more is better."""
+    def criterion(self) -> str | None:
+        """The figure of `evaluate` by which the best weights are chosen; more is better. None takes the last ones."""
 
     @property
     def averaged(self) -> tuple[str, ...]:

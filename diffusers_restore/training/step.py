@@ -161,11 +161,13 @@ def learning_rate_factor(step: int, config: OptimizerConfig, max_train_steps: in
     begin = config.lr_warmup_steps
     if config.lr_scheduler == "warmup_stable_decay":
         begin = max(0, max_train_steps - config.lr_decay_steps)
+    elif config.lr_scheduler == "constant_linear":
+        begin = max_train_steps // 2
     progress = min(1.0, max(0.0, (step - begin) / max(1, max_train_steps - begin)))
     match config.lr_scheduler:
         case "constant":
             return warmup
-        case "linear":
+        case "linear" | "constant_linear":
             return warmup * (1 - progress)
         case "cosine":
             return warmup * (1 + math.cos(math.pi * progress)) / 2

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from .config import PairConfig, RDDMConfig, ResidualConfig
     from .networks import make_networks
     from .objective import RDDMObjective
-    from .pairs import open_pairs
     from .training import make_scheduler, train_rddm
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "ResidualConfig",
     "make_networks",
     "make_scheduler",
-    "open_pairs",
     "train_rddm",
 ]
 
@@ -36,7 +34,6 @@ __getattr__ = lazy_names(
         "ResidualConfig": ".rddm.config",
         "make_networks": ".rddm.networks",
         "make_scheduler": ".rddm.training",
-        "open_pairs": ".rddm.pairs",
         "train_rddm": ".rddm.training",
     },
 )

@@ -17,70 +17,37 @@ from ..config import (
     check_words,
     option,
 )
+from ..pair_config import PairSourceConfig, check_pairs
 
 
 @dataclass(frozen=True)
-class PairConfig:
+class PairConfig(PairSourceConfig):
     """Pairs: where the degraded pictures come from; without any of these, the network learns to generate.
 
     Raises:
         InvalidInputError: several sources of pairs, or options of one that isn't there.
     """
 
-    degraded_data_dir: str | None = option(
-        None, "Folder of the degraded pictures, named as the clean ones in train_data_dir."
-    )
-    clean_side: Literal["left", "right"] | None = option(
-        None, "Each picture of train_data_dir is two side by side; the clean one is on this side."
-    )
     unpaired_data_dir: str | None = option(
         None, "Folder of pictures to translate into those of train_data_dir; pairs are reshuffled in every step."
     )
-    recipe: str | None = option(
-        None, "Damage the pictures by a recipe: blind, real_esrgan, bsrgan, old_photos, ..., or that of a plug-in."
-    )
-    recipe_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{scale: 2}".')
-    task: str | None = option(None, "Damage the pictures by a task of DDRM: sr4, inpaint-box, deblur-gauss, ...")
-    task_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{sigma: 3, taps: 15}".')
-    sigma_y: float = option(0.0, "Deviation of the noise that is added after a task, in the unit of [-1, 1].")
-    degradation: str | None = option(
-        None, "Damage the pictures by a degradation of Cold Diffusion, with a severity drawn from 1..T."
-    )
-    degradation_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{num_timesteps: 20, taps: 11, std: 7}".')
     mask_data_dir: str | None = option(
         None, "Folder of masks for the network, white where pictures of degraded_data_dir are damaged."
     )
     recipe_mask: bool = option(False, "Give the network the mask of a recipe's scratches.")
 
     def __post_init__(self) -> None:
-        check_words(self)
-        sources = ("degraded_data_dir", "clean_side", "unpaired_data_dir", "recipe", "task", "degradation")
-        given = [name for name in sources if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InvalidInputError(f"pairs come from one source, got {' and '.join(given)}")
-        needs = {
-            "recipe_args": "recipe",
-            "task_args": "task",
-            "degradation_args": "degradation",
-            "mask_data_dir": "degraded_data_dir",
-        }
-        for name, source in needs.items():
-            value = getattr(self, name)
-            if value is not None and getattr(self, source) is None:
-                raise InvalidInputError(f"{name} is for {source}, which isn't given; got {value!r}")
-            if name.endswith("_args") and value is not None and not isinstance(value, Mapping):
-                raise InvalidInputError(f"{name} must be arguments by name, got {value!r}")
-        check_real("sigma_y", self.sigma_y, 0)
-        if self.sigma_y > 0 and self.task is None:
-            raise InvalidInputError(f"sigma_y is for task, which isn't given; got {self.sigma_y!r}")
+        super().__post_init__()
+        if self.mask_data_dir is not None and self.degraded_data_dir is None:
+            raise InvalidInputError(
+                f"mask_data_dir is for degraded_data_dir, which isn't given; got {self.mask_data_dir!r}"
+            )
         if self.recipe_mask and self.recipe is None:
             raise InvalidInputError("recipe_mask is for recipe, which isn't given")
 
     @property
-    def paired(self) -> bool:
-        """Whether there are degraded pictures."""
-        sources = (self.degraded_data_dir, self.clean_side, self.unpaired_data_dir, self.recipe, self.task)
-        return any(one is not None for one in (*sources, self.degradation))
+    def sources(self) -> tuple[str, ...]:
+        return (*super().sources, "unpaired_data_dir")
 
     @property
     def masked(self) -> bool:
@@ -186,14 +153,7 @@ class RDDMConfig:
         check_words(self)
         folders = ("degraded_data_dir", "unpaired_data_dir", "mask_data_dir")
         check_folders(self.data, self.training, **{name: getattr(self.pairs, name) for name in folders})
-        for name in ("degraded_data_dir", "clean_side", "unpaired_data_dir"):
-            if getattr(self.pairs, name) is not None and self.data.train_data_dir is None:
-                raise InvalidInputError(f"{name} needs the clean pictures as train_data_dir")
-            if getattr(self.pairs, name) is not None and self.data.validation_data_dir is not None:
-                raise InvalidInputError(
-                    f"validation_data_dir holds clean pictures, which {name} has no pairs for; leave it out, and some "
-                    "pairs are held out"
-                )
+        check_pairs(self.pairs, self.data)
         if self.pairs.masked and not self.objective.conditioned:
             raise InvalidInputError(
                 "mask_data_dir and recipe_mask are for networks that are shown the degraded picture too; leave out "

@@ -12,7 +12,7 @@ from ...errors import InvalidInputError
 from ...pipelines.pipeline_rddm import Inputs, network_codes, network_condition, network_outputs
 from ...schedulers.scheduling_rddm import RDDMScheduler
 from ..objectives import Objective, psnr
-from .pairs import Pair, PairMaker
+from ..pairs import Pair, PairMaker
 
 GENERATION_STEPS = 10  # of the pictures that are drawn to look at
 

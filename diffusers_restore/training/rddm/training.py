@@ -7,22 +7,21 @@ import re
 from inspect import signature
 from typing import Any
 
-import torch
 from diffusers import DiffusionPipeline
 
 from ...errors import InvalidInputError, one_line, unknown_name
 from ...hub.cards import CardText
 from ...pipelines.pipeline_rddm import Inputs, RDDMPipeline
 from ...schedulers.scheduling_rddm import RDDMScheduler
-from ..config import CropConfig, DataConfig, UNetConfig, flatten
+from ..config import CropConfig, UNetConfig, flatten
 from ..data import TrainingData
 from ..networks import load_scheduler
+from ..pairs import PairMaker, check_damage, keeps_grey, make_damage, open_pairs
 from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .aosa import select
 from .config import PairConfig, RDDMConfig, ResidualConfig
 from .networks import make_networks
 from .objective import RDDMObjective
-from .pairs import PairMaker, keeps_grey, make_damage, open_pairs
 
 FIGURES = """\
 PSNRs in dB: psnr_degraded of the degraded pictures, psnr_1_step of their restorations in one step, psnr
@@ -41,16 +40,23 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
     Raises:
         InvalidInputError: what the configuration names can't be used.
     """
-    damage = make_damage(config.pairs)
+    pairs = config.pairs
+    damage = make_damage(pairs, masked=pairs.recipe_mask)
     if damage is not None:
-        _check_damage(damage, config.data)
-    data = open_pairs(config.data, config.pairs, config.training.seed)
+        check_damage(damage, config.data)
+    data = open_pairs(
+        config.data,
+        pairs,
+        config.training.seed,
+        mask_data_dir=pairs.mask_data_dir,
+        unpaired_data_dir=pairs.unpaired_data_dir,
+    )
     options = _options(config)
     if config.objective.prediction_type == "auto":
         config = _select_prediction(config, data, damage, options, dry_run=dry_run)
     inputs, scheduler = _inputs(config), make_scheduler(config.objective)
     objective, networks = _make_objective(config, scheduler, damage), make_networks(config, scheduler, inputs)
-    trained_for: dict[str, Any] = {"keeps_grey": keeps_grey(config.pairs), "generates": not config.pairs.paired}
+    trained_for: dict[str, Any] = {"keeps_grey": keeps_grey(pairs), "generates": not pairs.paired}
     RDDMPipeline(scheduler=scheduler, **networks, **trained_for)  # raises its errors now
     optimizers = dict.fromkeys(networks, config.optimizer)
     if config.objective.noise_learning_rate is not None:
@@ -79,12 +85,6 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
         tries=_tries(config),
     )
     start(run, config, dry_run=dry_run)
-
-
-def _check_damage(damage: PairMaker, data: DataConfig) -> None:
-    """Raise InvalidInputError, before the pictures are read, if pictures of these sizes can't be damaged."""
-    for size in {data.resolution, data.validation_resolution or data.resolution}:
-        damage(torch.zeros(1, data.channels, size, size), torch.Generator().manual_seed(0))
 
 
 def _inputs(config: RDDMConfig) -> Inputs:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ... import operators
-from ...degradations import DEGRADATIONS, from_config
-from ...degradations.recipes import RECIPES, create, seeds_from
-from ...errors import InvalidInputError, unknown_name
-from ..config import DataConfig
-from ..data import TrainingData, from_source, open_data
-from ..sources import ConcatenatedPairs, PairedFolders, Source
-from .config import PairConfig
+from .. import operators
+from ..degradations import DEGRADATIONS, from_config
+from ..degradations.recipes import RECIPES, create, seeds_from
+from ..errors import InvalidInputError, unknown_name
+from .config import DataConfig
+from .data import TrainingData, from_source, open_data
+from .pair_config import PairSourceConfig
+from .sources import ConcatenatedPairs, PairedFolders, Source
 
 
 class Pair(NamedTuple):
@@ -33,8 +33,22 @@ PairMaker = Callable[[Tensor, torch.Generator], Pair]
 """Makes pairs from clean pictures; all randomness comes from the generator."""
 
 
-def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
+def open_pairs(
+    data: DataConfig,
+    pairs: PairSourceConfig,
+    seed: int,
+    *,
+    mask_data_dir: str | None = None,
+    unpaired_data_dir: str | None = None,
+) -> TrainingData:
     """The pictures of a run, in pairs where they are stored in pairs.
+
+    Args:
+        data: the clean ones.
+        pairs: where the others come from.
+        seed: of the run.
+        mask_data_dir: folder of masks beside `degraded_data_dir`.
+        unpaired_data_dir: folder of pictures of another kind.
 
     Raises:
         InvalidInputError: they can't be found, or don't fit together.
@@ -42,41 +56,54 @@ def open_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> TrainingData:
     name = "" if data.train_data_dir is None else Path(data.train_data_dir).resolve().name
     if pairs.degraded_data_dir is not None or pairs.clean_side is not None:
         folders = {"train_data_dir": data.train_data_dir}
-        folders |= {"degraded_data_dir": pairs.degraded_data_dir, "mask_data_dir": pairs.mask_data_dir}
+        folders |= {"degraded_data_dir": pairs.degraded_data_dir, "mask_data_dir": mask_data_dir}
         for option, folder in folders.items():
             if folder is not None and not Path(folder).is_dir():
                 raise InvalidInputError(f"{option} must be a folder, got {folder!r}")
-    if pairs.unpaired_data_dir is not None and not Path(pairs.unpaired_data_dir).exists():
-        raise InvalidInputError(f"unpaired_data_dir must be a folder or an idx file, got {pairs.unpaired_data_dir!r}")
+    if unpaired_data_dir is not None and not Path(unpaired_data_dir).exists():
+        raise InvalidInputError(f"unpaired_data_dir must be a folder or an idx file, got {unpaired_data_dir!r}")
     source: Source
     if pairs.degraded_data_dir is not None:
-        source = PairedFolders(pairs.degraded_data_dir, str(data.train_data_dir), pairs.mask_data_dir)
-        masks = "with masks " if pairs.mask_data_dir else ""
+        source = PairedFolders(pairs.degraded_data_dir, str(data.train_data_dir), mask_data_dir)
+        masks = "with masks " if mask_data_dir else ""
         name += f" {masks}and {Path(pairs.degraded_data_dir).resolve().name}"
     elif pairs.clean_side is not None:
         source = ConcatenatedPairs(str(data.train_data_dir), pairs.clean_side)
     else:
-        return open_data(data, seed, pairs.unpaired_data_dir)
+        return open_data(data, seed, unpaired_data_dir)
     if not len(source):
         raise InvalidInputError(f"train_data_dir {data.train_data_dir!r} holds no pictures (.jpg, .png, .webp ...)")
-    return from_source(source, data, seed, name)
+    measured = None
+    if data.validation_data_dir is not None and pairs.clean_side is not None:
+        if not Path(data.validation_data_dir).is_dir():
+            raise InvalidInputError(f"validation_data_dir must be a folder, got {data.validation_data_dir!r}")
+        measured = ConcatenatedPairs(data.validation_data_dir, pairs.clean_side)
+    return from_source(source, data, seed, name, measured)
 
 
-def keeps_grey(pairs: PairConfig) -> bool:
+def check_damage(damage: PairMaker, data: DataConfig) -> None:
+    """Raise InvalidInputError, before the pictures are read, if pictures of these sizes can't be damaged."""
+    for size in {data.resolution, data.validation_resolution or data.resolution}:
+        damage(torch.zeros(1, data.channels, size, size), torch.Generator().manual_seed(0))
+
+
+def keeps_grey(pairs: PairSourceConfig) -> bool:
     """Whether grey in a degraded picture means grey in the clean one, so that the network must not colour it."""
     if pairs.degradation is not None:
         return bool(DEGRADATIONS[pairs.degradation].keeps_grey) or pairs.degradation == "synthetic"
     return pairs.task != "colorize"
 
 
-def make_damage(pairs: PairConfig) -> PairMaker | None:
+def make_damage(pairs: PairSourceConfig, *, masked: bool = False) -> PairMaker | None:
     """A function that makes pairs from clean pictures; None where pictures come in pairs, or there is no damage.
+
+    With `masked`, pairs have the mask of a recipe's scratches.
 
     Raises:
         InvalidInputError: an unknown name, or arguments that don't fit.
     """
     if pairs.recipe is not None:
-        return _by_recipe(pairs.recipe, dict(pairs.recipe_args or {}), masked=pairs.recipe_mask)
+        return _by_recipe(pairs.recipe, dict(pairs.recipe_args or {}), masked=masked)
     if pairs.task is not None:
         return _by_task(pairs.task, dict(pairs.task_args or {}), pairs.sigma_y)
     if pairs.degradation is not None:
