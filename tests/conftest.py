@@ -17,7 +17,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from warm import Python
 
-from diffusers_restore import ResidualUNet2DModel
+from diffusers_restore import ResidualUNet2DModel, ResnetGenerator, UNetGenerator
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # the tests run in a process for each core
 
@@ -80,6 +80,18 @@ def make_residual_unet(
         for parameter in unet.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
     return unet
+
+
+def make_generator(kind: type[Any] = UNetGenerator, **config: Any) -> UNetGenerator | ResnetGenerator:
+    """A small generator of Pix2pix with random weights, the same ones at every call, whose pictures aren't flat."""
+    widths = (8, 16, 16, 16) if kind is UNetGenerator else (8, 12)
+    small = {} if kind is UNetGenerator else {"num_blocks": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        generator = kind(**{"sample_size": 16, "block_out_channels": widths, **small, **config}).eval()
+        for parameter in generator.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return generator
 
 
 @pytest.fixture(scope="session")

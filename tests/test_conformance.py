@@ -47,7 +47,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import make_residual_unet, make_unet
+from conftest import make_generator, make_residual_unet, make_unet
 from diffusers import (
     AutoModel,
     DDIMPipeline,
@@ -78,9 +78,12 @@ from diffusers_restore import (
     DDRMPipeline,
     DDRMScheduler,
     GaussianMixturePrior,
+    PatchDiscriminator,
+    Pix2PixPipeline,
     RDDMPipeline,
     RDDMScheduler,
     ResidualUNet2DModel,
+    ResnetGenerator,
     measure,
 )
 from diffusers_restore.degradations import Blur, Mix
@@ -291,6 +294,10 @@ CASES = {
         ),
         lambda n: {"image": pictures(n), "eta": 0.5, "num_inference_steps": 3},
         without=None,
+    ),
+    "pix2pix": Case(lambda: Pix2PixPipeline(make_generator()), lambda n: {"image": pictures(n)}),
+    "pix2pix, residual blocks": Case(
+        lambda: Pix2PixPipeline(make_generator(ResnetGenerator), keeps_grey=True), lambda n: {"image": pictures(n)}
     ),
     "rddm, generator": Case(
         lambda: RDDMPipeline(

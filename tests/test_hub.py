@@ -40,9 +40,13 @@ FROZEN = {
     "ILVRScheduler": "diffusers_restore.schedulers.scheduling_ilvr",
     "MMPSScheduler": "diffusers_restore.schedulers.scheduling_mmps",
     "PiGDMScheduler": "diffusers_restore.schedulers.scheduling_pigdm",
+    "PatchDiscriminator": "diffusers_restore.models.patch_discriminator",
+    "Pix2PixPipeline": "diffusers_restore.pipelines.pipeline_pix2pix",
     "RDDMPipeline": "diffusers_restore.pipelines.pipeline_rddm",
     "RDDMScheduler": "diffusers_restore.schedulers.scheduling_rddm",
     "ResidualUNet2DModel": "diffusers_restore.models.unet_2d_residual",
+    "ResnetGenerator": "diffusers_restore.models.generator_resnet",
+    "UNetGenerator": "diffusers_restore.models.generator_unet",
     "ZeroShotRePaintScheduler": "diffusers_restore.schedulers.scheduling_repaint",
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -49,19 +51,20 @@ class UNetGenerator(ImageTranslator):
         widths = check_network_config(self.config)
         if len(widths) < 2:
             raise InvalidInputError(f"block_out_channels must name two or more levels, got {block_out_channels!r}")
-        inputs, last = (in_channels, *widths[:-1]), len(widths) - 1
-        bias = not norm_affine
+        bias, last = not norm_affine, len(widths) - 1
+        options: dict[str, Any] = {"stride": 2, "padding": 1}
+        inputs = (in_channels, *widths[:-1])
         self.down_convs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 4, stride=2, padding=1, bias=bias)
-            for fine, coarse in zip(inputs, widths, strict=True)
+            nn.Conv2d(fine, coarse, 4, bias=bias, **options) for fine, coarse in zip(inputs, widths, strict=True)
         )
         self.down_norms = nn.ModuleList(instance_norm(width, norm_affine) for width in widths[1:-1])
-        # Number k makes the finer neighbour of level k.
+        # Number k leads from level k + 1 to level k, of which all but the coarsest come with a skip.
         self.up_convs = nn.ModuleList(
-            nn.ConvTranspose2d(coarse if k == last else 2 * coarse, fine, 4, stride=2, padding=1, bias=bias or k == 0)
-            for k, (fine, coarse) in enumerate(zip((out_channels, *widths[:-1]), widths, strict=True))
+            nn.ConvTranspose2d(coarse if k + 1 == last else 2 * coarse, fine, 4, bias=bias, **options)
+            for k, (fine, coarse) in enumerate(pairwise(widths))
         )
         self.up_norms = nn.ModuleList(instance_norm(width, norm_affine) for width in widths[:-1])
+        self.conv_out = nn.ConvTranspose2d(2 * widths[0], out_channels, 4, **options)
         initialise(self)
 
     @property
@@ -91,8 +94,8 @@ class UNetGenerator(ImageTranslator):
             skips.append(x)
         y = skips.pop()
         for k in range(last, 0, -1):
-            y = self.up_norms[k - 1](self.up_convs[k](functional.relu(y)))
+            y = self.up_norms[k - 1](self.up_convs[k - 1](functional.relu(y)))
             if k in kept:
                 y = y * kept[k].to(y.dtype)
             y = torch.cat([skips.pop(), y], dim=1)
-        return self.up_convs[0](functional.relu(y)).tanh()
+        return self.conv_out(functional.relu(y)).tanh()

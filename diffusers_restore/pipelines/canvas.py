@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .. import images
 from ..errors import InvalidInputError, check_int, unknown_name
+from ..models.image_translator import ImageTranslator
 from ..models.unet_2d_residual import ResidualUNet2DModel
 from .common import Network, uncompiled
 
@@ -82,7 +83,7 @@ def pictures_at_once(device: torch.device, batch: int) -> int:
 def size_multiple(network: Any) -> int:
     """The number that height and width must be multiples of, for a network to halve them."""
     own = uncompiled(network)
-    if isinstance(own, ResidualUNet2DModel):
+    if isinstance(own, (ResidualUNet2DModel, ImageTranslator)):
         return own.size_multiple
     return int(2 ** (len(own.config.block_out_channels) - 1))
 

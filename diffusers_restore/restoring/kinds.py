@@ -65,7 +65,8 @@ PRIOR = Kind(
 )
 COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct"), ".trained:ColdRestorer")
 RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING), ".trained:RDDMRestorer")
-KINDS = (PRIOR, COLD, RDDM)
+PIX2PIX = Kind("a Pix2PixPipeline", "Pix2PixPipeline", _SAMPLING, ".trained:Pix2PixRestorer")
+KINDS = (PRIOR, COLD, RDDM, PIX2PIX)
 
 
 def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str, Kind]:
@@ -173,12 +174,13 @@ def load(
     """A model with the options of its calls, ready to restore.
 
     Args:
-        model: an unconditional DDPM, a `ColdDiffusionPipeline` or an `RDDMPipeline`: a repository of the Hub or a
-            folder; None is the bundled prior where there is a task, else the bundled restorer.
+        model: an unconditional DDPM, a `ColdDiffusionPipeline`, an `RDDMPipeline` or a `Pix2PixPipeline`: a repository
+            of the Hub or a folder; None is the bundled prior where there is a task, else the bundled restorer.
         steps: network evaluations; None is the model's own number.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: of the network: "auto", "float32", "bfloat16" or "float16".
-        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`; None is not given.
+        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`, `Pix2PixRestorer`; None is
+            not given.
 
     Raises:
         ArgumentError: an option that the kind of model doesn't have, or that can't be used.

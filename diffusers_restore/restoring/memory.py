@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..models.image_translator import ImageTranslator
 from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network, uncompiled
 from .arguments import ModelError
@@ -45,7 +46,9 @@ def enough_memory(message: str, *values: object) -> Iterator[None]:
         raise ModelError(message, *values) from error
 
 
-def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int, *, gradient: bool = False) -> None:
+def check_memory(
+    network: Network | ImageTranslator, shape: Sequence[int], more_per_pixel: int, *, gradient: bool = False
+) -> None:
     """Refuse a picture for which the free memory is too small, before the work begins.
 
     Args:
@@ -74,7 +77,7 @@ def check_memory(network: Network, shape: Sequence[int], more_per_pixel: int, *,
         )
 
 
-def network_memory(network: Network, height: int, width: int, gradient: bool = False) -> int:
+def network_memory(network: Network | ImageTranslator, height: int, width: int, gradient: bool = False) -> int:
     """Bytes of what is alive at the worst moment while a network evaluates one picture; nothing is computed.
 
     With `gradient`, while it goes back to the picture, too.
@@ -87,10 +90,14 @@ def network_memory(network: Network, height: int, width: int, gradient: bool = F
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(own.dtype)
         x = torch.empty(1, own.config.in_channels, height, width, dtype=own.dtype)
-        labels = None if own.config.get("num_class_embeds") is None else torch.zeros(1, dtype=torch.long)
+        inputs: dict[str, Any] = {}
+        if not isinstance(own, ImageTranslator):
+            labeled = own.config.get("num_class_embeds") is not None
+            inputs["timestep"] = torch.zeros(1)
+            inputs["class_labels"] = torch.zeros(1, dtype=torch.long) if labeled else None
     with torch.set_grad_enabled(gradient), _AttentionInPlace(), _LiveBytes() as live:
         x.requires_grad_(gradient)
-        output = twin(x, torch.zeros(1, device="meta"), class_labels=labels, return_dict=False)[0]
+        output = twin(x, **inputs, return_dict=False)[0]
         if gradient:
             torch.autograd.grad(output, x, torch.empty_like(output))
     return live.peak

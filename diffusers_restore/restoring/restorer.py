@@ -92,10 +92,15 @@ class Restorer(ABC):
         return {} if self.masks.partners is None else {"mask": self.masks.partners.files()}
 
     @property
+    def network(self) -> Any:
+        """The network of the pipeline, the first of several."""
+        return self.pipe.unet
+
+    @property
     def description(self) -> str:
         """The model and its method, for a reader."""
-        parameters = sum(one.numel() for one in self.pipe.unet.parameters()) / 1e6
-        where = f"{self.pipe.unet.dtype} on {self.pipe.device}".removeprefix("torch.")
+        parameters = sum(one.numel() for one in self.network.parameters()) / 1e6
+        where = f"{self.network.dtype} on {self.pipe.device}".removeprefix("torch.")
         return f"{type(self.pipe).__name__} with {parameters:.1f} million parameters, {where}"
 
     def restore(self, job: Job, position: str = "", *, keep: bool = False) -> Done:

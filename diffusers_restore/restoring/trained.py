@@ -12,7 +12,7 @@ from ..images import Picture
 from .arguments import ArgumentError, check, check_samples
 from .blind import examine
 from .jobs import Job, PathInput, Remarks
-from .kinds import COLD, MAX_SEED, RDDM
+from .kinds import COLD, MAX_SEED, PIX2PIX, RDDM
 from .loading import load_pipeline
 from .masks import Masks
 from .memory import check_memory
@@ -65,7 +65,7 @@ class ColdRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
+        check_memory(self.network, picture.tensor.shape, _MEMORY)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
         return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], Remarks()
 
@@ -124,7 +124,7 @@ class RDDMRestorer(Restorer):
         """As `Restorer.prepare`."""
         if self._looks_first and (findings := examine(picture.tensor)).clean:
             return lambda i: picture.tensor, findings.remarks
-        check_memory(self.pipe.unet, picture.tensor.shape, _MEMORY)
+        check_memory(self.network, picture.tensor.shape, _MEMORY)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:
@@ -137,6 +137,58 @@ class RDDMRestorer(Restorer):
             return restored
 
         return draw, remarks
+
+
+class Pix2PixRestorer(Restorer):
+    """A `Pix2PixPipeline`, which looks once.
+
+    Args:
+        steps: None; there is but one evaluation.
+        seed: of the first sample's noise; each further sample has the next.
+        samples: translations of each picture.
+        average: whether their mean is the result.
+        max_pixels, strength, quality: as of `Restorer`.
+
+    Raises:
+        ArgumentError: steps, or an average of one sample.
+    """
+
+    def __init__(
+        self,
+        steps: int | None = None,
+        seed: int = 0,
+        samples: int = 1,
+        average: bool = False,
+        max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
+    ) -> None:
+        super().__init__(max_pixels, strength, quality)
+        if steps not in (None, 1):
+            raise ArgumentError("{steps}: this {model} is a Pix2PixPipeline, which looks once")
+        self.seed = check("seed", check_int, seed, 0, MAX_SEED)
+        self.samples, self.average = check_samples(samples, average)
+
+    @property
+    def network(self) -> Any:
+        """As `Restorer.network`."""
+        return self.pipe.generator
+
+    def load(self, model: str, device: str, dtype: str) -> None:
+        """As `Restorer.load`."""
+        self.pipe = load_pipeline(PIX2PIX, model, device, dtype)
+
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
+        """As `Restorer.prepare`."""
+        check_memory(self.network, picture.tensor.shape, _MEMORY)
+
+        def draw(i: int) -> torch.Tensor:
+            generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device
+            options: dict[str, Any] = {"generator": generator, "output_type": "latent", "return_dict": False}
+            translated: torch.Tensor = self.pipe(picture.tensor, **options)[0]
+            return translated
+
+        return draw, Remarks()
 
 
 def check_steps(pipe: object, steps: int | None, **start: int | None) -> None:

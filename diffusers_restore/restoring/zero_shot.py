@@ -186,7 +186,7 @@ class ZeroShotRestorer(Restorer):
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
         gradient = self.pipe.scheduler.needs_gradient
-        check_memory(self.pipe.unet, operator.input_shape, _MEMORY, gradient=gradient)
+        check_memory(self.network, operator.input_shape, _MEMORY, gradient=gradient)
         one_by_one = self.pipe.unet.config.in_channels == 1 < channels
         if one_by_one and arguments:
             raise InvalidInputError(
