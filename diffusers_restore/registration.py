@@ -25,6 +25,9 @@ PLUG_IN = "pipeline"
 STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
 """Models of diffusers -> models of this package that any diffusers pipeline can have instead."""
 
+NETWORKS = (*STAND_INS.values(), "ResnetGenerator", "UNetGenerator")
+"""Models of this package that are components of pipelines."""
+
 _PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""
 
 for leftover in [name for name in globals() if not name.startswith("__")]:
@@ -139,7 +142,7 @@ def _checked_as_originals(check: Callable[..., None], package: ModuleType, loada
         name: str,
         is_pipeline_module: bool,
     ) -> None:
-        if library_name == package.__name__ and class_name in STAND_INS.values():
+        if library_name == package.__name__ and class_name in NETWORKS:
             library_name, importable_classes, is_pipeline_module = "diffusers", loadable, False
         check(library_name, library, class_name, importable_classes, passed_class_obj, name, is_pipeline_module)
 

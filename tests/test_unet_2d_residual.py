@@ -385,7 +385,7 @@ def test_what_sizes_must_be_multiples_of(name: str) -> None:
         ({"num_class_embeds": 0}, "num_class_embeds must be .*, got 0"),
         ({"num_class_embeds": 2.0}, "num_class_embeds must be .*, got 2.0"),
         ({"sample_size": 0}, "sample_size must be .*, got 0"),
-        ({"sample_size": "16"}, "sample_size must be .*, got '1'"),
+        ({"sample_size": "16"}, "sample_size must be .*, got '16'"),
         ({"sample_size": (16, 16, 3)}, "sample_size must be one number, .* got \\(16, 16, 3\\)"),
         ({"sample_size": ()}, "sample_size must be .*, got \\(\\)"),
         ({"x0_errors": 0.1}, "x0_errors must be pairs .* got 0.1"),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from os import PathLike
-from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -18,9 +15,8 @@ from torch.nn import functional
 
 from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int, check_real
-from ..files import write_text
-from ..registration import PACKAGE, plug_in_file
 from ..tensors import described, is_dense
+from .plug_in import SavesPlugIn, numbers
 
 TIME_FEATURES = 64
 
@@ -67,16 +63,11 @@ class ResidualBlocks(nn.ModuleList):
         return x
 
 
-def _numbers(value: object) -> tuple[Any, ...]:
-    """The values of a sequence; a single one is none."""
-    return tuple(value) if isinstance(value, Sequence) else ()
-
-
 def _check_errors(x0_errors: object) -> None:
     if x0_errors is None:
         return
-    pairs = _numbers(x0_errors)
-    if not pairs or any(len(_numbers(pair)) != 2 for pair in pairs):
+    pairs = numbers(x0_errors)
+    if not pairs or any(len(numbers(pair)) != 2 for pair in pairs):
         raise InvalidInputError(f"x0_errors must be pairs (sigma, mean squared error) or None, got {x0_errors!r}")
     for sigma, error in pairs:
         check_real("x0_errors: sigma", sigma, 0)
@@ -102,7 +93,7 @@ def _zero(layer: nn.Module) -> None:
         nn.init.zeros_(parameter)
 
 
-class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
+class ResidualUNet2DModel(SavesPlugIn, ModelMixin, PlainConfigMixin):
     """f(x, t), a U-Net on patches of pixels: residual blocks, 2 x 2 strided convolutions, skips that are added.
 
     It can replace a `UNet2DModel`: same call, same names in its configuration. Without norms and attention,
@@ -153,14 +144,14 @@ class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
         ):
             check_int(name, value, 1)
         check_real("dropout", dropout, 0, 1)
-        widths = _numbers(block_out_channels)
-        layers = _numbers(layers_per_block) or (layers_per_block,) * len(widths)
+        widths = numbers(block_out_channels)
+        layers = numbers(layers_per_block) or (layers_per_block,) * len(widths)
         if not widths or len(layers) != len(widths):
             raise InvalidInputError(
                 "block_out_channels must name the channels of one or more levels, and layers_per_block one number, or "
                 f"one for each level; got {block_out_channels!r} and {layers_per_block!r}"
             )
-        sides = () if sample_size is None else _numbers(sample_size) or (sample_size,) * 2
+        sides = () if sample_size is None else numbers(sample_size) or (sample_size,) * 2
         if len(sides) not in (0, 2):
             raise InvalidInputError(f"sample_size must be one number, (height, width) or None, got {sample_size!r}")
         for name, values in (("block_out_channels", widths), ("layers_per_block", layers), ("sample_size", sides)):
@@ -186,14 +177,6 @@ class ResidualUNet2DModel(ModelMixin, PlainConfigMixin):
         self.up_blocks = nn.ModuleList(blocks(*level) for level in list(zip(widths, layers, strict=True))[:-1])
         self.conv_out = nn.Conv2d(widths[0], out_channels * pixels, 3, padding=1)
         _zero(self.conv_out)
-
-    def save_config(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """As `ConfigMixin.save_config`, with the file from which a stock pipeline imports the class."""
-        folder = Path(save_directory)
-        if not folder.is_file():  # diffusers reports the error
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / f"{PACKAGE}.py", plug_in_file(PACKAGE, "ResidualUNet2DModel"))
-        super().save_config(save_directory, push_to_hub, **kwargs)
 
     @property
     def size_multiple(self) -> int:
