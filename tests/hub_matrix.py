@@ -24,7 +24,12 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "hub.md"
 BEGIN, END = "<!-- table: python tests/hub_matrix.py --write -->", "<!-- end of the table -->"
 
-PIPELINES = {"ddrm": "DDRMPipeline", "cold_diffusion": "ColdDiffusionPipeline", "rddm": "RDDMPipeline"}
+PIPELINES = {
+    "ddrm": "DDRMPipeline",
+    "cold_diffusion": "ColdDiffusionPipeline",
+    "rddm": "RDDMPipeline",
+    "pix2pix": "Pix2PixPipeline",
+}
 # Whether the package is imported, and when, and whether it is there at all.
 STATES = {
     "before": "imported before diffusers",
@@ -49,8 +54,8 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
     """(way, method, state, trust) of everything that there is to try."""
     for way in WAYS:
         for method in PIPELINES:
-            if method == "cold_diffusion" and ("custom" in way or "stock" in way):
-                continue  # the network of a DDPM undoes no degradation
+            if method in ("cold_diffusion", "pix2pix") and ("custom" in way or "stock" in way):
+                continue  # the network of a DDPM undoes no degradation, and translates nothing
             for state in STATES:
                 for trust in (False, True):
                     if not (state in ("installed", "absent") and way.startswith("class")):  # the class is imported
@@ -59,7 +64,7 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
 
 def prepare(folder: Path) -> None:
     """Save and push a small pipeline of each class, and a stock DDPM; runs with the environment of the Hub."""
-    from conftest import make_unet
+    from conftest import make_generator, make_unet
     from diffusers import DDPMPipeline, DDPMScheduler
 
     from diffusers_restore import (
@@ -68,6 +73,7 @@ def prepare(folder: Path) -> None:
         DDRMPipeline,
         DDRMScheduler,
         GaussianMixturePrior,
+        Pix2PixPipeline,
         RDDMPipeline,
         RDDMScheduler,
     )
@@ -84,6 +90,7 @@ def prepare(folder: Path) -> None:
             RDDMScheduler(prediction_type="residual_epsilon"),
             make_unet(channels=6, out_channels=3),
         ),
+        "pix2pix": Pix2PixPipeline(make_generator()),
     }
     for method, pipe in pipelines.items():
         pipe.save_pretrained(folder / method)
@@ -141,8 +148,9 @@ def outcome(way: str, method: str, state: str, trust: bool, folder: Path) -> str
     if type(pipe) is not getattr(diffusers_restore, PIPELINES[method]):
         return f"{type(pipe)} is not the installed class"
     if "stock" not in way and "custom" not in way:
-        for name, weight in load_file(folder / method / "unet" / "diffusion_pytorch_model.safetensors").items():
-            assert torch.equal(pipe.unet.state_dict()[name], weight)
+        part = "generator" if method == "pix2pix" else "unet"
+        for name, weight in load_file(folder / method / part / "diffusion_pytorch_model.safetensors").items():
+            assert torch.equal(getattr(pipe, part).state_dict()[name], weight)
     pipe.set_progress_bar_config(disable=True)
     image = torch.zeros(1, 3, 16, 16)
     stock = "stock" in way or "custom" in way

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidInputError, check_int
 from .image_translator import ImageTranslator, initialise, instance_norm
 from .plug_in import check_network_config
-
-__all__ = ["ModelMixin", "ResnetGenerator"]  # diffusers looks for its own class in the module of a component
 
 EDGE = 3  # of the first and the last convolution, whose borders are mirrored
 

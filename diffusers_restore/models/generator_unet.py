@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InvalidInputError
 from .image_translator import ImageTranslator, initialise, instance_norm
 from .plug_in import check_network_config
-
-__all__ = ["ModelMixin", "UNetGenerator"]  # diffusers looks for its own class in the module of a component
 
 
 class UNetGenerator(ImageTranslator):

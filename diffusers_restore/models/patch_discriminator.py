@@ -72,11 +72,11 @@ class PatchDiscriminator(SavesPlugIn, ModelMixin, PlainConfigMixin):
 
     @property
     def min_size(self) -> int:
-        """The shortest side of a picture that it can judge."""
+        """The shortest side of a picture that it can judge; of one pixel, norms leave nothing."""
         size = 1
         for stride in reversed(self._strides):
             size = size * 2 if stride == 2 else size + self.config.kernel_size // 4
-        return size
+        return max(2, size)
 
     def forward(self, sample: Tensor) -> Tensor:
         """The logits (B, 1, h, w) of pairs (B, in_channels, H, W): x and y, one after the other.
