@@ -94,8 +94,11 @@ def test_every_class_that_is_saved_has_a_frozen_path() -> None:
     assert saved == set(FROZEN)
 
 
-@pytest.mark.parametrize("method", hub_matrix.PIPELINES)
-@pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    ("release", "method"),
+    [(release, method) for release in RELEASES for method in hub_matrix.PIPELINES if (release / method).is_dir()],
+    ids=lambda one: one.name if isinstance(one, Path) else one,
+)
 @pytest.mark.parametrize("loader", ["own", "diffusers"])
 def test_what_earlier_versions_saved_restores_the_same(release: Path, method: str, loader: str) -> None:
     own = getattr(diffusers_restore, hub_matrix.PIPELINES[method])
