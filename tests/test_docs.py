@@ -21,13 +21,14 @@ import pytest
 import torch
 from adm_reference import ADM
 from click.testing import CliRunner
-from conftest import WriteRepo, make_unet
+from conftest import WriteRepo, make_generator, make_unet
 from PIL import Image
 
 from diffusers_restore import (
     ColdDiffusionPipeline,
     ColdDiffusionScheduler,
     GaussianMixturePrior,
+    Pix2PixPipeline,
     RDDMPipeline,
     RDDMScheduler,
 )
@@ -68,7 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     def picture(name: str, width: int, height: int, mode: str = "RGB") -> None:
         coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8))
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(path)
 
     for name in (
@@ -84,6 +85,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     for name in ("1", "2", "3"):
         for sub in ("clean", "rain", "shadows"):
             picture(f"{sub}/{name}.png", 40, 48)
+        picture(f"facades/train/{name}.jpg", 64, 32)
+    picture("label.png", 40, 48, "P")
     picture("old.jpg", 40, 48)
     picture("wet.png", 40, 48)
     picture("small.png", 10, 12)
@@ -115,6 +118,18 @@ TOY = {
     "mixed_precision": "no",
     "logger": "none",
 }
+TOYS = {
+    "pix2pix": {
+        "max_train_steps": 1,
+        "resolution": 16,
+        "generator": "resnet_6",
+        "generator_channels": 4,
+        "discriminator": "16",
+        "discriminator_channels": 4,
+        "mixed_precision": "no",
+        "logger": "none",
+    }
+}
 LAUNCHER = r"accelerate launch( --multi_gpu --num_processes \d)?|torchrun --nproc_per_node \d"
 TRAINING = rf"diffusers-restore train (\w+)|({LAUNCHER}) (examples/train_(\w+)\.py|-m diffusers_restore train (\w+))"
 
@@ -126,7 +141,7 @@ def training(words: list[str]) -> list[str] | None:
         return None
     (what,) = {found[1], found[5], found[6]} - {None}
     given = words[len(found.group().split()) :]
-    toy = [word for name, value in TOY.items() for word in (f"--{name}", str(value))]
+    toy = [word for name, value in TOYS.get(what, TOY).items() for word in (f"--{name}", str(value))]
     return ["train", what, *given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
 
 
@@ -137,6 +152,7 @@ def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> No
     prior = GaussianMixturePrior(channels=1, height=4, width=4)
     ColdDiffusionPipeline(make_unet(channels=1), ColdDiffusionScheduler(Pixelate(3)), prior).save_pretrained("enlarge")
     RDDMPipeline(make_unet(channels=6, out_channels=3), RDDMScheduler()).save_pretrained("derain")
+    Pix2PixPipeline(make_generator()).save_pretrained("facade_photos")
     exec(compile(code, "documentation", "exec", dont_inherit=True), {"__name__": "documentation"})
 
 
