@@ -14,6 +14,7 @@ from PIL import Image
 from diffusers_restore import operators
 from diffusers_restore.errors import InvalidInputError, OperatorError
 from diffusers_restore.evaluation import classical, metrics, report
+from diffusers_restore.evaluation.frechet import frechet_distance, gaussian_fit
 
 SHAPE = (3, 48, 40)
 
@@ -53,6 +54,53 @@ def test_metrics_clip_to_the_range() -> None:
     reference = torch.ones(3, 16, 16)
     assert metrics.psnr(reference + 5, reference) == math.inf
     assert metrics.ssim(reference + 5, reference) == pytest.approx(1)
+
+
+def rotation(size: int, seed: int) -> torch.Tensor:
+    random = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(random)[0]
+
+
+def test_the_frechet_distance_of_gaussians_that_share_their_axes() -> None:
+    axes = rotation(5, 0)
+    a, b = torch.tensor([4.0, 1, 0.25, 0, 9]).double(), torch.tensor([1.0, 1, 4, 2, 0]).double()
+    mean, other = torch.zeros(5), torch.tensor([3.0, 0, 0, -4, 0])
+    wanted = 25 + float((a.sqrt() - b.sqrt()).square().sum())
+    got = frechet_distance(mean, axes * a @ axes.mT, other, axes * b @ axes.mT)
+    assert got == pytest.approx(wanted, rel=1e-7)  # roots of zeros have half the digits
+    assert frechet_distance(mean, axes * a @ axes.mT, mean, axes * a @ axes.mT) < 1e-6
+
+
+def test_the_frechet_distance_of_gaussians_that_do_not() -> None:
+    # Of 2 x 2 matrices, tr M^1/2 = (tr M + 2 det(M)^1/2)^1/2, and M has the eigenvalues of the product of both.
+    a = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    b = torch.tensor([[1.0, -0.7], [-0.7, 5.0]], dtype=torch.float64)
+    product = a @ b
+    assert (product - b @ a).abs().max() > 1
+    root = math.sqrt(float(product.trace()) + 2 * math.sqrt(float(torch.linalg.det(product))))
+    wanted = 2 + float(a.trace() + b.trace()) - 2 * root
+    zero, ones = torch.zeros(2), torch.ones(2)
+    assert frechet_distance(zero, a, ones, b) == pytest.approx(wanted, rel=1e-12)
+    assert frechet_distance(ones, b, zero, a) == pytest.approx(wanted, rel=1e-12)
+    # x -> T x is the nearest way from N(0, C) to N(0, T C T) for any symmetric T > 0: E |x - T x|^2 = tr (1-T) C (1-T).
+    axes, turned = rotation(6, 1), rotation(6, 2)
+    c = axes * torch.arange(6).double() @ axes.mT  # a singular one
+    t = turned * torch.linspace(0.2, 3, 6).double() @ turned.mT
+    less = torch.eye(6, dtype=torch.float64) - t
+    wanted = float((less @ c @ less).trace())
+    assert frechet_distance(torch.zeros(6), c, torch.zeros(6), t @ c @ t) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_a_gaussian_fit_is_that_of_numpy() -> None:
+    features = torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+    mean, covariance = gaussian_fit(features)
+    assert np.allclose(mean, features.numpy().astype(float).mean(axis=0))
+    assert np.allclose(covariance, np.cov(features.numpy().astype(float), rowvar=False))
+    for wrong in (features[:1], features[0], features * math.nan):
+        with pytest.raises(InvalidInputError, match=r"features must be finite, \(n, D\)"):
+            gaussian_fit(wrong)
+    with pytest.raises(InvalidInputError, match=r"covariances \(D, D\), got"):
+        frechet_distance(mean, covariance, mean[:3], covariance)
 
 
 def test_ssim_of_constants_is_the_luminance_term() -> None:

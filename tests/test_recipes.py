@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skimage import data, feature
 from torch import Tensor
 from torch.nn import functional
 
 from diffusers_restore.degradations import Synthetic, check_degradation, recipes
 from diffusers_restore.degradations.recipes import RECIPES, Plan, Recipe, create, seeds_from
+from diffusers_restore.degradations.recipes.canny import canny
 from diffusers_restore.degradations.recipes.kernels import elliptic, kernel, sinc, stack
 from diffusers_restore.degradations.recipes.operations import blur, poisson, resize
 from diffusers_restore.degradations.recipes.steps import resized
@@ -28,6 +30,8 @@ from diffusers_restore.schedulers.scheduling_cold_diffusion import ColdDiffusion
 
 EXAMPLES: dict[str, Recipe] = {
     "blind": create("blind"),
+    "edges": create("edges"),
+    "edges of one fineness": create("edges", sigma_min=1.0, sigma_max=1),
     "old_photos": create("old_photos"),
     "scratched": create("old_photos", scratches=True),
     "bsrgan": create("bsrgan"),
@@ -103,7 +107,8 @@ def test_seeds_decide_everything(recipe: Recipe) -> None:
     assert torch.equal(one.degraded, again.degraded)
     assert torch.equal(one.mask, again.mask)
     different = (one.degraded != other.degraded).flatten(1).any(dim=1)
-    assert different.sum() >= 7
+    drawn = recipe.sample(range(8), 33, 47) != recipe.sample(range(8, 16), 33, 47)
+    assert different.sum() >= 7 if drawn else not different.any()
     assert torch.equal(x, before)
     assert torch.equal(torch.random.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
@@ -313,6 +318,96 @@ def test_sizes_go_there_and_back() -> None:
     small = functional.interpolate(x.double(), size=(30, 38), mode="bicubic", antialias=True).clamp(0, 1)
     wanted = functional.interpolate(small, size=(40, 60), mode="bilinear")  # 1 + (f - 1) / 2
     assert (carried_out(x, there, back, severity=0.5) - wanted).abs().max() < 1e-12
+
+
+# Edges
+
+
+def step_edge(*, height: int = 20, width: int = 24, dark: int = 9) -> Tensor:
+    """Black on the left, `dark` columns wide, and white on the right."""
+    return (torch.arange(width) >= dark).double().expand(1, 1, height, width)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 2.0])
+def test_a_step_is_one_line_of_one_pixel_on_its_dark_side(sigma: float) -> None:
+    x = step_edge()
+    wanted = torch.zeros(1, 1, 20, 24, dtype=torch.bool)
+    wanted[..., 8] = True
+    mirrored = torch.zeros_like(wanted)
+    mirrored[..., 15] = True
+    for picture, line in ((x, wanted), (x.mT, wanted.mT), (x.flip(3), mirrored), (x.flip(3).mT, mirrored.mT)):
+        assert torch.equal(canny(picture, sigma, 0.02, 0.05), line)
+        assert torch.equal(canny(picture.expand(2, 3, -1, -1), sigma, 0.02, 0.05), line.expand(2, -1, -1, -1))
+
+
+def test_a_slanted_step_is_a_connected_line_where_it_is() -> None:
+    row, column = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
+    for angle in torch.arange(0, 360, 15).deg2rad().tolist():
+        distance = (column - 19.3) * math.cos(angle) + (row - 19.6) * math.sin(angle)
+        line = canny(((distance + 0.5).clamp(0, 1)[None, None]).double(), 1.0, 0.02, 0.05)[0, 0]
+        assert distance[line].abs().max() < 1.1, angle
+        longer = line.any(dim=0) if abs(math.cos(angle)) < abs(math.sin(angle)) else line.any(dim=1)
+        assert longer.all(), angle
+        slope = min(abs(math.cos(angle)), abs(math.sin(angle))) / max(abs(math.cos(angle)), abs(math.sin(angle)))
+        assert line.sum() <= 40 * (1 + slope) + 2, angle  # stairs, at most
+
+
+def test_thresholds_are_those_of_the_gradient() -> None:
+    sigma = 3.0
+    taps = [math.exp(-((k / sigma) ** 2) / 2) for k in range(-12, 13)]
+    size = 0.6 * (taps[12] + taps[11]) / (2 * sum(taps))  # Sobel's mean of both differences of a smoothed step
+    assert size == pytest.approx(0.6 / (sigma * math.sqrt(2 * math.pi)), rel=0.03)
+    x = 0.6 * step_edge(width=40, dark=20)
+    assert canny(x, sigma, 0.01, size * 0.999).sum() == 20
+    assert not canny(x, sigma, 0.01, size * 1.001).any()
+    assert not canny(torch.full((1, 3, 16, 16), 0.3), 1.0, 1e-4, 1e-4).any()
+
+
+def test_a_weak_line_needs_a_strong_one() -> None:
+    contrast = torch.linspace(0.9, 0.1, 60).double()[:, None]
+    x = torch.cat([step_edge(height=60) * contrast, torch.zeros(1, 1, 60, 20), 0.2 * step_edge(height=60)], dim=3)
+    line = canny(x, 0.0, 0.05, 0.3)  # a step of c has |g| = c / 2
+    assert line[..., :20].any(dim=3).sum() == 60  # as far as it goes: weak ones are joined, over 45 rows
+    assert not line[..., 50:].any()  # as weak, but alone
+    assert canny(x, 0.0, 0.3, 0.3)[..., :20].any(dim=3).sum() == (contrast / 2 >= 0.3).sum()
+
+
+@pytest.mark.parametrize("sigma", [1.0, 2.0])
+def test_edges_are_those_of_scikit_image(sigma: float) -> None:
+    row, column = np.mgrid[:96, :120]
+    shapes = 0.3 + 0.4 * ((row - 40) ** 2 + (column - 50) ** 2 < 700) + 0.002 * column
+    shapes[60:90, 70:110] -= 0.25
+    photo = data.astronaut()[:200, 100:360].mean(axis=2) / 255
+    for picture in (shapes, photo):
+        ours = canny(torch.tensor(picture)[None, None], sigma, 0.005, 0.02)[0, 0].numpy()
+        # Its Sobel is 8 times the gradient.
+        theirs = feature.canny(picture, sigma, 8 * 0.005, 8 * 0.02, mode="nearest")
+        inner = np.zeros_like(ours)
+        inner[2:-2, 2:-2] = True  # it finds nothing on the border
+        for lines, others in ((ours, theirs), (theirs, ours)):
+            near_others = functional.max_pool2d(torch.tensor(others)[None, None].float(), 3, 1, 1)[0, 0].numpy() > 0
+            assert (lines & inner).sum() > 100
+            assert near_others[lines & inner].mean() >= 0.999  # within a pixel
+
+
+def test_a_drawing_is_black_lines_on_white() -> None:
+    x = photographs(4, 3, 48, 40)
+    recipe = create("edges", sigma_min=1.0, sigma_max=1.0)
+    lines = canny((x.double() + 1) / 2, 1.0, recipe.low, recipe.high)
+    assert 0.02 < lines.double().mean() < 0.5
+    drawing = torch.where(lines, -1.0, 1.0)
+    damage = recipe(x, range(4))
+    assert torch.equal(damage.degraded, drawing.expand_as(x))
+    assert torch.equal(damage.clean, x)
+    assert torch.equal(recipe(x[:, :1], range(4)).degraded[:, 1:], drawing[:, :0])
+    half = recipe.apply(x, recipe.sample(range(4), 48, 40), 0.5).degraded
+    assert (half - (x + drawing) / 2).abs().max() < 1e-6
+    sigmas = [step["sigma"] for plan in plans_of(create("edges")) for step in plan]
+    assert spread(sigmas, 0.8, 1.6)
+
+
+def test_drawings_say_nothing_about_colours() -> None:
+    assert {name for name in RECIPES if not RECIPES[name].keeps_grey} == {"edges"}
 
 
 # JPEG
@@ -654,6 +749,12 @@ def broken(**step: Any) -> Callable[[], object]:
         (broken(op="scratches", segments=[[0, 0, 1, "1", 2]]), "segments must be lists of 5 numbers"),
         (lambda: create("bsrgan", scale=3), "scale must be 1, 2 or 4, got 3"),
         (lambda: create("real_esrgan", scale=8), "scale must be a whole number >= 1 and <= 4, got 8"),
+        (broken(op="edges", sigma=-1, low=0.1, high=0.2), "sigma must be a number >= 0 and <= 32, got -1"),
+        (broken(op="edges", sigma=1, low=0.1), "the step 'edges' of a plan lacks 'high'"),
+        (lambda: create("edges", low=0), "low must be a number > 0, got 0"),
+        (lambda: create("edges", sigma_max=33), "sigma_max must be a number >= 0 and <= 32, got 33"),
+        (lambda: create("edges", sigma_min=2.0), "sigma_min must not be above sigma_max, got 2.0 and 1.6"),
+        (lambda: create("edges", low=0.2), "low must not be above high, got 0.2 and 0.05"),
         (lambda: create("old_photos", scratches="yes"), "scratches must be True or False, got 'yes'"),
         (lambda: create("blind", scale=2), "the arguments of recipe 'blind' do not fit: .*'scale'"),
         (lambda: recipes.from_config({"scale": 2}), "a recipe is configured by a mapping with 'kind'"),

@@ -1378,11 +1378,13 @@ def test_the_metrics_of_another_process_are_its_own(folders: Path, tmp_path: Pat
     [
         ({}, True),
         ({"recipe": "blind"}, True),
+        ({"recipe": "edges"}, False),
         ({"task": "sr4"}, True),
         ({"task": "colorize"}, False),
         ({"degradation": "decolor", "degradation_args": {"num_timesteps": 4}}, False),
         ({"degradation": "blur", "degradation_args": {"num_timesteps": 4}}, True),
         ({"degradation": "synthetic", "degradation_args": {"num_timesteps": 4}}, True),
+        ({"degradation": "synthetic", "degradation_args": {"num_timesteps": 4, "recipe": "edges"}}, False),
     ],
 )
 def test_which_networks_colour(pairs: dict[str, Any], expected: bool) -> None:

@@ -89,8 +89,13 @@ def check_damage(damage: PairMaker, data: DataConfig) -> None:
 
 def keeps_grey(pairs: PairSourceConfig) -> bool:
     """Whether grey in a degraded picture means grey in the clean one, so that the network must not colour it."""
-    if pairs.degradation is not None:
-        return bool(DEGRADATIONS[pairs.degradation].keeps_grey) or pairs.degradation == "synthetic"
+    recipe = pairs.recipe
+    if pairs.degradation == "synthetic":
+        recipe = from_config({"kind": "synthetic", **(pairs.degradation_args or {})}).to_config()["recipe"]
+    elif pairs.degradation is not None:
+        return bool(DEGRADATIONS[pairs.degradation].keeps_grey)
+    if recipe is not None:
+        return bool(RECIPES[recipe].keeps_grey)
     return pairs.task != "colorize"
 
 

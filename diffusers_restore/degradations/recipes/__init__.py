@@ -10,6 +10,7 @@ from ...registries import RECIPES
 from .base import Damage, Plan, Recipe, Streams, seeds_from
 from .blind import Blind
 from .bsrgan import BSRGAN, BSRGANPlus
+from .edges import Edges
 from .old_photos import OldPhotos
 from .real_esrgan import RealESRGAN
 from .steps import Step
@@ -20,6 +21,7 @@ __all__ = [
     "BSRGANPlus",
     "Blind",
     "Damage",
+    "Edges",
     "OldPhotos",
     "Plan",
     "RealESRGAN",

@@ -101,9 +101,11 @@ class Recipe(ABC):
 
     Attributes:
         kind: the name in the registry and in `to_config()`.
+        keeps_grey: a grey result means a grey original, so a grey picture is restored without colours.
     """
 
     kind: ClassVar[str]
+    keeps_grey: ClassVar[bool] = True
 
     @abstractmethod
     def steps(self, streams: Streams, height: int, width: int) -> list[Step]:

@@ -13,11 +13,13 @@ from torch import Tensor
 from ...errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ...jpeg import jpeg
 from ..base import per_picture
+from .canny import canny
 from .kernels import kernel, stack
 from .operations import Size, blur, capsules, luma, poisson, resize, salt_and_pepper
 
 Step = Mapping[str, Any]
 _SEEDS = 2**32  # torch's CPU generator keeps no more of a seed
+MAX_EDGE_SIGMA = 32.0  # pixels; wider ones find nothing in a photograph
 
 
 class Turn(NamedTuple):
@@ -169,6 +171,14 @@ def _scratches(x: Tensor, turns: Turns) -> Tensor:
     return torch.lerp(x, torch.ones_like(x), opacity.expand_as(x))
 
 
+def _edges(x: Tensor, turns: Turns) -> Tensor:
+    """Black lines on white over the picture, as a step "grey" is; thresholds low <= |g| per pixel (see `canny`)."""
+    sigmas = [turn.number("sigma", 0, MAX_EDGE_SIGMA) for turn in turns]
+    low, high = (_column(x, [turn.number(name) for turn in turns]) for name in ("low", "high"))
+    drawing = (~canny(x, sigmas, per_picture(low), per_picture(high))).to(x.dtype).expand_as(x)
+    return torch.lerp(x, drawing, per_picture(_column(x, [turn.share for turn in turns])))
+
+
 def _round(x: Tensor, turns: Turns) -> Tensor:
     return (x * 255).round() / 255
 
@@ -188,6 +198,7 @@ class Operation(NamedTuple):
 OPERATIONS: Mapping[str, Operation] = {
     "blur": Operation(_blur),
     "correlated": Operation(_correlated),
+    "edges": Operation(_edges),
     "gaussian": Operation(_gaussian),
     "grey": Operation(_grey),
     "jpeg": Operation(_jpeg, ("subsampled",)),
