@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from ..errors import InvalidInputError, one_line
 from ..files import ASIDE, written_aside
-from .options import is_given
+from .options import is_given, real
 
 
 @click.command()
@@ -72,6 +73,14 @@ from .options import is_given
     help="The training had --rescale_timesteps True, the default of improved-diffusion. It matters only where "
     "--timesteps isn't 1000.",
 )
+@click.option(
+    "--dropout",
+    type=float,
+    callback=real(0),
+    metavar="X",
+    help="Of Pix2pix and CycleGAN: share of the activations that a generator drops, which varies its pictures; 0 for a "
+    "U-Net of CycleGAN.  [default: 0.5, or 0 where the names of the weights show that nothing is dropped]",
+)
 @click.pass_context
 def convert(
     ctx: click.Context,
@@ -84,8 +93,9 @@ def convert(
     noise_schedule: Any,
     timesteps: int,
     rescale_timesteps: bool,
+    dropout: float | None,
 ) -> None:
-    """Convert a CHECKPOINT of guided-diffusion or improved-diffusion to a FOLDER that diffusers loads.
+    """Convert a CHECKPOINT of guided-diffusion, improved-diffusion, Pix2pix or CycleGAN to a FOLDER.
 
     \b
     diffusers-restore convert ffhq_10m.pt -o ffhq --num-head-channels 64
@@ -94,40 +104,37 @@ def convert(
         --attention-order new --noise-schedule cosine
     diffusers-restore convert cifar10_uncond_50M_500K.pt -o cifar --num-heads 4 \\
         --noise-schedule cosine --timesteps 4000 --rescale-timesteps
+    diffusers-restore convert latest_net_G.pth -o facades
 
     CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file. Only weights are read from it: no code in it is run.
-    Sizes, attention and classes are read from the weights. The options give what the weights don't show, and a wrong
-    one gives a network that generates noise: take them from the training command, whose options have the same names.
+    Whose network it is, sizes, attention and classes are read from the weights. The options give what the weights don't
+    show. All but --dropout are for guided-diffusion and improved-diffusion, where a wrong one gives a network that
+    generates noise: take them from the training command, whose options have the same names.
 
-    FOLDER gets a UNet2DModel with the outputs of the original, a DDPMScheduler and a model card: DDPMPipeline,
-    DDRMPipeline and `restore --model` load it.
+    FOLDER gets a network with the outputs of the original and a model card: a UNet2DModel and a DDPMScheduler, which
+    DDPMPipeline, DDRMPipeline and `restore --model` load, or a generator of Pix2PixPipeline.
     """  # noqa: D301  # click reads the control character
     folder = output.resolve()
     if folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(f"-o {click.format_filename(output)!r} exists and isn't empty")
 
-    from ..conversion.pipeline import conversion_card, describe_network, load_guided_diffusion
+    from ..conversion.checkpoint_files import FAMILIES, read_checkpoint
+    from ..conversion.converters import CONVERTERS
 
     try:
-        pipe = load_guided_diffusion(
-            checkpoint,
-            num_head_channels=num_head_channels,
-            num_heads=num_heads,
-            attention_order=attention_order,
-            image_size=image_size,
-            noise_schedule=noise_schedule,
-            timesteps=timesteps,
-            rescale_timesteps=rescale_timesteps,
-        )
+        found = read_checkpoint(checkpoint)
+        converter = CONVERTERS[found.family]
+        _refuse_others(ctx, converter.options, f"{checkpoint.name} holds weights of {FAMILIES[found.family]}")
+        pipe = converter.convert(found.weights, **{name: ctx.params[name] for name in converter.options})
     except (InvalidInputError, OSError) as error:
         raise click.ClickException(_with_options(ctx, one_line(error))) from error
-    for name, text in describe_network(pipe).items():
+    for name, text in converter.describe(pipe).items():
         click.echo(f"{name:<12}{text}")
     aside = folder.with_name(f".{folder.name}{ASIDE}")
     try:
         with written_aside(aside):
             pipe.save_pretrained(aside)
-            conversion_card(pipe, checkpoint, _conversion_command(ctx)).save(aside / "README.md")
+            converter.card(pipe, checkpoint, _conversion_command(ctx)).save(aside / "README.md")
         if folder.exists():
             folder.rmdir()
         aside.rename(folder)
@@ -136,9 +143,26 @@ def convert(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     model = click.format_filename(output)
+    trial = converter.trial(pipe)
+    if trial is None:
+        click.echo(f"\n{model} is ready. It is for tensors in Python: what it takes or makes is no picture.")
+        return
     click.echo(f"\n{model} is ready. To restore with it:")
-    label = "" if pipe.unet.config.num_class_embeds is None else " --class-label 0"
-    click.echo(f"diffusers-restore restore small.png -o large.png --task sr4 --model {shlex.quote(model)}{label}")
+    click.echo(shlex.join(["diffusers-restore", *trial, "--model", model]))
+
+
+def _refuse_others(ctx: click.Context, accepted: Collection[str], what: str) -> None:
+    """Refuse options that are for checkpoints of another kind than this one.
+
+    Raises:
+        click.UsageError: one was given.
+    """
+    options = {str(param.name): param.opts[-1] for param in ctx.command.params if isinstance(param, click.Option)}
+    options.pop("output")
+    wrong = [option for name, option in options.items() if name not in accepted and is_given(ctx, name)]
+    if wrong:
+        known = ", ".join(options[name] for name in accepted)
+        raise click.UsageError(f"{', '.join(wrong)}: {what}, whose conversion takes {known} only")
 
 
 def _with_options(ctx: click.Context, message: str) -> str:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .pipeline import load_guided_diffusion
+from .pix2pix import load_pix2pix
 
-__all__ = ["load_guided_diffusion"]
+__all__ = ["load_guided_diffusion", "load_pix2pix"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
@@ -20,9 +21,24 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _MOST_COMPRESSED = 3
 
-_KNOWN = "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672) are known"
+Family = Literal["guided-diffusion", "pix2pix"]
 
-# Other kinds of checkpoint, by their weights' names, and why they are no guided-diffusion U-Nets.
+FAMILIES: dict[Family, str] = {
+    "guided-diffusion": "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672)",
+    "pix2pix": "Pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593)",
+}
+"""The codebases whose networks are converted."""
+
+# What some names of their weights are like, and no names of others.
+_NAMES: dict[Family, str] = {
+    "guided-diffusion": r"^input_blocks\.",
+    "pix2pix": r"^model\.model\.\d+\.model\.|^(model|net)\.\d+\.(conv_block\.|weight$|bias$)",
+}
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
+_MOST_WRAPPERS = 4
+
+# Other kinds of checkpoint, by their weights' names, and why they aren't converted.
 _OTHERS = {
     r"(^|\.)init_conv\.weight$|(^|\.)downs\.\d+\.\d+\.block1\.": (
         "is a U-Net of denoising-diffusion-pytorch, which UNet2DModel can't express: it has linear attention in its "
@@ -40,8 +56,30 @@ _OTHERS = {
 }
 
 
-def load_weights(file: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint file of the guided-diffusion family, on the CPU, without a wrapper around them.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of a file by their published names, on the CPU, and the codebase that they are of."""
+
+    family: Family
+    weights: dict[str, Tensor]
+
+
+def load_weights(file: Path, family: Family = "guided-diffusion") -> dict[str, Tensor]:
+    """The weights of `read_checkpoint`.
+
+    Raises:
+        InvalidInputError: as there, or they are of another codebase than `family`.
+    """
+    found = read_checkpoint(file)
+    if found.family != family:
+        raise InvalidInputError(
+            f"{file.name} holds weights of {FAMILIES[found.family]}; those of {FAMILIES[family]} were expected"
+        )
+    return found.weights
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """The weights in a checkpoint file without a wrapper around them, and whose they are.
 
     Pickles are read by torch's own reader of weights, which runs no code. Wrappers such as {"state_dict": ...} and the
     prefix "module." are removed where there is only one set of weights.
@@ -51,24 +89,23 @@ def load_weights(file: Path) -> dict[str, Tensor]:
 
     Raises:
         InvalidInputError: the file is absent, truncated or no checkpoint, or holds more than tensors, several sets of
-            weights or those of another codebase; the message names the file and the reason.
+            weights or those of an unknown codebase; the message names the file and the reason.
     """
     found = _read(file)
     sets = _sets_of_weights(found, file)
-    for weights in sets.values():
-        _check_kind(weights, file)
+    families = [_family(weights, file) for weights in sets.values()]
     if len(sets) > 1:
         first = next(iter(sets))
         raise InvalidInputError(
             f"{file.name} holds several sets of weights: {', '.join(sets)}; write the one that you want to a file of "
             f"its own: torch.save(torch.load({file.name!r}, weights_only=True)[{first!r}], 'weights.pt')"
         )
-    (weights,) = sets.values()
-    if not any(key.startswith("output_blocks.") for key in weights):
+    (weights,), (family,) = sets.values(), families
+    if family == "guided-diffusion" and not any(key.startswith("output_blocks.") for key in weights):
         raise InvalidInputError(
             f"{file.name} has input_blocks and no output_blocks: it is a classifier, not a network that draws pictures"
         )
-    return weights
+    return Checkpoint(family, weights)
 
 
 def _read(file: Path) -> Any:
@@ -145,20 +182,32 @@ def _are_weights(value: Any) -> bool:
 
 
 def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of DistributedDataParallel and Lightning."""
+    """Without the prefixes that wrappers of networks put before all names.
+
+    Published names may begin with such a word, too: prefixes are removed until the names are known.
+    """
     unwrapped = dict(weights)
-    for prefix in ("module.", "model.", "module."):
-        if all(name.startswith(prefix) and not name.startswith("model.diffusion_model.") for name in unwrapped):
-            unwrapped = {name.removeprefix(prefix): value for name, value in unwrapped.items()}
+    for _ in range(_MOST_WRAPPERS):
+        prefix = next((one for one in _WRAPPERS if all(name.startswith(one) for name in unwrapped)), None)
+        if prefix is None or _any_name(unwrapped, *_NAMES.values(), *_OTHERS):
+            break
+        unwrapped = {name.removeprefix(prefix): value for name, value in unwrapped.items()}
     return unwrapped
 
 
-def _check_kind(names: Iterable[str], file: Path) -> None:
-    """Refuse weights outside the guided-diffusion family, and say what they are."""
-    names = list(names)
+def _any_name(names: Iterable[str], *patterns: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns for name in names)
+
+
+def _family(weights: Mapping[str, Tensor], file: Path) -> Family:
+    """Whose the weights are; those of other codebases are refused, with what they are."""
     for pattern, reason in _OTHERS.items():
-        if any(re.search(pattern, name) for name in names):
+        if _any_name(weights, pattern):
             raise InvalidInputError(f"{file.name} {reason}")
-    if not any(name.startswith("input_blocks.") for name in names):
-        listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        raise InvalidInputError(f"{file.name} holds weights of an unknown kind ({listed}); {_KNOWN}")
+    for family, pattern in _NAMES.items():
+        if _any_name(weights, pattern):
+            return family
+    names = list(weights)
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    known = ", ".join(FAMILIES.values())
+    raise InvalidInputError(f"{file.name} holds weights of an unknown kind ({listed}); {known} are known")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import InvalidInputError, check_int, unknown_name
+from .weights import check_floating, check_names, in_one_precision, weight_of
 
 AttentionOrder = Literal["old", "new"]
 ATTENTION_ORDERS: tuple[AttentionOrder, ...] = ("old", "new")
@@ -96,21 +96,19 @@ def convert_guided_diffusion(
     if attention_order not in ATTENTION_ORDERS:
         raise unknown_name("attention_order", attention_order, ATTENTION_ORDERS)
     check_int("timesteps", timesteps, 1)
-    for key, value in state.items():
-        if not value.is_floating_point():
-            raise InvalidInputError(f"{key} is {value.dtype}; weights are floating-point numbers")
+    check_floating(state)
     structure = _structure(state)
     per_level = [1 + level * (structure.layers + 1) for level in range(structure.levels)]
-    channels = [len(_weight(state, f"input_blocks.{block}.0.out_layers.3.weight")) for block in per_level]
+    channels = [len(weight_of(state, f"input_blocks.{block}.0.out_layers.3.weight")) for block in per_level]
     for width in channels:
         if width % _GROUPS:
             raise InvalidInputError(
                 f"a level has {width} channels; group norms of {_GROUPS} groups need a multiple of {_GROUPS}"
             )
-    outputs, inputs = len(_weight(state, "out.2.weight")), _weight(state, "input_blocks.0.0.weight").shape[1]
-    time_dim, sines = _weight(state, "time_embed.0.weight").shape[:2]
-    classes = len(_weight(state, "label_emb.weight")) if "label_emb.weight" in state else None
-    scaled = len(_weight(state, "input_blocks.1.0.emb_layers.1.weight")) == 2 * channels[0]
+    outputs, inputs = len(weight_of(state, "out.2.weight")), weight_of(state, "input_blocks.0.0.weight").shape[1]
+    time_dim, sines = weight_of(state, "time_embed.0.weight").shape[:2]
+    classes = len(weight_of(state, "label_emb.weight")) if "label_emb.weight" in state else None
+    scaled = len(weight_of(state, "input_blocks.1.0.emb_layers.1.weight")) == 2 * channels[0]
     learned = sines != channels[0]
     config: dict[str, Any] = {
         "sample_size": _image_size(image_size, [width / sines for width in channels]),
@@ -142,13 +140,12 @@ def convert_guided_diffusion(
         "num_class_embeds": classes,
     }
     if learned:
-        table, weight = learned_time_embedding(_weight(state, "time_embed.0.weight"), channels[0], timesteps)
+        table, weight = learned_time_embedding(weight_of(state, "time_embed.0.weight"), channels[0], timesteps)
         made = {"time_proj.weight": table, "time_embedding.linear_1.weight": weight}
     else:
         made = {}
     weights = {**_rename(state, config, _names(structure), set(made), attention_order), **made}
-    dtype = reduce(torch.promote_types, {value.dtype for value in weights.values()})
-    return config, {name: value.to(dtype) for name, value in weights.items()}
+    return config, in_one_precision(weights)
 
 
 def learned_time_embedding(weight: Tensor, channels: int, timesteps: int) -> tuple[Tensor, Tensor]:
@@ -372,13 +369,7 @@ def _rename(
     with torch.device("meta"):
         expected = UNet2DModel.from_config(config).state_dict()
     sources = {new: ".".join((names[new.rpartition(".")[0]], new.rpartition(".")[2])) for new in expected.keys() - made}
-    missing = sorted(set(sources.values()) - set(state))
-    if missing:
-        raise InvalidInputError(f"the checkpoint lacks {_listed(missing)}")
-    used = {*sources.values(), *(["time_embed.0.weight"] if made else [])}
-    surplus = sorted(set(state) - used)
-    if surplus:
-        raise InvalidInputError(f"the checkpoint holds weights that UNet2DModel has no place for: {_listed(surplus)}")
+    check_names(state, {*sources.values(), *(["time_embed.0.weight"] if made else [])}, "UNet2DModel")
     weights: dict[str, Tensor] = {}
     for new, old in sources.items():
         value, shape = state[old], expected[new].shape
@@ -402,16 +393,3 @@ def _rename(
             value = value.reshape(shape).clone()  # not a view: each is stored separately in a file
         weights[new] = value
     return weights
-
-
-def _weight(state: Mapping[str, Tensor], key: str) -> Tensor:
-    """A weight with two dimensions or more."""
-    if key not in state:
-        raise InvalidInputError(f"the checkpoint lacks {key}")
-    if state[key].ndim < 2:
-        raise InvalidInputError(f"{key} has the shape {tuple(state[key].shape)}; at least two dimensions were expected")
-    return state[key]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from huggingface_hub import ModelCard
+from torch import Tensor
 
-from .. import __version__
 from ..errors import InvalidInputError, check_int, unknown_name
-from ..hub.cards import code, code_block, metadata, plain
+from .cards import card_of_conversion, parameters
 from .checkpoint_files import load_weights
 from .guided_diffusion import AttentionOrder, convert_guided_diffusion
 
@@ -49,9 +49,37 @@ def load_guided_diffusion(
     Raises:
         InvalidInputError: the file can't be read or converted; the message gives the reason.
     """
+    return pipeline_of_guided_diffusion(
+        load_weights(Path(file)),
+        num_head_channels=num_head_channels,
+        num_heads=num_heads,
+        attention_order=attention_order,
+        image_size=image_size,
+        noise_schedule=noise_schedule,
+        timesteps=timesteps,
+        rescale_timesteps=rescale_timesteps,
+    )
+
+
+def pipeline_of_guided_diffusion(
+    state: Mapping[str, Tensor],
+    *,
+    num_head_channels: int | None = None,
+    num_heads: int | None = None,
+    attention_order: AttentionOrder = "old",
+    image_size: int | None = None,
+    noise_schedule: NoiseSchedule = "linear",
+    timesteps: int = 1000,
+    rescale_timesteps: bool = False,
+) -> DDPMPipeline:
+    """`load_guided_diffusion` of weights by their published names.
+
+    Raises:
+        InvalidInputError: they can't be converted; the message gives the reason.
+    """
     schedule = noise_schedule_options(noise_schedule, timesteps, rescale_timesteps)
     config, weights = convert_guided_diffusion(
-        load_weights(Path(file)),
+        state,
         num_head_channels=num_head_channels,
         num_heads=num_heads,
         attention_order=attention_order,
@@ -107,14 +135,13 @@ def describe_network(pipe: DDPMPipeline) -> dict[str, str]:
     attention = [f"{size >> i}x{size >> i}" for i, name in enumerate(config.down_block_types) if "Attn" in name]
     attention += ["the middle"] * config.add_attention
     heads = "one head" if config.attention_head_dim is None else f"heads of {config.attention_head_dim} channels"
-    parameters = sum(value.numel() for value in pipe.unet.parameters())
     variance = ", learned variance" if schedule.variance_type == "learned_range" else ""
     changes = "residual blocks" if config.downsample_type == "resnet" else "convolutions"
     multipliers = ", ".join(f"{width / (config.time_embedding_dim / 4):g}" for width in channels)
     steps = f"{schedule.num_train_timesteps} steps"
     kind = f"{schedule.beta_schedule} schedule, {steps}"
     return {
-        "parameters": f"{parameters:,} ({str(pipe.unet.dtype).removeprefix('torch.')})",
+        "parameters": parameters(sum(value.numel() for value in pipe.unet.parameters()), pipe.unet.dtype),
         "pictures": f"{size}x{size}, {config.in_channels} channel{'s' * (config.in_channels > 1)}{variance}",
         "channels": f"{', '.join(map(str, channels))} (multipliers {multipliers})",
         "blocks": f"{config.layers_per_block} in each level; the size changes by {changes}",
@@ -126,38 +153,23 @@ def describe_network(pipe: DDPMPipeline) -> dict[str, str]:
 
 
 def conversion_card(pipe: DDPMPipeline, file: Path, command: str) -> ModelCard:
-    """The card of a converted checkpoint: from which file, by which command, and how to use it."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    front = metadata(("image-to-image", "image-restoration", "ddpm", "guided-diffusion"))
-    found = "\n".join(f"| {name} | {value} |" for name, value in describe_network(pipe).items())
+    """The card of a converted checkpoint: from which file, by which command, and how to use it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
     labels = "" if pipe.unet.config.num_class_embeds is None else ", class_labels=0"
-    return ModelCard(f"""---
-{front.to_yaml()}
----
-
-# {plain(file.stem)}
-
-Converted by diffusers_restore {__version__} from the checkpoint {code(file.name)} of the guided-diffusion family
-([arXiv:2105.05233](https://arxiv.org/abs/2105.05233)), whose SHA-256 is `{digest}`:
-
-{code_block("bash", command)}
-
-The network says what the original says, but for the rounding of its sums. The number of heads, the order of their
-weights and the noise schedule can't be seen in a checkpoint: they are as the command says, or the defaults.
-
-| found | |
-|---|---|
-{found}
-
-```python
-from diffusers_restore import DDRMPipeline
+    return card_of_conversion(
+        file,
+        command,
+        tags=("image-to-image", "image-restoration", "ddpm", "guided-diffusion"),
+        source="the guided-diffusion family\n([arXiv:2105.05233](https://arxiv.org/abs/2105.05233))",
+        notes="The network says what the original says, but for the rounding of its sums. The number of heads, the\n"
+        "order of their weights and the noise schedule can't be seen in a checkpoint: they are as the command says,\n"
+        "or the defaults.",
+        found=describe_network(pipe),
+        example=f"""from diffusers_restore import DDRMPipeline
 
 pipe = DDRMPipeline.from_pretrained("this folder")
-restored = pipe(picture, operator="sr4", sigma_y=0.01{labels}).images[0]
-```
-
-## Terms
-
-The terms of the original checkpoint hold for this copy. They are not known to the program that wrote this card.
-""")
+restored = pipe(picture, operator="sr4", sigma_y=0.01{labels}).images[0]""",
+    )
