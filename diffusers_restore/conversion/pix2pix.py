@@ -84,12 +84,12 @@ def convert_pix2pix(
         return _converted(state, *_resnet(state, dropout))
     if _is_discriminator(state):
         raise InvalidInputError(
-            "the weights are those of a discriminator, which judges pictures and makes none; the generator is in another "
-            "file, such as latest_net_G.pth"
+            "the weights are those of a discriminator, which judges pictures and makes none; the generator is in "
+            "another file, such as latest_net_G.pth"
         )
     raise InvalidInputError(
-        "the weights are of no known generator: a U-Net has names such as model.model.1.model.1.weight, one of residual "
-        f"blocks such as model.10.conv_block.1.weight; there are: {', '.join(list(state)[:4])}"
+        "the weights are of no known generator: a U-Net has names such as model.model.1.model.1.weight, one of "
+        f"residual blocks such as model.10.conv_block.1.weight; there are: {', '.join(list(state)[:4])}"
     )
 
 
@@ -128,14 +128,14 @@ def _unet(
     convolution, norm; the outermost has no activation before and no norms, the innermost no block and one norm.
     """
     levels = 2 + max(found[1].count(".model") for name in state if (found := _UNET.fullmatch(name)))
-    layers = {"down_convs.0": "model.model.0", "up_convs.0": "model.model.3"}
+    layers = {"down_convs.0": "model.model.0", "conv_out": "model.model.3"}
     for level in range(1, levels):
         block, innermost = f"model.model.1{'.model.3' * (level - 1)}.model", level == levels - 1
         up = 3 if innermost else 5
         layers[f"down_convs.{level}"] = f"{block}.1"
         if not innermost:
             layers[f"down_norms.{level - 1}"] = f"{block}.2"
-        layers |= {f"up_convs.{level}": f"{block}.{up}", f"up_norms.{level - 1}": f"{block}.{up + 1}"}
+        layers |= {f"up_convs.{level - 1}": f"{block}.{up}", f"up_norms.{level - 1}": f"{block}.{up + 1}"}
     widths = [len(weight_of(state, f"{layers[f'down_convs.{level}']}.weight")) for level in range(levels)]
     config = {
         "sample_size": 2**levels,
