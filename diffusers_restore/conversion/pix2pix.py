@@ -84,12 +84,12 @@ def convert_pix2pix(
         return _converted(state, *_resnet(state, dropout))
     if _is_discriminator(state):
         raise InvalidInputError(
-            "the weights are those of a discriminator, which judges pictures and makes none; the generator is in another "
-            "file, such as latest_net_G.pth"
+            "the weights are those of a discriminator, which judges pictures and makes none; the generator is in "
+            "another file, such as latest_net_G.pth"
         )
     raise InvalidInputError(
-        "the weights are of no known generator: a U-Net has names such as model.model.1.model.1.weight, one of residual "
-        f"blocks such as model.10.conv_block.1.weight; there are: {', '.join(list(state)[:4])}"
+        "the weights are of no known generator: a U-Net has names such as model.model.1.model.1.weight, one of "
+        f"residual blocks such as model.10.conv_block.1.weight; there are: {', '.join(list(state)[:4])}"
     )
 
 
@@ -232,7 +232,7 @@ def describe_generator(pipe: Pix2PixPipeline) -> dict[str, str]:
         "pictures": f"{config.in_channels} channels to {config.out_channels}, sides in multiples of {multiple}",
         "channels": ", ".join(map(str, config.block_out_channels)),
         "norms": norms,
-        "dropout": f"{config.dropout:g}, in {drops} layers" if drops else "none",
+        "dropout": f"{config.dropout:g}, in {drops} layer{'s' * (drops > 1)}" if drops else "none",
     }
 
 
