@@ -16,6 +16,7 @@ import torch
 from adm_reference import ADM
 from click.testing import CliRunner
 from PIL import Image
+from pix2pix_reference import UNet, randomised
 
 from diffusers_restore import DEFAULT_PRIOR
 from diffusers_restore.cli import main
@@ -45,6 +46,8 @@ def prepare(folder: Path) -> None:
         torch.manual_seed(0)
         network = ADM(channels=32, multipliers=(1, 1, 2, 2, 4, 4), attention=(4,), head_channels=64)
     torch.save(network.weights(dtype=torch.float32), folder / "ffhq.pt")
+    generator = randomised(UNet((8, 16, 32, 32, 32, 32)), dtype=torch.float32)
+    torch.save(generator.state_dict(), folder / "latest_net_G.pth")
 
 
 def run(block: str) -> str:

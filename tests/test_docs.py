@@ -23,6 +23,7 @@ from adm_reference import ADM
 from click.testing import CliRunner
 from conftest import WriteRepo, make_generator, make_unet
 from PIL import Image
+from pix2pix_reference import UNet, randomised
 
 from diffusers_restore import (
     ColdDiffusionPipeline,
@@ -64,6 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     """The working directory that the documentation has in mind."""
     write_repo(make_unet(levels=4), at_root=True, name="google/ddpm-celebahq-256")
     (tmp_path / "ffhq.pt").symlink_to(checkpoint)
+    torch.save(randomised(UNet((4, 8, 8, 8)), dtype=torch.float32).state_dict(), tmp_path / "latest_net_G.pth")
     rng = np.random.default_rng(0)
 
     def picture(name: str, width: int, height: int, mode: str = "RGB") -> None:

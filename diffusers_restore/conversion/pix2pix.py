@@ -232,7 +232,7 @@ def describe_generator(pipe: Pix2PixPipeline) -> dict[str, str]:
         "pictures": f"{config.in_channels} channels to {config.out_channels}, sides in multiples of {multiple}",
         "channels": ", ".join(map(str, config.block_out_channels)),
         "norms": norms,
-        "dropout": f"{config.dropout:g}, in {drops} layers" if drops else "none",
+        "dropout": f"{config.dropout:g}, in {drops} layer{'s' * (drops > 1)}" if drops else "none",
     }
 
 
