@@ -10,6 +10,7 @@ regression networks were trained by the same recipes with
     --num_train_timesteps 1 --noise_scale 0 --no_conditioned --validation_steps 1
 
 so that they are shown the degraded picture once and say its residual: the same size, pictures, loss and steps.
+`--bundled` measures the restorer that the package brings along, as blind restoration.
 
 Data are zip files in --data, in the layout of their names below. Rain100H is split so that no scene is on both sides.
 For the degraded pictures, the regression network and RDDM at 1, 2, 5 and 10 steps: PSNR and SSIM in RGB, and of luma
@@ -71,7 +72,13 @@ DAMAGES: dict[str, tuple[dict[str, Any], ...] | None] = {
     "JPEG 30": ({"op": "jpeg", "quality": 30.0, "subsampled": True},),
     "nothing": (),
 }
-TITLES = {"derain": "Deraining, Rain100H", "lowlight": "Low light", "blind": "Blind restoration, Set5 and CBSD68"}
+TITLES = {
+    "derain": "Deraining, Rain100H",
+    "lowlight": "Low light",
+    "blind": "Blind restoration, Set5 and CBSD68",
+    "bundled": "The bundled restorer, Set5 and CBSD68",
+}
+BLIND = ("blind", "bundled")
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,10 @@ class Sample:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for task in TITLES:
+    for task in ("derain", "lowlight", "blind"):
         parser.add_argument(f"--{task}", type=Path, metavar="MODEL", help="folder of the trained RDDM")
         parser.add_argument(f"--{task}_regression", type=Path, metavar="MODEL", help="of the regression network")
+    parser.add_argument("--bundled", action="store_true", help="the restorer of the package, by itself")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the training pictures there, and stop")
     parser.add_argument("--pictures", type=int, help="only the first N of each kind")
@@ -189,7 +197,10 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
     methods: list[tuple[str, Path | None, int]] = [("degraded", None, 0)]
     if "regression" in models:
         methods.append(("regression", models["regression"], 1))
-    methods += [(f"RDDM, {steps} step{'s' * (steps > 1)}", models["rddm"], steps) for steps in STEPS]
+    if "rddm" in models:
+        methods += [(f"RDDM, {steps} step{'s' * (steps > 1)}", models["rddm"], steps) for steps in STEPS]
+    if "bundled" in models:
+        methods.append(("restored", models["bundled"], 1))
     for method, model, steps in methods:
         key = "" if model is None else f"{model_hash(model)} {code_hash()} {torch.__version__} {steps}"
         pipe = None if model is None else load(model)
@@ -218,25 +229,26 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
         for i in range(len(shown["degraded"]))
     ]
     save_sheet(contact_sheet(sheet), args.output.with_name(f"{args.output.name}_{task}.png"))
-    if task == "blind":
-        old_photos(models, args)
+    if task in BLIND:
+        old_photos(task, models, args)
     return {"rows": rows, "networks": {name: describe(model) for name, model in models.items()}}
 
 
-def old_photos(models: dict[str, Path], args: argparse.Namespace) -> None:
+def old_photos(task: str, models: dict[str, Path], args: argparse.Namespace) -> None:
     """A sheet of really old photographs, before and after each network; nobody knows what they should look like."""
     cells: list[list[Cell]] = []
     with zipfile.ZipFile(args.data / "oldphotos/oldphotos_14.zip") as archive:
         photos = [_centre(_fitted(archive.read(name)), OLD_SIDE) for name in _pictures(archive)[: args.pictures]]
     columns = [("as it is", photos)]
     for name, model in models.items():
-        pipe, steps = load(model), 1 if name == "regression" else 5
-        label = name if name == "regression" else f"RDDM, {steps} steps"
+        pipe, steps = load(model), 5 if name == "rddm" else 1
+        label = f"RDDM, {steps} steps" if name == "rddm" else "restored" if name == "bundled" else name
         columns.append((label, [restore(pipe, x, steps, 0) for x in tqdm(photos, desc=f"old photographs, {label}")]))
     for i in range(len(photos)):
         cells.append([Cell(label if i == 0 else "", column[i]) for label, column in columns])
     sheet = contact_sheet([("", row) for row in cells])
-    save_sheet(sheet, args.output.with_name(f"{args.output.name}_oldphotos.jpg"))
+    old = "oldphotos" if task == "blind" else f"{task}_oldphotos"
+    save_sheet(sheet, args.output.with_name(f"{args.output.name}_{old}.jpg"))
 
 
 def _fitted(data: bytes) -> Tensor:
@@ -332,7 +344,7 @@ def to_markdown(report: dict[str, Any]) -> str:
     for task, title in TITLES.items():
         if (result := report["tasks"].get(task)) is None:
             continue
-        columns = formats if task == "blind" else {name: form for name, form in formats.items() if name != "damage"}
+        columns = formats if task in BLIND else {name: form for name, form in formats.items() if name != "damage"}
         networks = "; ".join(
             f"{name}: {one['parameters'] / 1e6:.1f} million parameters, {one['steps']} steps, predicts the "
             f"{one['predicts']}, T = {one['T']}, noise scale {one['noise scale']:g}"
@@ -340,12 +352,14 @@ def to_markdown(report: dict[str, Any]) -> str:
         )
         text.append(f"## {title}\n\n{NOTES[task]} {networks}.\n")
         text.append(markdown_table(result["rows"], columns) + f"\n![pictures](rddm_{task}.png)\n")
-        if task == "blind":
+        if task in BLIND:
+            old = "rddm_oldphotos.jpg" if task == "blind" else "rddm_bundled_oldphotos.jpg"
             text.append(
                 "Really old photographs, reduced to 480 px, of which the centre is shown; there is no truth to "
-                "compare with:\n\n![old photographs](rddm_oldphotos.jpg)\n"
+                f"compare with:\n\n![old photographs]({old})\n"
             )
-    gaps = "; ".join(f"{task} {gap(result['rows']):+.2f} dB" for task, result in report["tasks"].items())
+    compared = {task: result["rows"] for task, result in report["tasks"].items() if task != "bundled"}
+    gaps = "; ".join(f"{task} {gap(rows):+.2f} dB" for task, rows in compared.items())
     text.append(
         "## What they say\n\nThe best PSNR of RDDM's columns less that of regression, as the first damage of each "
         f"task has it: {gaps}. At these sizes and lengths of training, a network that always does the same is the "
@@ -372,6 +386,8 @@ NOTES = {
     "lowlight": "Real pairs of 150 x 100; the input isn't equalised, as the paper's is.",
     "blind": f"The centre of each picture, {SIDE} px at most, damaged by the recipe `blind`, with seeds that training "
     "hasn't seen, and by one thing alone.",
+    "bundled": "What `diffusers-restore restore old.jpg -o new.jpg` runs, on the same pictures: plain regression, "
+    "trained for longer on other photographs than the networks above.",
 }
 
 
@@ -382,11 +398,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare(args.data, args.prepare)
         return
     tasks = {}
-    for task in TITLES:
+    for task in ("derain", "lowlight", "blind"):
         models = {"rddm": getattr(args, task), "regression": getattr(args, f"{task}_regression")}
         models = {name: model for name, model in models.items() if model is not None}
         if "rddm" in models:
             tasks[task] = models
+    if args.bundled:
+        tasks["bundled"] = {"bundled": Path(diffusers_restore.DEFAULT_RESTORER)}
     if not tasks:
         sys.exit(f"name a trained model by one or more of {', '.join(f'--{task}' for task in TITLES)}")
     measured = {task: measure(task, models, args) for task, models in tasks.items()}

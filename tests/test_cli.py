@@ -1252,7 +1252,11 @@ def test_options_of_ddrm_are_refused_by_a_cold_model(
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "in.png")
     result = undo("in.png", "-o", "out.png", option, *([] if value is None else [value]))
-    kinds = "an unconditional DDPM" + " or an RDDMPipeline" * (option in ("--mask", "--seed", "--samples", "--average"))
+    kinds = "an unconditional DDPM"
+    if option == "--mask":
+        kinds += " or an RDDMPipeline"
+    elif option in ("--seed", "--samples", "--average"):
+        kinds += ", an RDDMPipeline or a Pix2PixPipeline"
     fails(result, 2, f"Error: {option} is for {kinds}; this --model is a ColdDiffusionPipeline\n")
     assert names(tmp_path) == ["in.png"]
 

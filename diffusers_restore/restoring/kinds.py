@@ -93,7 +93,8 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
     for name in given:
         able = [other.noun for other in KINDS if name in other.options]
         if able and kind.noun not in able:
-            raise ArgumentError(f"{{{name}}} is for {{0}}; {this}", " or ".join(able), kind.noun)
+            those = " or ".join([", ".join(able[:-1]), able[-1]] if len(able) > 1 else able)
+            raise ArgumentError(f"{{{name}}} is for {{0}}; {this}", those, kind.noun)
     return model, kind
 
 
