@@ -346,8 +346,9 @@ def to_markdown(report: dict[str, Any]) -> str:
             continue
         columns = formats if task in BLIND else {name: form for name, form in formats.items() if name != "damage"}
         networks = "; ".join(
-            f"{name}: {one['parameters'] / 1e6:.1f} million parameters, {one['steps']} steps, predicts the "
-            f"{one['predicts']}, T = {one['T']}, noise scale {one['noise scale']:g}"
+            f"{name}: {one['parameters'] / 1e6:.1f} million parameters, "
+            + (f"{one['steps']} steps, " if one["steps"] else "")
+            + f"predicts the {one['predicts']}, T = {one['T']}, noise scale {one['noise scale']:g}"
             for name, one in result["networks"].items()
         )
         text.append(f"## {title}\n\n{NOTES[task]} {networks}.\n")

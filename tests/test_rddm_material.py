@@ -132,9 +132,12 @@ def test_the_benchmark(data: Path, models: dict[str, Path], tmp_path: Path, monk
     module = script()
     words = ["--data", str(data), "--output", str(tmp_path / "out" / "rddm"), "--cache", str(tmp_path / "cache")]
     (tmp_path / "out").mkdir()
-    named = {task: [f"--{task}", str(models["rddm"])] for task in module.TITLES}
+    monkeypatch.setattr(module.diffusers_restore, "DEFAULT_RESTORER", str(models["regression"]))
+    named = {task: [f"--{task}", str(models["rddm"])] for task in module.TITLES if task != "bundled"}
     for task, words_of in named.items():
         words_of += [f"--{task}_regression", str(models["regression"])]
+    named["bundled"] = ["--bundled"]
+    for words_of in named.values():
         module.main([*words, *words_of])
     report = json.loads((tmp_path / "out" / "rddm.json").read_text())
     assert set(report["tasks"]) == set(module.TITLES)
@@ -145,7 +148,10 @@ def test_the_benchmark(data: Path, models: dict[str, Path], tmp_path: Path, monk
     fewer = [method for method in methods if method not in ("RDDM, 2 steps", "RDDM, 10 steps")]
     wanted = {damage: methods if damage == "as trained" else fewer for damage in module.DAMAGES}
     assert [(row["damage"], row["method"]) for row in blind] == [(d, m) for d in wanted for m in wanted[d]]
+    bundled = [(row["damage"], row["method"]) for row in report["tasks"]["bundled"]["rows"]]
+    assert bundled == [(damage, method) for damage in module.DAMAGES for method in ("degraded", "restored")]
     assert (tmp_path / "out" / "rddm_oldphotos.jpg").is_file()
+    assert (tmp_path / "out" / "rddm_bundled_oldphotos.jpg").is_file()
     assert {row["pictures"] for row in rows} == {3}
     # By hand: one picture, one method.
     sample = next(module.samples("lowlight", data, None))
