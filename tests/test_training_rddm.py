@@ -399,7 +399,7 @@ def test_unpaired_folders(folders: Path) -> None:
 
 
 def damaged(seed: int = 0, *, channels: int = 3, **pairs: Any) -> Pair:
-    damage = make_damage(PairConfig(**pairs))
+    damage = make_damage(PairConfig(**pairs), masked=bool(pairs.get("recipe_mask")))
     assert damage is not None
     clean = pictures(6, channels, 16, 16)
     kept = clean.clone()
