@@ -49,5 +49,6 @@ def check_network_config(config: Mapping[str, Any]) -> tuple[int, ...]:
             check_int(name, config[name], 1)
     if "dropout" in config and check_real("dropout", config["dropout"], 0) >= 1:
         raise InvalidInputError(f"dropout must be below 1, got {config['dropout']!r}")
-    check_bool("norm_affine", config["norm_affine"])
+    if "norm_affine" in config:
+        check_bool("norm_affine", config["norm_affine"])
     return widths
