@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from .models.gaussian_mixture import GaussianMixturePrior
     from .models.generator_resnet import ResnetGenerator
     from .models.generator_unet import UNetGenerator
+    from .models.old_photo_mapping import OldPhotoMapping
+    from .models.old_photo_vae import OldPhotoVAE
     from .models.patch_discriminator import PatchDiscriminator
+    from .models.scratch_detector import ScratchDetector
     from .models.unet_2d_residual import ResidualUNet2DModel
     from .operators import Measurement, measure
     from .pipelines.modular_ddrm import DDRMBlocks
     from .pipelines.pipeline_cold_diffusion import ColdDiffusionPipeline
     from .pipelines.pipeline_ddrm import DDRMPipeline
+    from .pipelines.pipeline_old_photo import OldPhotoPipeline
     from .pipelines.pipeline_pix2pix import Pix2PixPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
     from .schedulers.scheduling_ccdf import CCDFScheduler
@@ -66,6 +70,9 @@ _HOMES = {
     "ILVRScheduler": ".schedulers.scheduling_ilvr",
     "MMPSScheduler": ".schedulers.scheduling_mmps",
     "Measurement": ".operators",
+    "OldPhotoMapping": ".models.old_photo_mapping",
+    "OldPhotoPipeline": ".pipelines.pipeline_old_photo",
+    "OldPhotoVAE": ".models.old_photo_vae",
     "PatchDiscriminator": ".models.patch_discriminator",
     "PiGDMScheduler": ".schedulers.scheduling_pigdm",
     "Pix2PixPipeline": ".pipelines.pipeline_pix2pix",
@@ -73,6 +80,7 @@ _HOMES = {
     "RDDMScheduler": ".schedulers.scheduling_rddm",
     "ResidualUNet2DModel": ".models.unet_2d_residual",
     "ResnetGenerator": ".models.generator_resnet",
+    "ScratchDetector": ".models.scratch_detector",
     "UNetGenerator": ".models.generator_unet",
     "ZeroShotRePaintScheduler": ".schedulers.scheduling_repaint",
     "degradations": "",
@@ -101,6 +109,9 @@ __all__ = [
     "ILVRScheduler",
     "MMPSScheduler",
     "Measurement",
+    "OldPhotoMapping",
+    "OldPhotoPipeline",
+    "OldPhotoVAE",
     "PatchDiscriminator",
     "PiGDMScheduler",
     "Pix2PixPipeline",
@@ -108,6 +119,7 @@ __all__ = [
     "RDDMScheduler",
     "ResidualUNet2DModel",
     "ResnetGenerator",
+    "ScratchDetector",
     "UNetGenerator",
     "ZeroShotRePaintScheduler",
     "degradations",

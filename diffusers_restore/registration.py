@@ -25,7 +25,14 @@ PLUG_IN = "pipeline"
 STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
 """Models of diffusers -> models of this package that any diffusers pipeline can have instead."""
 
-NETWORKS = (*STAND_INS.values(), "ResnetGenerator", "UNetGenerator")
+NETWORKS = (
+    *STAND_INS.values(),
+    "OldPhotoMapping",
+    "OldPhotoVAE",
+    "ResnetGenerator",
+    "ScratchDetector",
+    "UNetGenerator",
+)
 """Models of this package that are components of pipelines."""
 
 _PLUG_IN_FILE = '''"""{name} of the installed package {distribution}."""

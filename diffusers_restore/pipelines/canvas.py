@@ -18,6 +18,8 @@ from .common import Network, uncompiled
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -73,6 +75,39 @@ class Canvas:
         if self.grey:
             x = x.mean(dim=1, keepdim=True)
         return x.reshape(-1, self.split * x.shape[1], *self.size)
+
+
+def with_channels(pictures: Tensor, channels: int) -> Tensor:
+    """Pictures (B, C, H, W) of another number of channels: grey ones of colours, or three of one.
+
+    Raises:
+        InvalidInputError: other numbers of channels.
+    """
+    given = pictures.shape[1]
+    if given == 3 and channels == 1:
+        luma = torch.tensor(_LUMA, dtype=pictures.dtype, device=pictures.device)
+        return torch.einsum("c,bchw->bhw", luma, pictures)[:, None]
+    if given not in (1, channels):
+        raise InvalidInputError(f"image has {given} channels, the network takes {channels}")
+    return pictures.expand(-1, channels, -1, -1)
+
+
+def check_mask(mask: object, pictures: int, height: int, width: int, device: torch.device) -> Tensor:
+    """A mask as (B, 1, H, W) float32 on the device, 1 where a picture is damaged.
+
+    Raises:
+        InvalidInputError: another type or shape, or other values than 0 and 1.
+    """
+    what = f"mask must be 1 where the picture is damaged and 0 elsewhere, (B, 1, {height}, {width}) or smaller"
+    if not isinstance(mask, Tensor):
+        raise InvalidInputError(f"{what}, for this network; got {type(mask).__name__}")
+    shown = mask.to(device, torch.float32)
+    shown = shown.reshape((1,) * (4 - shown.ndim) + tuple(shown.shape)) if shown.ndim in (2, 3) else shown
+    if shown.shape not in ((1, 1, height, width), (pictures, 1, height, width)):
+        raise InvalidInputError(f"{what}; got {tuple(mask.shape)}")
+    if not bool(((shown == 0) | (shown == 1)).all()):
+        raise InvalidInputError(f"{what}; got values from {float(shown.min()):g} to {float(shown.max()):g}")
+    return shown.expand(pictures, -1, -1, -1)
 
 
 def pictures_at_once(device: torch.device, batch: int) -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError, check_bool, check_int
@@ -16,10 +15,8 @@ from ..hub.saving import HubMixin
 from ..models.generator_resnet import ResnetGenerator
 from ..models.generator_unet import UNetGenerator
 from ..models.image_translator import ImageTranslator
-from .canvas import Canvas, OutputType, check_channels, check_output_type, pictures_at_once, to_output
+from .canvas import Canvas, OutputType, check_channels, check_output_type, pictures_at_once, to_output, with_channels
 from .common import uncompiled
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 
 
 class Pix2PixPipeline(HubMixin, DiffusionPipeline):
@@ -110,7 +107,7 @@ class Pix2PixPipeline(HubMixin, DiffusionPipeline):
             )
         grey = self.config.keeps_grey and given.shape[1] == 1 and config.out_channels == 3
         canvas = Canvas(config.out_channels, 1, grey, (height, width), network.size_multiple)
-        x = canvas.extend(_with_channels(given, config.in_channels)).repeat_interleave(copies, dim=0)
+        x = canvas.extend(with_channels(given, config.in_channels)).repeat_interleave(copies, dim=0)
         check_generators(generator, len(x))
         noise = network.draw_noise(len(x), *x.shape[2:], generator)
         size = pictures_at_once(device, len(x))
@@ -128,14 +125,3 @@ class Pix2PixPipeline(HubMixin, DiffusionPipeline):
             )
         self.maybe_free_model_hooks()
         return to_output(translated, output_type, return_dict)
-
-
-def _with_channels(pictures: Tensor, channels: int) -> Tensor:
-    """Pictures (B, C, H, W) of another number of channels: grey ones of colours, or three of one."""
-    given = pictures.shape[1]
-    if given == 3 and channels == 1:
-        luma = torch.tensor(_LUMA, dtype=pictures.dtype, device=pictures.device)
-        return torch.einsum("c,bchw->bhw", luma, pictures)[:, None]
-    if given not in (1, channels):
-        raise InvalidInputError(f"image has {given} channels, the generator takes {channels}")
-    return pictures.expand(-1, channels, -1, -1)

@@ -22,6 +22,7 @@ from .canvas import (
     Canvas,
     OutputType,
     check_channels,
+    check_mask,
     check_output_type,
     new_count,
     new_size,
@@ -385,13 +386,4 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
             if mask is not None:
                 raise InvalidInputError("mask must be None: the network takes none")
             return None
-        what = f"mask must be 1 where the picture is damaged and 0 elsewhere, (B, 1, {height}, {width}) or smaller"
-        if not isinstance(mask, Tensor):
-            raise InvalidInputError(f"{what}, for this network; got {type(mask).__name__}")
-        shown = mask.to(device, torch.float32)
-        shown = shown.reshape((1,) * (4 - shown.ndim) + tuple(shown.shape)) if shown.ndim in (2, 3) else shown
-        if shown.shape not in ((1, 1, height, width), (pictures, 1, height, width)):
-            raise InvalidInputError(f"{what}; got {tuple(mask.shape)}")
-        if not bool(((shown == 0) | (shown == 1)).all()):
-            raise InvalidInputError(f"{what}; got values from {float(shown.min()):g} to {float(shown.max()):g}")
-        return shown.expand(pictures, -1, -1, -1)
+        return check_mask(mask, pictures, height, width, device)

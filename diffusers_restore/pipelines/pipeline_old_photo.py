@@ -1,0 +1,235 @@
+"""Restoration of old photographs through the latents of two autoencoders (arXiv:2004.09484)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from .. import images
+from ..errors import InvalidInputError, check_bool, check_int, check_real
+from ..hub.cards import CardText
+from ..hub.saving import HubMixin
+from ..models.old_photo_mapping import OldPhotoMapping
+from ..models.old_photo_vae import OldPhotoVAE
+from ..models.scratch_detector import ScratchDetector
+from .canvas import (
+    Canvas,
+    OutputType,
+    check_channels,
+    check_mask,
+    check_output_type,
+    pictures_at_once,
+    to_output,
+    with_channels,
+)
+from .common import uncompiled
+
+WHITE = 1.0  # what masked pixels are painted with
+DILATION = 3  # by how many pixels masks grow for patch attention, as it was trained with
+
+
+@dataclass
+class OldPhotoOutput(BaseOutput):
+    """The result of a call.
+
+    Attributes:
+        images: as of the other pipelines.
+        scratch_mask: where the photographs were taken to be damaged, 1, and 0 elsewhere, (B, 1, H, W); None without
+            a mask.
+    """
+
+    images: list[Image.Image] | Any
+    scratch_mask: Tensor | None
+
+
+class OldPhotoPipeline(HubMixin, DiffusionPipeline):
+    """Restores old photographs: y = decode_B(T(encode_A(x), mask)).
+
+    An autoencoder of degraded photographs encodes, a mapping leads to the latents of clean ones, and their autoencoder
+    decodes. Mappings with attention fill in what a mask hides, which is painted white before; the mask is the user's,
+    or that of the detector. Several threads may call one pipeline at once.
+
+    Args:
+        vae_degraded: of degraded photographs.
+        mapping: of its latents to those of `vae_clean`.
+        vae_clean: of clean photographs.
+        scratch_detector: for mappings that take a mask.
+        keeps_grey: grey photographs come back grey.
+
+    Raises:
+        InvalidInputError: networks that don't fit together.
+
+    Example:
+        >>> import torch
+        >>> from diffusers_restore import OldPhotoMapping, OldPhotoPipeline, OldPhotoVAE
+        >>> vae = OldPhotoVAE(block_out_channels=(8, 8, 8), num_blocks=1)
+        >>> pipe = OldPhotoPipeline(vae, OldPhotoMapping(8, (8, 16), 2), vae)
+        >>> pipe(torch.zeros(1, 3, 20, 30)).images[0].size
+        (30, 20)
+    """
+
+    model_cpu_offload_seq = "scratch_detector->vae_degraded->mapping->vae_clean"
+    _optional_components = ["scratch_detector"]
+
+    def __init__(
+        self,
+        vae_degraded: OldPhotoVAE,
+        mapping: OldPhotoMapping,
+        vae_clean: OldPhotoVAE,
+        scratch_detector: ScratchDetector | None = None,
+        keeps_grey: bool = True,
+    ) -> None:
+        super().__init__()
+        kinds = {"vae_degraded": OldPhotoVAE, "mapping": OldPhotoMapping, "vae_clean": OldPhotoVAE}
+        given = {"vae_degraded": vae_degraded, "mapping": mapping, "vae_clean": vae_clean}
+        if scratch_detector is not None:
+            kinds, given = kinds | {"scratch_detector": ScratchDetector}, given | {"scratch_detector": scratch_detector}
+        for name, kind in kinds.items():
+            if not isinstance(uncompiled(given[name]), kind):
+                raise InvalidInputError(f"{name} must be an {kind.__name__}, got {type(given[name]).__name__}")
+        widths = [one.config.block_out_channels[-1] for one in (vae_degraded, vae_clean)]
+        if {*widths, mapping.config.latent_channels} != {widths[0]} or (
+            vae_degraded.config.in_channels != vae_clean.config.in_channels
+        ):
+            raise InvalidInputError(
+                "vae_degraded, mapping and vae_clean must have latents of as many channels, and pictures, too; got "
+                f"latents of {widths[0]}, {mapping.config.latent_channels} and {widths[1]} channels and pictures of "
+                f"{vae_degraded.config.in_channels} and {vae_clean.config.in_channels}"
+            )
+        self.register_modules(
+            vae_degraded=vae_degraded, mapping=mapping, vae_clean=vae_clean, scratch_detector=scratch_detector
+        )
+        self.register_to_config(keeps_grey=check_bool("keeps_grey", keeps_grey))
+
+    @property
+    def card_text(self) -> CardText:
+        """What a new model card says."""
+        mask = ""
+        if self.mapping.takes_mask and self.scratch_detector is None:
+            mask = ', mask=images.load_mask("damaged.png")'
+        names = "OldPhotoPipeline, images" if mask else "OldPhotoPipeline"
+        example = (
+            f"from PIL import Image\nfrom diffusers_restore import {names}\n\n"
+            'pipe = OldPhotoPipeline.from_pretrained("{repo_id}")\n'
+            f'restored = pipe(Image.open("photo.png"){mask}).images[0]'
+        )
+        return CardText(
+            "A restorer of old photographs (arXiv:2004.09484), in one step.",
+            example,
+            ("image-to-image", "image-restoration", "old-photos"),
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: images.ImageInput,
+        mask: Tensor | None = None,
+        threshold: float = 0.4,
+        detection_size: int | None = 256,
+        stretch: bool = False,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> OldPhotoOutput | tuple[Any, Tensor | None]:
+        """Restore photographs of any size.
+
+        A batch gives what its photographs give one by one, bit for bit on a CPU. Sizes that the networks can't halve
+        are extended by repeating the last row and column, and cropped back.
+
+        Args:
+            image: the photographs: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in [-1, 1], or a list of
+                one size.
+            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for mappings with
+                attention. None asks `scratch_detector`.
+            threshold: from which probability on the detector sees a scratch.
+            detection_size: shorter side of the photographs that the detector looks at; None is their own.
+            stretch: spread the values of each result over the whole range, as the published code does.
+            output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
+                ((B, C, H, W) in [-1, 1], the networks' own units).
+            return_dict: False returns a tuple.
+
+        Returns:
+            `OldPhotoOutput` with `images` and `scratch_mask`.
+
+        Raises:
+            InvalidInputError: an argument that cannot be used; the message says what is accepted.
+        """
+        check_output_type(output_type)
+        check_bool("stretch", stretch)
+        check_real("threshold", threshold, 0, 1)
+        if detection_size is not None:
+            check_int("detection_size", detection_size, 1)
+        device, channels = self._execution_device, self.vae_clean.config.in_channels
+        given = images.to_tensor(image).to(device)
+        check_channels(output_type, channels)
+        grey = self.config.keeps_grey and given.shape[1] == 1 and channels == 3
+        size = (given.shape[2], given.shape[3])
+        multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
+        canvas = Canvas(channels, 1, grey, size, multiple)
+        masks = self._masks(given, mask, threshold, detection_size)
+        x = canvas.extend(with_channels(given, channels))
+        shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
+        if shown is not None:
+            x = torch.lerp(x, torch.full_like(x, WHITE), shown)
+        count = pictures_at_once(device, len(x))
+        dtype, made = self.vae_degraded.dtype, []
+        with self.progress_bar(total=-(-len(x) // count)) as progress:
+            for i in range(0, len(x), count):
+                part = slice(i, i + count)
+                z = self.mapping(
+                    self.vae_degraded.encode(x[part].to(dtype)), None if shown is None else shown[part].to(dtype)
+                )
+                made.append(self.vae_clean.decode(z).float())
+                progress.update()
+        restored = canvas.to_pictures(torch.cat(made))
+        if not bool(restored.isfinite().all()):
+            raise InvalidInputError(
+                "a network gave NaN or Inf: torch.float16 overflows, so try torch.float32 or torch.bfloat16 "
+                "(pipe.to(torch.float32)); if it isn't that, look for NaN in its weights"
+            )
+        if stretch:
+            low, high = restored.amin(dim=(1, 2, 3), keepdim=True), restored.amax(dim=(1, 2, 3), keepdim=True)
+            restored = 2 * (restored - low) / (high - low).clamp_min(1e-5) - 1
+        self.maybe_free_model_hooks()
+        (shown_images,) = to_output(restored, output_type, return_dict=False)
+        return OldPhotoOutput(images=shown_images, scratch_mask=masks) if return_dict else (shown_images, masks)
+
+    def _masks(
+        self, pictures: Tensor, mask: Tensor | None, threshold: float, detection_size: int | None
+    ) -> Tensor | None:
+        """The masks (B, 1, H, W) of pictures (B, C, H, W), None for mappings without one."""
+        height, width = pictures.shape[2:]
+        if not self.mapping.takes_mask:
+            if mask is not None:
+                raise InvalidInputError("mask must be None: the mapping takes none")
+            return None
+        if mask is None:
+            if self.scratch_detector is None:
+                raise InvalidInputError(
+                    "mask is needed: the mapping fills in what a mask hides, and there is no scratch_detector; zeros "
+                    "hide nothing"
+                )
+            return torch.cat([self._detect(one, threshold, detection_size) for one in pictures.split(1)])
+        return check_mask(mask, len(pictures), height, width, pictures.device)
+
+    def _detect(self, picture: Tensor, threshold: float, detection_size: int | None) -> Tensor:
+        """The mask of the detector (1, 1, H, W) of a picture (1, C, H, W)."""
+        height, width = picture.shape[2:]
+        detector, multiple = self.scratch_detector, self.scratch_detector.size_multiple
+        scale = 1.0 if detection_size is None else detection_size / min(height, width)
+        size = [max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width)]
+        grey = with_channels(picture, 1)
+        small = functional.interpolate(grey, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        found = detector(small.to(detector.dtype)).float().sigmoid() >= threshold
+        return functional.interpolate(found.float(), (height, width))
+
+
+def _grown(mask: Tensor, pixels: int) -> Tensor:
+    """The mask, grown by so many pixels to all sides."""
+    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels) if pixels else mask
