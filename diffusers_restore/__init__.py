@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline_old_photo import OldPhotoPipeline
     from .pipelines.pipeline_pix2pix import Pix2PixPipeline
     from .pipelines.pipeline_rddm import RDDMPipeline
+    from .pipelines.pipeline_scratch_detection import ScratchDetectionPipeline
     from .schedulers.scheduling_ccdf import CCDFScheduler
     from .schedulers.scheduling_cold_diffusion import ColdDiffusionScheduler
     from .schedulers.scheduling_daps import DAPSScheduler
@@ -80,6 +81,7 @@ _HOMES = {
     "RDDMScheduler": ".schedulers.scheduling_rddm",
     "ResidualUNet2DModel": ".models.unet_2d_residual",
     "ResnetGenerator": ".models.generator_resnet",
+    "ScratchDetectionPipeline": ".pipelines.pipeline_scratch_detection",
     "ScratchDetector": ".models.scratch_detector",
     "UNetGenerator": ".models.generator_unet",
     "ZeroShotRePaintScheduler": ".schedulers.scheduling_repaint",
@@ -119,6 +121,7 @@ __all__ = [
     "RDDMScheduler",
     "ResidualUNet2DModel",
     "ResnetGenerator",
+    "ScratchDetectionPipeline",
     "ScratchDetector",
     "UNetGenerator",
     "ZeroShotRePaintScheduler",

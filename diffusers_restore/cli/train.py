@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..training.cold.config import ColdConfig
+from ..training.old_photo.config import DetectorConfig
 from ..training.pix2pix.config import Pix2PixConfig
 from ..training.prior.config import PriorConfig
 from ..training.rddm.config import RDDMConfig
@@ -80,6 +81,24 @@ train_pix2pix = config_command(
 )
 
 
+train_old_photo_detector = config_command(
+    "old-photo-detector",
+    DetectorConfig,
+    "diffusers_restore.training.old_photo:train_old_photo_detector",
+    """Train a detector of scratches in photographs, on photographs that are damaged while training.
+
+    \b
+    diffusers-restore train old-photo-detector --train_data_dir photos --resolution 128 --output_dir detector
+    diffusers-restore train old-photo-detector --recipe old_photos --recipe_args "{scratches: true}" \\
+        --train_data_dir photos --block_out_channels 16,32,64 --dry_run
+
+    OUTPUT_DIR becomes a repository that ScratchDetectionPipeline loads, with a model card; checkpoints, samples/ and
+    logs/ lie beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never
+    been.
+    """,
+)
+
+
 @click.group()
 def train() -> None:
     """Train the networks of this package.
@@ -92,3 +111,4 @@ train.add_command(train_prior)
 train.add_command(train_cold)
 train.add_command(train_rddm)
 train.add_command(train_pix2pix)
+train.add_command(train_old_photo_detector)

@@ -30,6 +30,7 @@ from .canvas import (
     with_channels,
 )
 from .common import uncompiled
+from .pipeline_scratch_detection import find_scratches
 
 WHITE = 1.0  # what masked pixels are painted with
 DILATION = 3  # by how many pixels masks grow for patch attention, as it was trained with
@@ -215,19 +216,9 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                     "mask is needed: the mapping fills in what a mask hides, and there is no scratch_detector; zeros "
                     "hide nothing"
                 )
-            return torch.cat([self._detect(one, threshold, detection_size) for one in pictures.split(1)])
+            found = find_scratches(self.scratch_detector, pictures, detection_size)
+            return (found >= threshold).float()
         return check_mask(mask, len(pictures), height, width, pictures.device)
-
-    def _detect(self, picture: Tensor, threshold: float, detection_size: int | None) -> Tensor:
-        """The mask of the detector (1, 1, H, W) of a picture (1, C, H, W)."""
-        height, width = picture.shape[2:]
-        detector, multiple = self.scratch_detector, self.scratch_detector.size_multiple
-        scale = 1.0 if detection_size is None else detection_size / min(height, width)
-        size = [max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width)]
-        grey = with_channels(picture, 1)
-        small = functional.interpolate(grey, size, mode="bicubic", antialias=True).clamp(-1, 1)
-        found = detector(small.to(detector.dtype)).float().sigmoid() >= threshold
-        return functional.interpolate(found.float(), (height, width))
 
 
 def _grown(mask: Tensor, pixels: int) -> Tensor:

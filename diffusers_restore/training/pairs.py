@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +108,7 @@ def make_damage(pairs: PairSourceConfig, *, masked: bool = False) -> PairMaker |
         InvalidInputError: an unknown name, or arguments that don't fit.
     """
     if pairs.recipe is not None:
-        return _by_recipe(pairs.recipe, dict(pairs.recipe_args or {}), masked=masked)
+        return damage_by_recipe(pairs.recipe, pairs.recipe_args or {}, masked=masked)
     if pairs.task is not None:
         return _by_task(pairs.task, dict(pairs.task_args or {}), pairs.sigma_y)
     if pairs.degradation is not None:
@@ -116,7 +116,17 @@ def make_damage(pairs: PairSourceConfig, *, masked: bool = False) -> PairMaker |
     return None
 
 
-def _by_recipe(name: str, arguments: dict[str, Any], *, masked: bool) -> PairMaker:
+def damage_by_recipe(name: str, arguments: Mapping[str, Any], *, masked: bool) -> PairMaker:
+    """A function that makes pairs by a recipe.
+
+    Args:
+        name: of the recipe.
+        arguments: of it.
+        masked: whether pairs have the mask of its scratches.
+
+    Raises:
+        InvalidInputError: an unknown name, arguments that don't fit, or a mask that would always be empty.
+    """
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     known = [one.name for one in dataclasses.fields(RECIPES[name])]
