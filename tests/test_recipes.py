@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from diffusers_restore.degradations import Synthetic, check_degradation, recipes
 from diffusers_restore.degradations.recipes import RECIPES, Plan, Recipe, create, seeds_from
+from diffusers_restore.degradations.recipes.ageing import clouds, crease, strokes
 from diffusers_restore.degradations.recipes.canny import canny
 from diffusers_restore.degradations.recipes.kernels import elliptic, kernel, sinc, stack
 from diffusers_restore.degradations.recipes.operations import blur, poisson, resize
@@ -34,6 +35,7 @@ EXAMPLES: dict[str, Recipe] = {
     "edges of one fineness": create("edges", sigma_min=1.0, sigma_max=1),
     "old_photos": create("old_photos"),
     "scratched": create("old_photos", scratches=True),
+    "old_photo_full": create("old_photo_full"),
     "bsrgan": create("bsrgan"),
     "bsrgan of one size": create("bsrgan", scale=1),
     "bsrgan_plus": create("bsrgan_plus", scale=2),
@@ -275,6 +277,24 @@ def test_kernels_pixel_by_pixel(beta: float, plateau: bool) -> None:
         q = (along / sigma_x) ** 2 + (across / sigma_y) ** 2
         wanted = 1 / (1 + q**beta) if plateau else math.exp(-(q**beta) / 2)
         assert float(k[row, column] / k[4, 4]) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_a_blur_may_be_as_wide_as_the_picture_is_large() -> None:
+    x = (photographs(1, 3, 64, 80) + 1) / 2
+    for step, wanted in (
+        ({"kernel": "iso", "size": 7, "sigma": 3.0}, {"kernel": "iso", "size": 5, "sigma": 1.5}),
+        ({"kernel": "sinc", "size": 9, "cutoff": 1.2}, {"kernel": "sinc", "size": 5, "cutoff": 2.4}),
+        ({"kernel": "sinc", "size": 9, "cutoff": 2.0}, {"kernel": "sinc", "size": 5, "cutoff": math.pi}),
+        (
+            {"kernel": "aniso", "size": 13, "sigma_x": 2.0, "sigma_y": 1.0, "theta": 0.3},
+            {"kernel": "aniso", "size": 7, "sigma_x": 1.0, "sigma_y": 0.5, "theta": 0.3},
+        ),
+    ):
+        half = carried_out(x, {"op": "blur", "reference": 128, **step})
+        assert (half - carried_out(x, {"op": "blur", **wanted})).abs().max() < 1e-12
+        assert (
+            carried_out(x, {"op": "blur", "reference": 64, **step}) - carried_out(x, {"op": "blur", **step})
+        ).abs().max() < 1e-12
 
 
 def test_a_sinc_passes_what_is_below_its_cutoff() -> None:
@@ -654,6 +674,292 @@ def test_scratches_are_white_where_the_mask_says() -> None:
     assert 0.003 < shares[scratched].mean() < 0.2
 
 
+# Old photographs in full
+
+SLOTS = {"scratches": 8, "cracks": 12, "tears": 13, "hairs": 14, "dust": 15, "fine dust": 16, "screen": 17}
+
+
+def test_draws_of_old_photo_full() -> None:
+    plans = plans_of(create("old_photo_full"))
+    kinds = {"sepia": 0.25, "fade": 0.6, "cast": 0.4, "vignette": 0.3, "light": 0.3, "paper": 0.35, "stains": 0.25}
+    kinds |= {"fold": 0.35, "tears": 0.2, "halftone": 0.05, "grey": 0.35 + 0.25, "blur": 0.7, "resize": 0.7}
+    kinds |= dict.fromkeys(("gaussian", "speckle", "poisson", "grain"), 0.7 / 4)
+    for op, wanted in kinds.items():
+        assert near(wanted, [bool(named(plan, op)) for plan in plans]), op
+    for name, wanted in (("scratches", 0.6), ("hairs", 0.25)):
+        assert near(wanted, [plan[SLOTS[name]]["op"] == "strokes" for plan in plans]), name
+    assert near(0.6, ["strokes" in (plan[SLOTS["dust"]]["op"], plan[SLOTS["fine dust"]]["op"]) for plan in plans])
+    assert all(named(plan, "grey") for plan in plans if named(plan, "sepia"))
+    assert {len(named(plan, "fold")) for plan in plans} == {0, 1, 2, 3}
+    assert near(1 / 3, [len(named(plan, "fold")) == 2 for plan in plans if named(plan, "fold")])
+    for op, number, low, high in (
+        ("sepia", "strength", 0.3, 1),
+        ("fade", "black", 0.02, 0.18),
+        ("fade", "white", 0, 0.15),
+        ("fade", "gamma", 0.8, 1.25),
+        ("fade", "saturation", 0.3, 1),
+        ("vignette", "strength", 0.1, 0.5),
+        ("light", "amplitude", 0.03, 0.15),
+        ("paper", "amplitude", 0.01, 0.06),
+        ("fold", "shading", 0.05, 0.25),
+        ("grain", "amplitude", 0.02, 0.12),
+        ("poisson", "scale", 0.05, 3),
+        ("gaussian", "sigma", 5 / 255, 50 / 255),
+    ):
+        assert spread([step[number] for plan in plans for step in named(plan, op)], low, high), (op, number)
+    assert spread([gain for plan in plans for step in named(plan, "cast") for gain in step["gain"][0]], 0.88, 1.12)
+    assert {step["octaves"] for plan in plans for step in named(plan, "paper")} == {3, 4, 5}
+    assert near(0.9, [step["grey"] for plan in plans for step in named(plan, "grain")])
+    jpegs = [[step["quality"] for step in named(plan, "jpeg")] for plan in plans]
+    assert np.mean([len(one) for one in jpegs]) == pytest.approx(0.7 + 0.3, abs=0.06)
+    blobs = [blob for plan in plans for step in named(plan, "stains") for blob in step["blobs"]]
+    assert spread([blob[5] for blob in blobs], 0.1, 0.45)
+    assert near(0.5, [blob[6] == 1 for blob in blobs])
+    assert all(0.01 <= math.pi * blob[2] * blob[3] <= 0.15 for blob in blobs)
+    for name, count, radius in (("dust", 150, (1, 4)), ("fine dust", 150, (0.5, 1)), ("hairs", 64, (0.35, 0.9))):
+        steps = [plan[SLOTS[name]] for plan in plans if plan[SLOTS[name]]["op"] == "strokes"]
+        assert {step["masked"] for step in steps} == {name != "fine dust"}
+        assert max(len(step["segments"]) for step in steps) <= count
+        radii = [row[4] * 512 for step in steps for row in step["segments"]]
+        assert radius[0] - 0.01 <= min(radii) <= max(radii) <= radius[1] + 0.01
+    specks = [row for plan in plans for step in plan[15:17] if step["op"] != "keep" for row in step["segments"]]
+    assert near(0.7, [row[6] > 0 for row in specks])
+    assert all(0.4 <= abs(row[6]) <= 1 for row in specks)
+
+
+@pytest.mark.parametrize("size", [(40, 70), (70, 40), (3, 50)], ids=str)
+def test_strokes_are_as_opaque_as_their_distance_says(size: tuple[int, int]) -> None:
+    draw = torch.rand(60, 7, generator=seeded(), dtype=torch.float64)
+    segments = torch.cat([draw[:, :4] * 1.6 - 0.3, draw[:, 4:6] * 0.15, draw[:, 6:] * 2 - 1], dim=1)
+    segments[::3, 4:6] *= 0.02  # thin ones
+    segments[::7, 2:4] = segments[::7, :2]  # points
+    height, width = size
+    wanted = torch.zeros(2, height, width, dtype=torch.float64)
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    place = torch.stack([columns, rows], dim=2).double()
+    for *ends, start, end, opacity in segments.tolist():
+        first, last = torch.tensor(ends, dtype=torch.float64).reshape(2, 2) * torch.tensor([width, height])
+        way = last - first
+        nearest = (((place - first) @ way) / (way @ way).clamp(min=1e-12)).clamp(0, 1)
+        distance = (place - first - nearest[..., None] * way).norm(dim=2)
+        value = abs(opacity) * ((start + (end - start) * nearest) * min(size) + 0.5 - distance).clamp(0, 1)
+        wanted[int(opacity < 0)] = torch.maximum(wanted[int(opacity < 0)], value)
+    assert wanted.amax(dim=(1, 2)).min() > 0.5
+    assert (strokes(segments, *size)[0] - wanted).abs().max() < 1e-4
+    assert not strokes(segments[:0], *size).any()
+
+
+def test_a_thin_stroke_is_faint_and_a_wide_one_as_wide_as_it_says() -> None:
+    line = torch.tensor([[0.0, 0.5, 1.0, 0.5, 0.0, 0.0, 0.8]], dtype=torch.float64)
+    profile = strokes(line, 65, 65)[0, 0, :, 30]  # the middle of row 32
+    assert profile[32] == pytest.approx(0.4)
+    assert profile.sum() == pytest.approx(0.4)
+    line[0, 4:6] = 3 / 65
+    profile = strokes(line, 65, 65)[0, 0, :, 30]
+    assert profile.sum() == pytest.approx(0.8 * 6)
+    assert profile[29:36].numpy() == pytest.approx([0.4, *[0.8] * 5, 0.4], abs=1e-5)
+
+
+def test_a_fold_has_a_light_and_a_dark_side_and_a_worn_line() -> None:
+    line = torch.tensor([0.5, 0.0, 0.5, 1.0], dtype=torch.float64)  # downwards, in the middle
+    points = torch.tensor([[0.1, 0.02, 0.6]] * 5, dtype=torch.float64)
+    worn, relief = crease(line, points, 0.05, 100, 120)[0].double()
+    distance = 60 - 10 - (torch.arange(120) + 0.5)  # to the left of where it goes
+    wanted = distance.sign() * torch.exp(-distance.abs() / 5)
+    away = distance.abs() > 0.7
+    assert (relief[:, away] - wanted[away]).abs().max() < 1e-5
+    assert (worn - 0.6 * (2.5 - distance.abs()).clamp(0, 1)).abs().max() < 1e-5
+    short = crease(torch.tensor([0.5, 0.2, 0.5, 0.6]).double(), points, 0.05, 100, 120)[0]
+    assert not short[:, :19].any()
+    assert not short[:, 61:].any()
+    assert torch.equal(short[:, 21:59], crease(line, points, 0.05, 100, 120)[0][:, 21:59])
+    fold = {"op": "fold", "line": [line.tolist()], "points": points.tolist(), "shading": 0.2, "reach": 0.05}
+    for severity in (1.0, 0.5):
+        y = carried_out(torch.full((1, 3, 100, 120), 0.5), fold, severity=severity)
+        shaded = 0.5 + 0.2 * severity * relief
+        assert (y - torch.lerp(shaded, torch.ones(()).double(), severity * worn)).abs().max() < 1e-6
+
+
+def test_clouds_are_the_same_at_every_size() -> None:
+    fields = torch.cat([clouds(seed, 8, 4, (96, 96)) for seed in range(40)])
+    assert abs(float(fields.mean())) < 0.05
+    assert float(fields.var()) == pytest.approx(1, abs=0.1)
+    small = torch.cat([clouds(seed, 8, 4, (64, 64)) for seed in range(40)])
+    shrunk = functional.interpolate(torch.cat([clouds(s, 8, 4, (192, 256)) for s in range(40)]), (64, 64), mode="area")
+    assert torch.corrcoef(torch.stack([small.flatten(), shrunk.flatten()]))[0, 1] > 0.97
+
+
+def test_tears_have_their_area_and_the_colour_of_paper() -> None:
+    colour, shares = [0.9, 0.8, 0.6], []
+    for seed in range(20):
+        step = {"op": "tears", "blobs": [[0.5, 0.4, 0.2, 0.1, 0.3, 0.004]], "colour": [colour], "texture": 0.0}
+        plan = [Plan("old_photo_full", [{**step, "seed": seed}])]
+        x = -torch.ones(1, 3, 96, 128)
+        damage = create("old_photo_full").apply(x, plan)
+        shares.append(float(damage.mask.mean()))
+        inner = 1 - functional.max_pool2d(1 - damage.mask, 21, 1, 10)  # 10 pixels from the border
+        if inner.any():
+            inside = ((damage.degraded + 1) / 2).permute(0, 2, 3, 1)[inner[:, 0] == 1]
+            assert (inside - torch.tensor(colour)).abs().max() < 0.02
+        assert (damage.degraded[(damage.mask == 0).expand_as(x)] < -1 + 0.2 + 1e-6).all()
+    assert np.mean(shares) == pytest.approx(math.pi * 0.2 * 0.1, rel=0.15)
+
+
+def test_stains_are_brown_with_a_dark_rim_and_not_in_the_mask() -> None:
+    step = {"op": "stains", "colour": [[0.5, 0.35, 0.1]], "seed": 3}
+    for ring in (0.0, 1.0):
+        plan = [Plan("old_photo_full", [{**step, "blobs": [[0.5, 0.5, 0.3, 0.3, 0.0, 0.4, ring]]}])]
+        damage = create("old_photo_full").apply(torch.ones(1, 3, 128, 128), plan)
+        y = ((damage.degraded + 1) / 2)[0]
+        assert not damage.mask.any()
+        red, green, blue = 1 - y
+        assert torch.allclose(green, red * 0.65 / 0.5, atol=1e-5)  # towards its colour
+        assert torch.allclose(blue, red * 0.9 / 0.5, atol=1e-5)
+        assert red[:8].max() == 0
+        middle = float(red[56:72, 56:72].mean())
+        assert middle == pytest.approx(0.4 * 0.5 * (1 - ring / 2), rel=0.25)
+        assert (float(red.max()) > 1.5 * middle) is bool(ring)
+
+
+def test_sepia_is_the_papers_colour_and_leaves_black() -> None:
+    ramp = torch.linspace(0, 1, 16, dtype=torch.float64).expand(1, 3, 16, 16)
+    tint = torch.tensor([1.0, 0.9, 0.6], dtype=torch.float64)[:, None, None]
+    for severity in (1.0, 0.5):
+        y = carried_out(ramp, {"op": "sepia", "strength": 0.8, "tint": [[1.0, 0.9, 0.6]]}, severity=severity)[0]
+        paper = tint ** (0.8 * severity)
+        assert (y - paper * ramp[0] ** (1 / paper)).abs().max() < 1e-12
+        assert (y[..., -1] - paper[..., 0]).abs().max() < 1e-12
+        assert (y[0, :, 1:] > y[1, :, 1:]).all()
+        assert (y[1, :, 1:] > y[2, :, 1:]).all()
+        alone = carried_out(ramp[:, :1], {"op": "sepia", "strength": 0.8, "tint": [[1, 0.9, 0.6]]}, severity=severity)
+        weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)[:, None, None]
+        assert (alone[0] - (y * weights).sum(dim=0)).abs().max() < 1e-12
+
+
+def test_tones_by_their_formulas() -> None:
+    x = (photographs(1, 3, 33, 41).double() + 1) / 2
+    light = (x * torch.tensor([0.299, 0.587, 0.114]).double()[:, None, None]).sum(dim=1, keepdim=True)
+    fade = {"op": "fade", "black": 0.1, "white": 0.05, "gamma": 1.2, "saturation": 0.4}
+    y = carried_out(x, fade)
+    assert (y - (0.1 + 0.85 * (light + 0.4 * (x - light)) ** 1.2)).abs().max() < 1e-6
+    half = carried_out(x, fade, severity=0.5)
+    assert (half - (0.05 + 0.925 * (light + 0.7 * (x - light)) ** 1.1)).abs().max() < 1e-6
+    gain = torch.tensor([0.9, 1.0, 0.95], dtype=torch.float64)[:, None, None]
+    assert (carried_out(x, {"op": "cast", "gain": [gain.flatten().tolist()]}) - x * gain).abs().max() < 1e-12
+    dark = carried_out(x, {"op": "vignette", "strength": 0.4}) / x
+    assert dark[0, 0, 16, 20] == pytest.approx(1)
+    assert dark[0, 0, 0, 0] == pytest.approx(0.6)
+    assert dark[0, 0, 0, 20] == pytest.approx(0.8)
+    for op, wanted in (("light", 0.05 * 0.5), ("paper", 0.05)):
+        step = noise(op, coarsest=32, octaves=3, amplitude=0.05)
+        y = carried_out(grey(0.5), step)
+        assert float(y.std()) == pytest.approx(wanted, rel=0.1)
+        assert (carried_out(grey(0.5), step, severity=0.5) - (y + 0.5) / 2).abs().max() < 1e-6
+
+
+def test_grain_is_that_of_the_middle_tones() -> None:
+    step = noise("grain", amplitude=0.06, cell=2 / 256, grey=True)
+    for value in (0.0, 0.3, 0.5, 1.0):
+        y = carried_out(grey(value), step)[0]
+        assert float(y.std()) == pytest.approx(0.06 * 4 * value * (1 - value), rel=0.05, abs=1e-9)
+        assert (y[0] - y[2]).abs().max() < 1e-12
+    field = carried_out(grey(0.5), step)[0, 0] - 0.5
+    for lag in (1, 2, 3):  # a Gaussian of sigma 1 with itself
+        found = (field[:, lag:] * field[:, :-lag]).mean() / field.square().mean()
+        assert float(found) == pytest.approx(math.exp(-(lag**2) / 4), abs=0.05)
+
+
+def test_a_printing_screen_has_its_period() -> None:
+    y = carried_out(grey(0.5), {"op": "halftone", "period": 8 / 256, "angle": 0.0})[0, 0]
+    assert float(y.mean()) == pytest.approx(0.5, abs=0.02)
+    assert torch.allclose(y[:-8], y[8:], atol=1e-6)
+    assert torch.allclose(y[:, :-8], y[:, 8:], atol=1e-6)
+    assert y.max() == 1
+    assert y.min() == 0
+    means = [float(carried_out(grey(v), {"op": "halftone", "period": 0.02, "angle": 0.7}).mean()) for v in (0.2, 0.8)]
+    assert means[0] < 0.3
+    assert means[1] > 0.7
+
+
+def cut(plans: list[Plan], *unwanted: str) -> list[Plan]:
+    """Tone and paper only: without blur, noise and what else comes after them, nor the `unwanted` kinds of step."""
+    return [
+        Plan(plan.recipe, [step for step in plan.steps[: SLOTS["screen"]] if step["op"] not in unwanted])
+        for plan in plans
+    ]
+
+
+def test_nothing_is_hidden_outside_of_the_mask() -> None:
+    recipe = create("old_photo_full")
+    plans = recipe.sample(range(60), 64, 80)
+    x = photographs(60, 3, 64, 80)
+    bare = recipe.apply(x, cut(plans, "strokes", "fold", "tears")).degraded
+    damage = recipe.apply(x, cut(plans))
+    outside = (damage.mask == 0).expand_as(x)
+    structured = [[s for s in plan.steps if s["op"] in ("strokes", "fold", "tears")] for plan in cut(plans)]
+    for i, steps in enumerate(structured):
+        if any(step.get("masked") is False for step in steps):
+            continue  # fine dust hides a pixel, perhaps, and isn't in the mask
+        shading = sum(step["shading"] for step in steps if step["op"] == "fold")
+        change = ((damage.degraded - bare)[i][outside[i]].abs() / 2).max() if outside[i].any() else 0
+        assert change <= 0.1 * len(steps) + shading + 1e-6  # opacities of 0.1 at most
+        if not steps:
+            assert change == 0
+    hidden = [i for i, steps in enumerate(structured) if any(step.get("masked", True) for step in steps)]
+    assert [i for i in range(60) if damage.mask[i].any()] == hidden
+    change = ((damage.degraded - bare).abs() / 2).amax(dim=1, keepdim=True)
+    assert change[damage.mask == 1].mean() > 0.2
+    assert 0.005 < damage.mask[hidden].mean() < 0.2
+    for severity in (0.3, 1.0):
+        assert torch.equal(recipe.apply(x, plans, severity).mask, damage.mask)  # blur and noise don't change it
+
+
+def test_the_mask_is_the_union_of_what_hides() -> None:
+    recipe = create("old_photo_full")
+    plans = cut(recipe.sample(range(40), 96, 96))
+    x = photographs(40, 1, 96, 96)
+    for i, plan in enumerate(plans):
+        wanted = torch.zeros(1, 1, 96, 96)
+        for step in plan.steps:
+            if step.get("masked", True):
+                alone = recipe.apply(x[i : i + 1], [Plan(plan.recipe, [step])]).mask
+                assert alone.any() <= (step["op"] in ("strokes", "fold", "tears"))
+                wanted = torch.maximum(wanted, alone)
+        assert torch.equal(recipe.apply(x[i : i + 1], [plan]).mask, wanted)
+
+
+def test_another_size_has_the_same_damage() -> None:
+    recipe = create("old_photo_full")
+    plans = cut(recipe.sample(range(80), 64, 64))
+    assert plans == cut(recipe.sample(range(80), 200, 128))
+    torn = [Plan(p.recipe, [s for s in p.steps if s["op"] == "tears"]) for p in plans if named(list(p.steps), "tears")]
+    small = recipe.apply(torch.zeros(len(torn), 1, 64, 64), torn).mask
+    large = recipe.apply(torch.zeros(len(torn), 1, 256, 256), torn).mask
+    shrunk = functional.interpolate(large, (64, 64), mode="area") > 0.5
+    assert ((small == 1) & shrunk).sum() > 0.8 * ((small == 1) | shrunk).sum()
+    whole = [recipe.apply(torch.zeros(80, 1, n, n), plans).degraded.mean() for n in (96, 192)]
+    assert float(whole[0]) == pytest.approx(float(whole[1]), abs=0.02)
+
+
+def test_the_target_of_a_sepia_or_grey_print_is_grey() -> None:
+    recipe = create("old_photo_full")
+    plans = recipe.sample(range(60), 32, 32)
+    x = photographs(60, 3, 32, 32)
+    damage = recipe.apply(x, plans)
+    weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+    for i, plan in enumerate(plans):
+        greyed = any(step["op"] == "grey" for step in plan.steps)
+        wanted = (x[i] * weights).sum(dim=0).expand(3, -1, -1) if greyed else x[i]
+        assert (damage.clean[i] - wanted).abs().max() < 1e-6
+    half = recipe.apply(x, plans, 0.5).clean
+    assert (half - (x + damage.clean) / 2).abs().max() < 1e-6
+    single = x[:, :1]
+    assert (
+        torch.equal(recipe.apply(single, plans).clean, single)
+        or (recipe.apply(single, plans).clean - single).abs().max() < 1e-6
+    )
+
+
 # Cold Diffusion
 
 
@@ -755,6 +1061,20 @@ def broken(**step: Any) -> Callable[[], object]:
         (lambda: create("edges", sigma_max=33), "sigma_max must be a number >= 0 and <= 32, got 33"),
         (lambda: create("edges", sigma_min=2.0), "sigma_min must not be above sigma_max, got 2.0 and 1.6"),
         (lambda: create("edges", low=0.2), "low must not be above high, got 0.2 and 0.05"),
+        (
+            broken(op="fade", black=0.7, white=0, gamma=1, saturation=1),
+            "black must be a number >= 0 and <= 0.5, got 0.7",
+        ),
+        (broken(op="sepia", strength=1, tint=[[1, 0, 1]]), "tint must be positive"),
+        (
+            broken(op="cast", gain=[[1, 1, 1]] * 2),
+            r"gain must be one list of 3 numbers, got \[\[1, 1, 1\], \[1, 1, 1\]\]",
+        ),
+        (broken(op="light", coarsest=0, octaves=1, amplitude=0.1, seed=1), "coarsest must be a whole number >= 1"),
+        (broken(op="fold", line=[[0] * 4], points=[[0] * 3], shading=0, reach=1), "points must be two at least, got 1"),
+        (broken(op="fold", line=[[0] * 4], points=[[0] * 3] * 2, shading=0), "the step 'fold' of a plan lacks 'reach'"),
+        (broken(op="strokes", segments=[[0] * 7], bright="ad", dark="multiply"), "bright and dark .* got 'ad'"),
+        (broken(op="strokes", segments=[[0] * 7], bright="add"), "the step 'strokes' of a plan lacks 'dark'"),
         (lambda: create("old_photos", scratches="yes"), "scratches must be True or False, got 'yes'"),
         (lambda: create("blind", scale=2), "the arguments of recipe 'blind' do not fit: .*'scale'"),
         (lambda: recipes.from_config({"scale": 2}), "a recipe is configured by a mapping with 'kind'"),

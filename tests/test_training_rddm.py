@@ -1378,6 +1378,7 @@ def test_the_metrics_of_another_process_are_its_own(folders: Path, tmp_path: Pat
     [
         ({}, True),
         ({"recipe": "blind"}, True),
+        ({"recipe": "old_photo_full"}, True),
         ({"recipe": "edges"}, False),
         ({"task": "sr4"}, True),
         ({"task": "colorize"}, False),
@@ -1395,3 +1396,4 @@ def test_a_mask_that_is_always_empty_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="recipe_mask: recipe 'blind' with {} damages nothing in places"):
         make_damage(PairConfig(recipe="blind"), masked=True)
     make_damage(PairConfig(recipe="old_photos", recipe_args={"scratches": True}), masked=True)
+    make_damage(PairConfig(recipe="old_photo_full"), masked=True)

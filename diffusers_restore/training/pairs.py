@@ -138,7 +138,7 @@ def damage_by_recipe(name: str, arguments: Mapping[str, Any], *, masked: bool) -
     if masked and not recipe(torch.zeros(32, 1, 32, 32), range(32)).mask.any():
         raise InvalidInputError(
             f"recipe_mask: recipe {name!r} with {arguments} damages nothing in places that a mask could show; "
-            'old_photos with recipe_args "{scratches: true}" does'
+            'old_photo_full does, and old_photos with recipe_args "{scratches: true}"'
         )
 
     def damage(clean: Tensor, generator: torch.Generator) -> Pair:

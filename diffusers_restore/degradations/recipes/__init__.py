@@ -11,6 +11,7 @@ from .base import Damage, Plan, Recipe, Streams, seeds_from
 from .blind import Blind
 from .bsrgan import BSRGAN, BSRGANPlus
 from .edges import Edges
+from .old_photo_full import OldPhotoFull
 from .old_photos import OldPhotos
 from .real_esrgan import RealESRGAN
 from .steps import Step
@@ -22,6 +23,7 @@ __all__ = [
     "Blind",
     "Damage",
     "Edges",
+    "OldPhotoFull",
     "OldPhotos",
     "Plan",
     "RealESRGAN",

@@ -194,14 +194,15 @@ def carry_out(clean: Tensor, plans: Sequence[Plan], shares: Sequence[float]) -> 
     x = ((torch.cat([clean[i : i + 1] for i in damaged]).to(exact) + 1) / 2).clamp(0, 1)
     degraded, targets = list(clean.split(1)), list(clean.split(1))
     masks = list(mask.split(1))
-    for i, one in zip(damaged, run(x, steps, severities).split(1), strict=True):
+    results, structured = run(x, steps, severities)
+    for i, one, covered in zip(damaged, results.split(1), structured, strict=True):
         degraded[i] = (one * 2 - 1).to(clean.dtype)
+        if covered is not None:
+            masks[i] = covered.to(clean.dtype)
     for i, one, plan, share in zip(damaged, x.split(1), steps, severities, strict=True):
-        wanted, structured = target(one, plan, share)
+        wanted = target(one, plan, share)
         if wanted is not None:
             targets[i] = (wanted * 2 - 1).to(clean.dtype)
-        if structured is not None:
-            masks[i] = structured.to(clean.dtype)
     return Damage(torch.cat(degraded), torch.cat(targets), torch.cat(masks))
 
 

@@ -85,6 +85,18 @@ def kernel(numbers: Mapping[str, Any], share: float, stride_factor: float = 1.0)
     return elliptic(size, sigma_x, sigma_y, widths[2], beta=beta, plateau=kind == "plateau", shift=shift)
 
 
+def scaled(numbers: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The numbers of a step "blur" for a picture that is larger by a factor: wider kernels, a lower cutoff."""
+    result = dict(numbers)
+    result["size"] = 2 * math.ceil(check_int("size", numbers["size"], 1) // 2 * factor) + 1
+    for name in ("sigma", "sigma_x", "sigma_y"):
+        if name in numbers:
+            result[name] = factor * check_real(name, numbers[name], 0)
+    if "cutoff" in numbers:
+        result["cutoff"] = min(math.pi, check_real("cutoff", numbers["cutoff"], above=0) / factor)
+    return result
+
+
 def stack(kernels: list[Tensor]) -> Tensor:
     """Kernels of odd sizes as (n, k, k): the small ones in a frame of zeros."""
     largest = max(len(one) for one in kernels)

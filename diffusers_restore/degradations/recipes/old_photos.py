@@ -39,10 +39,10 @@ class OldPhotos(Recipe):
 
     def steps(self, streams: Streams, height: int, width: int) -> list[Step]:
         makers: list[Callable[[np.random.Generator], list[Step]]] = [
-            _blur,
+            gaussian_blur,
             _noise,
             lambda draw: _smaller(draw, height, width),
-            _jpeg,
+            rough_jpeg,
         ]
         result: list[Step] = []
         for slot in streams(0).permutation(4).tolist():
@@ -57,7 +57,8 @@ class OldPhotos(Recipe):
         return result
 
 
-def _blur(draw: np.random.Generator) -> list[Step]:
+def gaussian_blur(draw: np.random.Generator) -> list[Step]:
+    """A Gaussian of 3, 5 or 7 taps, sigma 1..5."""
     size = 3 + 2 * int(draw.integers(3))
     return [{"op": "blur", "kernel": "iso", "size": size, "sigma": draw.uniform(1.0, 5.0)}]
 
@@ -75,7 +76,8 @@ def _smaller(draw: np.random.Generator, height: int, width: int) -> list[Step]:
     return [resized(rows / height, columns / width, "bicubic", antialias=True), resized(1.0, 1.0, back)]
 
 
-def _jpeg(draw: np.random.Generator) -> list[Step]:
+def rough_jpeg(draw: np.random.Generator) -> list[Step]:
+    """JPEG of quality 40..100."""
     return [{"op": "jpeg", "quality": int(draw.integers(40, 101)), "subsampled": True}]
 
 

@@ -92,6 +92,11 @@ def _damaged(streams: Streams, slot: int, stage: _Stage, size: float) -> list[St
     return result
 
 
+def first_blur(draw: np.random.Generator) -> Step:
+    """A kernel of the first of both stages."""
+    return _blur(draw, _STAGES[0])
+
+
 def _blur(draw: np.random.Generator, stage: _Stage) -> Step:
     size = _size(draw)
     if draw.random() < 0.1:
