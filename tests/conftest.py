@@ -17,7 +17,15 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from warm import Python
 
-from diffusers_restore import ResidualUNet2DModel, ResnetGenerator, UNetGenerator
+from diffusers_restore import (
+    OldPhotoMapping,
+    OldPhotoPipeline,
+    OldPhotoVAE,
+    ResidualUNet2DModel,
+    ResnetGenerator,
+    ScratchDetector,
+    UNetGenerator,
+)
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # the tests run in a process for each core
 
@@ -92,6 +100,39 @@ def make_generator(kind: type[Any] = UNetGenerator, **config: Any) -> UNetGenera
         for parameter in generator.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
     return generator
+
+
+def make_old_photo_network(kind: type[Any], seed: int = 0, **config: Any) -> Any:
+    """A small autoencoder, mapping or detector of old photographs, with what its norms have learned, if anything."""
+    small = {
+        OldPhotoVAE: {"block_out_channels": (4, 6, 8), "num_blocks": 1},
+        OldPhotoMapping: {"latent_channels": 8, "block_out_channels": (12, 16), "num_blocks": 2},
+        ScratchDetector: {"block_out_channels": (4, 6, 8)},
+    }[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = {**small, **({"num_blocks": 6} if config.get("attention") == "patch" else {}), **config}
+        network = kind(**config).eval()
+        for parameter in network.parameters():
+            parameter.data += (0.1 if kind is ScratchDetector else 0.03) * torch.randn_like(parameter)
+        for name, buffer in network.named_buffers():
+            if buffer.is_floating_point():
+                buffer.copy_((0.2 if "var" in name else -0.1) + 0.2 * torch.rand(buffer.shape))
+        if kind is ScratchDetector:
+            network.conv_out.weight.data *= 10  # else it says the same of all pixels
+            network.conv_out.bias.data += 4
+    return network
+
+
+def make_old_photo_pipeline(attention: str = "none", detects: bool = False, **options: Any) -> OldPhotoPipeline:
+    """A small restorer of old photographs, by two different autoencoders."""
+    return OldPhotoPipeline(
+        make_old_photo_network(OldPhotoVAE),
+        make_old_photo_network(OldPhotoMapping, attention=attention),
+        make_old_photo_network(OldPhotoVAE, seed=1),
+        make_old_photo_network(ScratchDetector) if detects else None,
+        **options,
+    )
 
 
 @pytest.fixture(scope="session")

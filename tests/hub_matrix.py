@@ -29,7 +29,11 @@ PIPELINES = {
     "cold_diffusion": "ColdDiffusionPipeline",
     "rddm": "RDDMPipeline",
     "pix2pix": "Pix2PixPipeline",
+    "old_photo": "OldPhotoPipeline",
+    "scratch_detection": "ScratchDetectionPipeline",
 }
+NETWORKS = {"pix2pix": "generator", "old_photo": "vae_clean", "scratch_detection": "detector"}  # of others, "unet"
+OF_DDPM = ("ddrm", "rddm")
 # Whether the package is imported, and when, and whether it is there at all.
 STATES = {
     "before": "imported before diffusers",
@@ -54,8 +58,8 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
     """(way, method, state, trust) of everything that there is to try."""
     for way in WAYS:
         for method in PIPELINES:
-            if method in ("cold_diffusion", "pix2pix") and ("custom" in way or "stock" in way):
-                continue  # the network of a DDPM undoes no degradation, and translates nothing
+            if method not in OF_DDPM and ("custom" in way or "stock" in way):
+                continue  # the network of a DDPM undoes no degradation, translates nothing and finds no scratches
             for state in STATES:
                 for trust in (False, True):
                     if not (state in ("installed", "absent") and way.startswith("class")):  # the class is imported
@@ -64,7 +68,7 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
 
 def prepare(folder: Path) -> None:
     """Save and push a small pipeline of each class, and a stock DDPM; runs with the environment of the Hub."""
-    from conftest import make_generator, make_unet
+    from conftest import make_generator, make_old_photo_network, make_old_photo_pipeline, make_unet
     from diffusers import DDPMPipeline, DDPMScheduler
 
     from diffusers_restore import (
@@ -76,6 +80,8 @@ def prepare(folder: Path) -> None:
         Pix2PixPipeline,
         RDDMPipeline,
         RDDMScheduler,
+        ScratchDetectionPipeline,
+        ScratchDetector,
     )
     from diffusers_restore.degradations import Pixelate
 
@@ -91,6 +97,8 @@ def prepare(folder: Path) -> None:
             make_unet(channels=6, out_channels=3),
         ),
         "pix2pix": Pix2PixPipeline(make_generator()),
+        "old_photo": make_old_photo_pipeline("partial", True),
+        "scratch_detection": ScratchDetectionPipeline(make_old_photo_network(ScratchDetector)),
     }
     for method, pipe in pipelines.items():
         pipe.save_pretrained(folder / method)
@@ -148,7 +156,7 @@ def outcome(way: str, method: str, state: str, trust: bool, folder: Path) -> str
     if type(pipe) is not getattr(diffusers_restore, PIPELINES[method]):
         return f"{type(pipe)} is not the installed class"
     if "stock" not in way and "custom" not in way:
-        part = "generator" if method == "pix2pix" else "unet"
+        part = NETWORKS.get(method, "unet")
         for name, weight in load_file(folder / method / part / "diffusion_pytorch_model.safetensors").items():
             assert torch.equal(getattr(pipe, part).state_dict()[name], weight)
     pipe.set_progress_bar_config(disable=True)
@@ -159,7 +167,7 @@ def outcome(way: str, method: str, state: str, trust: bool, folder: Path) -> str
     else:
         call = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 2} if method == "ddrm" else {}
         restored = pipe(image, **call, output_type="latent").images
-        assert restored.shape == image.shape
+        assert restored.shape[2:] == image.shape[2:]
         assert bool(restored.isfinite().all())
     return LOADS
 

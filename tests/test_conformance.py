@@ -19,7 +19,8 @@ What of the suites has no meaning here:
   diffusers' schedulers can say what these say. It must be an error, not another process.
 - forward passes, training, gradient checkpointing, EMA, attention and `device_map="auto"` of models: a
   `GaussianMixturePrior` has no `forward` and no layers; it is asked by `sample`. `ResidualUNet2DModel` and the
-  generators of Pix2pix are networks of pipelines here, and have test_unet_2d_residual.py and test_pix2pix_models.py.
+  generators of Pix2pix are networks of pipelines here, and have test_unet_2d_residual.py and test_pix2pix_models.py; so
+  are the networks of old photographs, which have test_old_photo_models.py.
 - pushing to the Hub: test_pipeline_rddm.py and hub_matrix.py.
 """
 
@@ -38,7 +39,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import make_generator, make_residual_unet, make_unet
+from conftest import make_generator, make_old_photo_network, make_old_photo_pipeline, make_residual_unet, make_unet
 from diffusers import (
     AutoModel,
     DDIMPipeline,
@@ -84,15 +85,19 @@ from diffusers_restore import (
     RDDMScheduler,
     ResidualUNet2DModel,
     ResnetGenerator,
+    ScratchDetectionPipeline,
+    ScratchDetector,
     measure,
 )
 from diffusers_restore.degradations import Blur, Mix
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.operators import BlockMean
+from diffusers_restore.pipelines.pipeline_old_photo import OldPhotoOutput
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler
 
 SHAPE = (3, 8, 12)
+PHOTO = (3, 24, 32)
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
 
@@ -228,6 +233,10 @@ class Case:
         draws: whether it draws anything.
         without: arguments of a call once its optional components are None; None if it can do nothing without.
         chain: whether it has a scheduler and makes several steps.
+        generator: whether it takes one.
+        part: the name of its network that makes the pictures; "" is the first.
+        output: what a call returns.
+        rounding: how many times further than others it may be led by rounding, as by many norms of few pixels.
     """
 
     build: Callable[[], Any]
@@ -235,6 +244,10 @@ class Case:
     draws: bool = True
     without: dict[str, Any] | None = field(default_factory=dict)
     chain: bool = True
+    generator: bool = True
+    part: str = ""
+    output: type = ImagePipelineOutput
+    rounding: float = 1.0
 
 
 def restorer(sign: float = 1.0, make: Callable[..., Any] = make_unet) -> Any:
@@ -262,7 +275,9 @@ CASES = {
         lambda n: {"image": pictures(n, (3, 4, 6)), "operator": "sr2", "sigma_y": 0.05, "num_inference_steps": 3},
     ),
     "cold": Case(blur, lambda n: {"image": pictures(n)}, draws=False),
-    "cold, prior": Case(lambda: blur(prior()), lambda n: {"batch_size": n}, without={"image": pictures(1)}),
+    "cold, prior": Case(
+        lambda: blur(prior()), lambda n: {"batch_size": n}, without={"image": pictures(1), "batch_size": None}
+    ),
     "cold, noise": Case(
         lambda: ColdDiffusionPipeline(make_unet(), ColdDiffusionScheduler(Mix(3))), lambda n: {"batch_size": n}
     ),
@@ -303,6 +318,35 @@ CASES = {
         lambda n: {"image": pictures(n)},
         chain=False,
     ),
+    "old photo": Case(
+        make_old_photo_pipeline,
+        lambda n: {"image": pictures(n, PHOTO)},
+        draws=False,
+        chain=False,
+        generator=False,
+        part="vae_clean",
+        output=OldPhotoOutput,
+        rounding=4.0,
+    ),
+    "old photo, scratched": Case(
+        lambda: make_old_photo_pipeline("partial", True),
+        # No pixel is so near the threshold that rounding would decide.
+        lambda n: {"image": pictures(n, PHOTO, 12), "detection_size": None, "threshold": 0.7},
+        draws=False,
+        without={"mask": (torch.rand(*PHOTO[1:], generator=torch.Generator().manual_seed(3)) < 0.1).float()},
+        chain=False,
+        generator=False,
+        part="vae_clean",
+        output=OldPhotoOutput,
+        rounding=4.0,
+    ),
+    "scratches": Case(
+        lambda: ScratchDetectionPipeline(make_old_photo_network(ScratchDetector), detection_size=16),
+        lambda n: {"image": pictures(n), "threshold": 0},
+        draws=False,
+        chain=False,
+        generator=False,
+    ),
     "rddm, generator": Case(
         lambda: RDDMPipeline(
             make_unet(), RDDMScheduler(num_train_timesteps=20, prediction_type="epsilon"), generates=True
@@ -320,6 +364,7 @@ kinds = pytest.mark.parametrize("name", KINDS)
 cases = pytest.mark.parametrize("name", CASES)
 chains = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.chain])
 models = pytest.mark.parametrize("name", MODELS)
+taking = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.generator])
 drawing = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.draws])
 
 
@@ -788,7 +833,8 @@ def test_a_copied_scheduler_is_its_own(name: str) -> None:
 def run(name: str, pipe: Any, count: int = 1, **changed: Any) -> Tensor:
     """Pictures (B, C, H, W), of generators of their own."""
     pipe.set_progress_bar_config(disable=True)
-    arguments = {**CASES[name].arguments(count), "generator": seeded(*range(count)), "output_type": "latent", **changed}
+    drawn = {"generator": seeded(*range(count))} if CASES[name].generator else {}
+    arguments = {**CASES[name].arguments(count), **drawn, "output_type": "latent", **changed}
     images: Tensor = pipe(**arguments).images
     return images
 
@@ -803,8 +849,9 @@ def networks(pipe: Any) -> dict[str, nn.Module]:
 
 
 def part_of(pipe: Any) -> str:
-    """The name of its network, the first of several."""
-    return next(iter(networks(pipe)))
+    """The name of its network, of several the one that makes the pictures."""
+    parts = {type(case.build()): case.part for case in CASES.values() if case.part}
+    return parts.get(type(pipe)) or next(iter(networks(pipe)))
 
 
 def network_of(pipe: Any) -> Any:
@@ -891,7 +938,7 @@ def test_a_variant_of_the_network_alone_is_enough(name: str, tmp_path: Path) -> 
     copy.deepcopy(network_of(pipe)).half().save_pretrained(tmp_path / part_of(pipe), variant="fp16")
     loaded = type(pipe).from_pretrained(tmp_path, variant="fp16")
     assert {part: one.dtype for part, one in networks(loaded).items()} == dict.fromkeys(networks(pipe), torch.float32)
-    assert 0 < error(run(name, loaded), wanted(name)) < HALVES[torch.float16]
+    assert 0 < error(run(name, loaded), wanted(name)) < HALVES[torch.float16] * CASES[name].rounding
 
 
 @cases
@@ -922,7 +969,7 @@ def test_half_precision_is_near_the_full_one(name: str, dtype: torch.dtype, tmp_
     each = dict.fromkeys(networks(pipe), dtype)
     rounded = run(name, pipe)
     assert rounded.dtype == torch.float32
-    assert 0 < error(rounded, wanted(name)) < HALVES[dtype]
+    assert 0 < error(rounded, wanted(name)) < HALVES[dtype] * CASES[name].rounding
     for one in (
         moved,
         old,
@@ -954,7 +1001,7 @@ def test_optional_components_may_be_none(name: str, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="2C outputs"):
             run(name, without)
         return
-    arguments = {**case.without, "batch_size": None} if case.without else {}
+    arguments = case.without
     first = run(name, without, **arguments)
     assert first.std() > 0.1
     for loaded in (
@@ -1163,7 +1210,7 @@ def test_a_batch_is_its_pictures(name: str) -> None:
     assert len(batch) == 3
     arguments = CASES[name].arguments(3)
     for i in range(3):
-        changed = {"generator": seeded(i)}
+        changed = {"generator": seeded(i)} if CASES[name].generator else {}
         if "image" in arguments:
             changed["image"] = arguments["image"][i : i + 1]
         assert torch.equal(run(name, CASES[name].build(), **changed), batch[i : i + 1])
@@ -1191,7 +1238,7 @@ def test_a_generator_makes_a_call_reproducible(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
-@cases
+@taking
 @pytest.mark.parametrize("wrong", [seeded(0, 1, 2), [0, 1], 3, (torch.Generator(), torch.Generator())])
 def test_generators_that_do_not_fit_are_refused(name: str, wrong: Any) -> None:
     with pytest.raises(InvalidInputError, match="generator must be"):
@@ -1226,9 +1273,9 @@ def test_output_types_show_the_same_pictures(name: str) -> None:
     assert isinstance(shown, list)
     for picture, values in zip(shown, array, strict=True):
         assert isinstance(picture, Image.Image)
-        assert picture.mode == "RGB"
+        assert picture.mode == ("RGB" if tensor.shape[1] == 3 else "L")
         assert picture.size == (tensor.shape[3], tensor.shape[2])
-        assert np.abs(np.asarray(picture) - 255 * values).max() < 0.501
+        assert np.abs(np.asarray(picture).reshape(values.shape) - 255 * values).max() < 0.501
     with pytest.raises(InvalidInputError, match="output_type"):
         run(name, pipe, output_type="jpg")
 
@@ -1238,12 +1285,13 @@ def test_a_result_is_an_output_or_a_tuple(name: str) -> None:
     pipe = CASES[name].build()
     pipe.set_progress_bar_config(disable=True)
     arguments = {**CASES[name].arguments(1), "output_type": "latent"}
-    output = pipe(**arguments, generator=seeded(0))
-    assert type(output) is ImagePipelineOutput
+    drawn = [{"generator": seeded(0)} if CASES[name].generator else {} for _ in "twice"]
+    output = pipe(**arguments, **drawn[0])
+    assert type(output) is CASES[name].output
     assert output[0] is output.images
-    given = pipe(**arguments, generator=seeded(0), return_dict=False)
+    given = pipe(**arguments, **drawn[1], return_dict=False)
     assert type(given) is tuple
-    assert len(given) == 1
+    assert len(given) == len(fields(CASES[name].output))
     assert torch.equal(given[0], output.images)
     assert type(pipe(**{**arguments, "output_type": "pil"}, return_dict=False)[0]) is list
 
@@ -1699,7 +1747,7 @@ def test_weights_stored_in_eight_bits_are_computed_in_more(name: str) -> None:
         assert network.dtype == torch.bfloat16
     x = run(name, pipe)
     assert x.dtype == torch.float32
-    assert 1e-3 < error(x, wanted(name)) < 0.7
+    assert 1e-3 < error(x, wanted(name)) < 0.7 * CASES[name].rounding
 
 
 @cases
@@ -1707,7 +1755,7 @@ def test_under_autocast_the_chain_stays_in_full_precision(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         x = run(name, CASES[name].build())
     assert x.dtype == torch.float32
-    assert 0 < error(x, wanted(name)) < HALVES[torch.bfloat16]
+    assert 0 < error(x, wanted(name)) < HALVES[torch.bfloat16] * CASES[name].rounding
 
 
 @cases
@@ -1744,7 +1792,9 @@ def test_annotations_are_the_classes_of_the_components(name: str) -> None:
 @pipelines
 def test_a_call_has_the_arguments_that_diffusers_has(kind: Any) -> None:
     parameters = inspect.signature(kind.__call__).parameters
-    expected = {"generator": None, "output_type": "pil", "return_dict": True}
+    expected = {"output_type": "pil", "return_dict": True}
+    if {case.generator for case in CASES.values() if type(case.build()) is kind} == {True}:
+        expected |= {"generator": None}
     if "scheduler" in inspect.signature(kind.__init__).parameters:
         expected |= {"callback_on_step_end": None, "callback_on_step_end_tensor_inputs": ("latents", "sample")}
         assert parameters["num_inference_steps"].default is not inspect.Parameter.empty

@@ -200,7 +200,7 @@ def test_arguments_out_of_range_are_refused_by_name(kind: Any, arguments: dict[s
 
 def test_what_does_not_fit_is_refused() -> None:
     vae = small(OldPhotoVAE, block_out_channels=(4, 4, 4))
-    with pytest.raises(InvalidInputError, match="sides that are multiples of 4, got"):
+    with pytest.raises(InvalidInputError, match="multiples of 4, of 8 and more, got"):
         vae(normal(1, 3, 16, 18))
     with pytest.raises(InvalidInputError, match=r"sample must be \(B, 3, H, W\)"):
         vae(normal(1, 1, 16, 16))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..configuration import PlainConfigMixin
-from ..errors import InvalidInputError, check_int
+from ..errors import InvalidInputError, check_int, unknown_name
 from .generator_resnet import TranslatorBlock
 from .image_translator import check_sample, instance_norm
 from .plug_in import SavesPlugIn, check_network_config
 
+Part = Literal["both", "encoder", "decoder"]
 EDGE = 3  # of the first and the last convolution, whose borders are mirrored
 
 
@@ -58,16 +59,50 @@ class OldPhotoVAE(SavesPlugIn, ModelMixin, PlainConfigMixin):
         """What height and width must be multiples of."""
         return int(2 ** len(self.down_convs))
 
+    @property
+    def min_size(self) -> int:
+        """The shortest side of a picture, a multiple of `size_multiple`: borders are mirrored, those of z, too."""
+        return max(2 * self.size_multiple, -(-(EDGE + 1) // self.size_multiple) * self.size_multiple)
+
     def encode(self, sample: Tensor) -> Tensor:
         """z (B, C', H / 4, W / 4) of pictures (B, C, H, W) in [-1, 1]; H and W are multiples of `size_multiple`.
 
         Raises:
             InvalidInputError: sizes that don't fit.
         """
+        return self(sample, "encoder")
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The pictures (B, C, 4 H, 4 W) of z (B, C', H, W).
+
+        Raises:
+            InvalidInputError: sizes that don't fit.
+        """
+        return self(latent, "decoder")
+
+    def forward(self, sample: Tensor, part: Part = "both") -> Tensor:
+        """Pictures by way of their latents.
+
+        Args:
+            sample: pictures, or the latents for the decoder.
+            part: "encoder" ends with the latents, "decoder" begins with them.
+
+        Raises:
+            InvalidInputError: sizes that don't fit, or another part.
+        """
+        if part not in get_args(Part):
+            raise unknown_name("part", part, get_args(Part))
+        if part == "decoder":
+            return self._decoded(sample)
+        z = self._encoded(sample)
+        return z if part == "encoder" else self._decoded(z)
+
+    def _encoded(self, sample: Tensor) -> Tensor:
         check_sample(sample, self.config.in_channels)
-        if sample.shape[2] % self.size_multiple or sample.shape[3] % self.size_multiple:
+        if any(n % self.size_multiple or n < self.min_size for n in sample.shape[2:]):
             raise InvalidInputError(
-                f"sample must have sides that are multiples of {self.size_multiple}, got {tuple(sample.shape)}"
+                f"sample must have sides that are multiples of {self.size_multiple}, of {self.min_size} and more, got "
+                f"{tuple(sample.shape)}"
             )
         x = functional.relu(self.norms[0](self.conv_in(sample)))
         for conv, norm in zip(self.down_convs, self.norms[1:], strict=True):
@@ -76,15 +111,14 @@ class OldPhotoVAE(SavesPlugIn, ModelMixin, PlainConfigMixin):
             x = block(x, None)
         return x
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """The pictures (B, C, 4 H, 4 W) of z (B, C', H, W)."""
+    def _decoded(self, latent: Tensor) -> Tensor:
+        check_sample(latent, self.config.block_out_channels[-1])
+        least = self.min_size // self.size_multiple
+        if min(latent.shape[2:]) < least:
+            raise InvalidInputError(f"latent must have sides of {least} and more, got {tuple(latent.shape)}")
         x = latent
         for block in self.decoder_blocks:
             x = block(x, None)
         for conv, norm in zip(reversed(self.up_convs), reversed(self.norms[:-1]), strict=True):
             x = functional.relu(norm(conv(x)))
         return self.conv_out(x).tanh()
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """`decode(encode(sample))`."""
-        return self.decode(self.encode(sample))

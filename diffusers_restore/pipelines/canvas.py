@@ -31,6 +31,7 @@ class Canvas:
         grey: whether grey pictures on a colour network come back grey.
         size: (H, W) of the pictures.
         multiple: height and width must be multiples of this for the network.
+        least: and not less than this, a multiple, too.
     """
 
     channels: int
@@ -38,6 +39,7 @@ class Canvas:
     grey: bool
     size: tuple[int, int]
     multiple: int = 1
+    least: int = 1
 
     @classmethod
     def of(cls, pictures: Tensor, channels: int, multiple: int = 1, *, keeps_grey: bool) -> Self:
@@ -61,8 +63,8 @@ class Canvas:
 
     def extend(self, x: Tensor) -> Tensor:
         """Pad below and to the right by repeating the last row and column, to the multiple that the network needs."""
-        height, width = self.size
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
+        bottom, right = (max(self.least - n, -n % self.multiple) for n in self.size)
+        padding = (0, right, 0, bottom)
         return functional.pad(x, padding, mode="replicate")
 
     def crop(self, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from .canvas import (
     with_channels,
 )
 from .common import uncompiled
-from .pipeline_scratch_detection import find_scratches
+from .pipeline_scratch_detection import check_finite, find_scratches
 
 WHITE = 1.0  # what masked pixels are painted with
 DILATION = 3  # by how many pixels masks grow for patch attention, as it was trained with
@@ -94,7 +94,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
             kinds, given = kinds | {"scratch_detector": ScratchDetector}, given | {"scratch_detector": scratch_detector}
         for name, kind in kinds.items():
             if not isinstance(uncompiled(given[name]), kind):
-                raise InvalidInputError(f"{name} must be an {kind.__name__}, got {type(given[name]).__name__}")
+                article = "a" if kind is ScratchDetector else "an"
+                raise InvalidInputError(f"{name} must be {article} {kind.__name__}, got {type(given[name]).__name__}")
         widths = [one.config.block_out_channels[-1] for one in (vae_degraded, vae_clean)]
         if {*widths, mapping.config.latent_channels} != {widths[0]} or (
             vae_degraded.config.in_channels != vae_clean.config.in_channels
@@ -103,6 +104,12 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                 "vae_degraded, mapping and vae_clean must have latents of as many channels, and pictures, too; got "
                 f"latents of {widths[0]}, {mapping.config.latent_channels} and {widths[1]} channels and pictures of "
                 f"{vae_degraded.config.in_channels} and {vae_clean.config.in_channels}"
+            )
+        halvings = [one.size_multiple for one in (vae_degraded, vae_clean)]
+        if halvings[0] != halvings[1]:
+            raise InvalidInputError(
+                "vae_degraded and vae_clean must have latents of the same size, got pictures divided by "
+                f"{halvings[0]} and by {halvings[1]}"
             )
         self.register_modules(
             vae_degraded=vae_degraded, mapping=mapping, vae_clean=vae_clean, scratch_detector=scratch_detector
@@ -172,28 +179,24 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         grey = self.config.keeps_grey and given.shape[1] == 1 and channels == 3
         size = (given.shape[2], given.shape[3])
         multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
-        canvas = Canvas(channels, 1, grey, size, multiple)
+        canvas = Canvas(channels, 1, grey, size, multiple, max(multiple, self.vae_degraded.min_size))
         masks = self._masks(given, mask, threshold, detection_size)
         x = canvas.extend(with_channels(given, channels))
         shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
         if shown is not None:
             x = torch.lerp(x, torch.full_like(x, WHITE), shown)
         count = pictures_at_once(device, len(x))
-        dtype, made = self.vae_degraded.dtype, []
+        made = []
         with self.progress_bar(total=-(-len(x) // count)) as progress:
             for i in range(0, len(x), count):
                 part = slice(i, i + count)
-                z = self.mapping(
-                    self.vae_degraded.encode(x[part].to(dtype)), None if shown is None else shown[part].to(dtype)
-                )
-                made.append(self.vae_clean.decode(z).float())
+                # By the networks' own calls, which hooks for offloading are attached to.
+                z = self.vae_degraded(x[part].to(self.vae_degraded.dtype), "encoder").to(self.mapping.dtype)
+                z = self.mapping(z, None if shown is None else shown[part]).to(self.vae_clean.dtype)
+                made.append(self.vae_clean(z, "decoder").float())
                 progress.update()
         restored = canvas.to_pictures(torch.cat(made))
-        if not bool(restored.isfinite().all()):
-            raise InvalidInputError(
-                "a network gave NaN or Inf: torch.float16 overflows, so try torch.float32 or torch.bfloat16 "
-                "(pipe.to(torch.float32)); if it isn't that, look for NaN in its weights"
-            )
+        check_finite("vae_degraded, mapping or vae_clean", restored)
         if stretch:
             low, high = restored.amin(dim=(1, 2, 3), keepdim=True), restored.amax(dim=(1, 2, 3), keepdim=True)
             restored = 2 * (restored - low) / (high - low).clamp_min(1e-5) - 1
@@ -216,9 +219,9 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                     "mask is needed: the mapping fills in what a mask hides, and there is no scratch_detector; zeros "
                     "hide nothing"
                 )
-            found = find_scratches(self.scratch_detector, pictures, detection_size)
+            found = find_scratches("scratch_detector", self.scratch_detector, pictures, detection_size)
             return (found >= threshold).float()
-        return check_mask(mask, len(pictures), height, width, pictures.device)
+        return check_mask(mask, len(pictures), height, width, pictures.device).clone()  # it is returned, too
 
 
 def _grown(mask: Tensor, pixels: int) -> Tensor:

@@ -19,23 +19,42 @@ from .common import uncompiled
 
 
 @torch.no_grad()
-def find_scratches(detector: ScratchDetector, pictures: Tensor, size: int | None) -> Tensor:
+def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size: int | None) -> Tensor:
     """The probability that a pixel is scratched, (B, 1, H, W), of pictures (B, C, H, W) in [-1, 1].
 
     Args:
+        name: of the detector, for errors.
         detector: it looks at grey pictures, whose sides are rounded to what it can halve.
         pictures: of 1 or 3 channels.
         size: shorter side that it looks at; None is the pictures' own.
+
+    Raises:
+        InvalidInputError: pictures of other channels, a detector in training mode, or one that gives NaN.
     """
+    if detector.training:  # its norms would be those of this picture, and would learn from it
+        raise InvalidInputError(f"{name} is in training mode, in which its batch norms learn; call {name}.eval() first")
     height, width = pictures.shape[2:]
     multiple = detector.size_multiple
     scale = 1.0 if size is None else size / min(height, width)
     sides = [max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width)]
     found = []
-    for part in with_channels(pictures, 1).split(pictures_at_once(pictures.device, len(pictures))):
+    with torch.autocast(pictures.device.type, enabled=False):  # which would round the pictures before they are resized
+        grey = with_channels(pictures, 1)
+    for part in grey.split(pictures_at_once(pictures.device, len(pictures))):
         small = functional.interpolate(part, sides, mode="bicubic", antialias=True).clamp(-1, 1)
         found.append(detector(small.to(detector.dtype)).float().sigmoid())
-    return functional.interpolate(torch.cat(found), (height, width), mode="bilinear")
+    probability = functional.interpolate(torch.cat(found), (height, width), mode="bilinear")
+    check_finite(name, probability)
+    return probability
+
+
+def check_finite(name: str, made: Tensor) -> None:
+    """Raise InvalidInputError if what a network made isn't finite."""
+    if not bool(made.isfinite().all()):
+        raise InvalidInputError(
+            f"{name} gave NaN or Inf: torch.float16 overflows, so try torch.float32 or torch.bfloat16 "
+            "(pipe.to(torch.float32)); if it isn't that, look for NaN in its weights"
+        )
 
 
 class ScratchDetectionPipeline(HubMixin, DiffusionPipeline):
@@ -52,7 +71,7 @@ class ScratchDetectionPipeline(HubMixin, DiffusionPipeline):
     Example:
         >>> import torch
         >>> from diffusers_restore import ScratchDetectionPipeline, ScratchDetector
-        >>> pipe = ScratchDetectionPipeline(ScratchDetector((8, 16)))
+        >>> pipe = ScratchDetectionPipeline(ScratchDetector((8, 16)).eval())
         >>> pipe(torch.zeros(1, 3, 40, 60)).images[0].size
         (60, 40)
     """
@@ -109,12 +128,7 @@ class ScratchDetectionPipeline(HubMixin, DiffusionPipeline):
         check_output_type(output_type)
         limit = check_real("threshold", self.config.threshold if threshold is None else threshold, 0, 1)
         pictures = images.to_tensor(image).to(self._execution_device)
-        found = find_scratches(self.detector, pictures, self.config.detection_size)
-        if not bool(found.isfinite().all()):
-            raise InvalidInputError(
-                "detector gave NaN or Inf: torch.float16 overflows, so try torch.float32 or torch.bfloat16 "
-                "(pipe.to(torch.float32)); if it isn't that, look for NaN in its weights"
-            )
+        found = find_scratches("detector", self.detector, pictures, self.config.detection_size)
         if limit:
             found = (found >= limit).float()
         self.maybe_free_model_hooks()
