@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..training.cold.config import ColdConfig
-from ..training.old_photo.config import DetectorConfig
+from ..training.old_photo.config import AutoencoderConfig, DetectorConfig, MappingConfig
 from ..training.pix2pix.config import Pix2PixConfig
 from ..training.prior.config import PriorConfig
 from ..training.rddm.config import RDDMConfig
@@ -99,6 +99,40 @@ train_old_photo_detector = config_command(
 )
 
 
+train_old_photo_vae = config_command(
+    "old-photo-vae",
+    AutoencoderConfig,
+    "diffusers_restore.training.old_photo:train_old_photo_vae",
+    """Train an autoencoder of photographs, clean or damaged: the first step to a restorer of old photographs.
+
+    \b
+    diffusers-restore train old-photo-vae --train_data_dir photos --output_dir vae_clean
+    diffusers-restore train old-photo-vae --train_data_dir photos --recipe old_photo_full --real_data_dir scans \\
+        --output_dir vae_degraded
+
+    OUTPUT_DIR then holds the network, which OldPhotoVAE loads, with a model card; checkpoints, samples/ and logs/ lie
+    beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.
+    """,
+)
+
+train_old_photo_mapping = config_command(
+    "old-photo-mapping",
+    MappingConfig,
+    "diffusers_restore.training.old_photo:train_old_photo_mapping",
+    """Train a restorer of old photographs: the mapping between two autoencoders, which stay as they are.
+
+    \b
+    diffusers-restore train old-photo-mapping --train_data_dir photos --vae_degraded vae_degraded \\
+        --vae_clean vae_clean --output_dir quality
+    diffusers-restore train old-photo-mapping --train_data_dir photos --vae_degraded vae_degraded \\
+        --vae_clean vae_clean --attention partial --scratch_detector detector --output_dir scratches
+
+    OUTPUT_DIR becomes a repository that OldPhotoPipeline loads, with a model card; checkpoints, samples/ and logs/ lie
+    beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.
+    """,
+)
+
+
 @click.group()
 def train() -> None:
     """Train the networks of this package.
@@ -112,3 +146,5 @@ train.add_command(train_cold)
 train.add_command(train_rddm)
 train.add_command(train_pix2pix)
 train.add_command(train_old_photo_detector)
+train.add_command(train_old_photo_vae)
+train.add_command(train_old_photo_mapping)

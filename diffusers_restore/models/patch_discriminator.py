@@ -78,8 +78,12 @@ class PatchDiscriminator(SavesPlugIn, ModelMixin, PlainConfigMixin):
             size = size * 2 if stride == 2 else size + self.config.kernel_size // 4
         return max(2, size)
 
-    def forward(self, sample: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, activations: bool = False) -> Tensor | tuple[Tensor, ...]:
         """The logits (B, 1, h, w) of pairs (B, in_channels, H, W): x and y, one after the other.
+
+        Args:
+            sample: the pairs.
+            activations: give what follows each convolution, of which the logits are the last.
 
         Raises:
             InvalidInputError: sizes that don't fit.
@@ -90,8 +94,9 @@ class PatchDiscriminator(SavesPlugIn, ModelMixin, PlainConfigMixin):
                 f"sample must have sides of {self.min_size} pixels or more for patches of {self.receptive_field}, got "
                 f"{tuple(sample.shape)}"
             )
-        x = sample
+        made = [sample]
         for i, conv in enumerate(self.convs[:-1]):
-            x = conv(x)
-            x = functional.leaky_relu(self.norms[i - 1](x) if i else x, 0.2)
-        return self.convs[-1](x)
+            x = conv(made[-1])
+            made.append(functional.leaky_relu(self.norms[i - 1](x) if i else x, 0.2))
+        made.append(self.convs[-1](made[-1]))
+        return tuple(made[1:]) if activations else made[-1]

@@ -184,7 +184,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         x = canvas.extend(with_channels(given, channels))
         shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
         if shown is not None:
-            x = torch.lerp(x, torch.full_like(x, WHITE), shown)
+            x = paint(x, shown)
         count = pictures_at_once(device, len(x))
         made = []
         with self.progress_bar(total=-(-len(x) // count)) as progress:
@@ -222,6 +222,11 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
             found = find_scratches("scratch_detector", self.scratch_detector, pictures, detection_size)
             return (found >= threshold).float()
         return check_mask(mask, len(pictures), height, width, pictures.device).clone()  # it is returned, too
+
+
+def paint(pictures: Tensor, mask: Tensor) -> Tensor:
+    """Pictures (B, C, H, W) with what a mask (B, 1, H, W) hides in white."""
+    return torch.lerp(pictures, torch.full_like(pictures, WHITE), mask)
 
 
 def _grown(mask: Tensor, pixels: int) -> Tensor:

@@ -9,7 +9,6 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
 from .. import __version__, images
@@ -21,13 +20,13 @@ from ..hub.saving import make_repository
 from .checkpoints import EXPORT
 from .config import LoopConfig
 from .data import TrainingData
-from .progress import Progress
+from .progress import Progress, Savable
 
 GRID = "samples.png"
 
 
-def export_pipeline(pipeline: DiffusionPipeline, card: ModelCard, progress: Progress, output_dir: Path) -> None:
-    """Write a pipeline with its card and sample grid to `output_dir`: aside, then renamed file by file."""
+def export_pipeline(pipeline: Savable, card: ModelCard, progress: Progress, output_dir: Path) -> None:
+    """Write what was trained with its card and sample grid to `output_dir`: aside, then renamed file by file."""
     with written_aside(output_dir / EXPORT) as aside:
         pipeline.save_pretrained(aside)
         card.save(aside / "README.md")

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor, nn
+
+
+class Savable(Protocol):
+    """A pipeline, or a network by itself."""
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Write it to a folder."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol, final
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -24,7 +23,7 @@ from .export import export_pipeline, model_card
 from .loop import train
 from .objectives import Objective
 from .processes import is_main_process
-from .progress import Progress
+from .progress import Progress, Savable
 
 RESTORE = "diffusers-restore restore photo.png -o out.png --model {folder}"
 SAMPLE = "diffusers-restore sample {folder} -o grid.png"
@@ -58,7 +57,8 @@ class Run:
         optimizers: of each phase of the objective.
         options: all options that mean something in this run, by name.
         settings: what a resumed run must share with it, as JSON values.
-        make_pipeline: makes the pipeline, and its card's text, from float32 copies of the measured networks.
+        make_pipeline: makes what is saved, a pipeline or a network, and its card's text, from float32 copies of the
+            measured networks.
         title: of the model card, after the name of the folder.
         shown: what the pictures of the card show.
         figures: what the names of the figures of the card mean.
@@ -72,7 +72,7 @@ class Run:
     optimizers: Mapping[str, OptimizerConfig]
     options: Mapping[str, object]
     settings: Mapping[str, object]
-    make_pipeline: Callable[[dict[str, Any]], tuple[DiffusionPipeline, CardText]]
+    make_pipeline: Callable[[dict[str, Any]], tuple[Savable, CardText]]
     title: str
     shown: str
     figures: str
@@ -119,7 +119,8 @@ def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
     train(run.objective, run.networks, run.data, run.optimizers, config.training, export=export, settings=run.settings)
     if is_main_process():
         folder = shlex.quote(config.training.output_dir)
-        lines = [f"done, in {config.training.output_dir}; try:", *(line.format(folder=folder) for line in run.tries)]
+        tries = [line.format(folder=folder) for line in run.tries]
+        lines = [f"done, in {config.training.output_dir}" + "; try:" * bool(tries), *tries]
         tqdm.write("\n  ".join(lines))
 
 

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...errors import unknown_name
 from ...models.image_translator import ImageTranslator
+from ..adversarial import GAN_LOSSES, GANLoss, adversarial_loss
 from ..objectives import Objective, psnr
 from ..pairs import Pair, PairMaker
 
-GANLoss = Literal["vanilla", "lsgan", "wgangp"]
-GAN_LOSSES: tuple[GANLoss, ...] = ("vanilla", "lsgan", "wgangp")
 PENALTY = 10.0  # arXiv:1704.00028
-
-
-def adversarial_loss(kind: GANLoss, logits: Tensor, *, real: bool) -> Tensor:
-    """How far the logits of a discriminator are from what it should say of real or of generated pictures; the mean.
-
-    vanilla: -log sigmoid(+-D); lsgan: (D - 1)^2 or D^2; wgangp: -+D.
-
-    Args:
-        kind: of the loss.
-        logits: (B, 1, h, w).
-        real: what they should say.
-
-    Raises:
-        UnknownNameError: another kind.
-    """
-    logits = logits.float()
-    match kind:
-        case "vanilla":
-            return functional.softplus(-logits if real else logits).mean()
-        case "lsgan":
-            return (logits - float(real)).square().mean()
-        case "wgangp":
-            return -logits.mean() if real else logits.mean()
-    raise unknown_name("gan_loss", kind, GAN_LOSSES)
 
 
 def gradient_penalty(logits: Tensor, mixed: Tensor) -> Tensor:
