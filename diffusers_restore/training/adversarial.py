@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import unknown_name
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""(made, wanted) pictures (B, C, H, W) in [-1, 1] -> their distance as a network sees them, a scalar."""
 
 GANLoss = Literal["vanilla", "lsgan", "wgangp"]
 GAN_LOSSES: tuple[GANLoss, ...] = ("vanilla", "lsgan", "wgangp")

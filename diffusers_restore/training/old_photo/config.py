@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ...errors import InvalidInputError, check_int, check_real
 from ..config import DataConfig, LoopConfig, OptimizerConfig, check_folders, check_sizes, check_words, option
+from ..pix2pix.config import TranslationOptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class AutoencoderConfig:
     data: DataConfig
     domain: DomainConfig = field(default_factory=DomainConfig)
     network: AutoencoderNetworkConfig = field(default_factory=AutoencoderNetworkConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TranslationOptimizerConfig = field(default_factory=TranslationOptimizerConfig)
     training: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -199,7 +200,7 @@ class MappingConfig:
     data: DataConfig
     damage: DamageConfig = field(default_factory=DamageConfig)
     network: MappingNetworkConfig = field(default_factory=MappingNetworkConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: TranslationOptimizerConfig = field(default_factory=TranslationOptimizerConfig)
     training: LoopConfig = field(default_factory=LoopConfig)
     vae_degraded: str | None = option(None, "Folder of the autoencoder of damaged photographs.")
     vae_clean: str | None = option(None, "Folder of the autoencoder of clean ones.")

@@ -15,7 +15,7 @@ from ...models.old_photo_mapping import OldPhotoMapping
 from ...models.old_photo_vae import OldPhotoVAE
 from ...pipelines.pipeline_old_photo import OldPhotoPipeline, paint
 from ...pipelines.pipeline_scratch_detection import ScratchDetectionPipeline
-from ..adversarial import feature_loss, multiscale_loss
+from ..adversarial import Perceptual, feature_loss, multiscale_loss
 from ..config import CropConfig, check_sizes
 from ..data import open_data
 from ..networks import load_network
@@ -51,10 +51,13 @@ class MappingObjective(Objective):
         damage: makes damaged photographs, and their masks where `masked`.
         weights: of the losses.
         masked: whether the mapping takes masks.
+        perceptual: distance of restored and clean photographs as a network sees them, weighted as the activations.
     """
 
-    def __init__(self, damage: PairMaker, weights: MappingNetworkConfig, *, masked: bool) -> None:
-        self._damage, self._weights, self._masked = damage, weights, masked
+    def __init__(
+        self, damage: PairMaker, weights: MappingNetworkConfig, *, masked: bool, perceptual: Perceptual | None = None
+    ) -> None:
+        self._damage, self._weights, self._masked, self._perceptual = damage, weights, masked, perceptual
 
     @property
     def phases(self) -> Mapping[str, tuple[str, ...]]:
@@ -94,11 +97,14 @@ class MappingObjective(Objective):
         with torch.no_grad():
             of_real = judge(reals)
         distance = (mapped.float() - wanted.float()).abs().mean()
-        return {
+        losses = {
             f"loss_latent_x{weights.latent_weight:g}": weights.latent_weight * distance,
             f"loss_features_x{weights.feature_weight:g}": weights.feature_weight * feature_loss(of_fake, of_real),
             "loss_generator": multiscale_loss(of_fake, real=True),
         }
+        if self._perceptual is not None:
+            losses["loss_perceptual"] = weights.feature_weight * self._perceptual(made.float(), y)
+        return losses
 
     def evaluate(self, networks: Mapping[str, nn.Module], picture: tuple[Tensor, ...], index: int) -> dict[str, Tensor]:
         """PSNR in dB of a damaged held-out photograph, and of its restoration, "psnr"."""

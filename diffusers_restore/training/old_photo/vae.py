@@ -12,7 +12,7 @@ from ...errors import InvalidInputError
 from ...hub.cards import CardText
 from ...models.multiscale_discriminator import MultiscaleDiscriminator
 from ...models.old_photo_vae import OldPhotoVAE
-from ..adversarial import feature_loss, multiscale_loss
+from ..adversarial import Perceptual, feature_loss, multiscale_loss
 from ..config import CropConfig, DataConfig
 from ..data import open_data
 from ..objectives import Objective, psnr
@@ -47,12 +47,20 @@ class AutoencoderObjective(Objective):
         damage: makes damaged photographs of clean ones; None encodes clean ones.
         weights: of the losses.
         real: whether there are really old photographs.
+        perceptual: distance of made and given photographs as a network sees them, weighted as the activations.
     """
 
     def __init__(
-        self, vae: OldPhotoVAE, damage: PairMaker | None, weights: AutoencoderNetworkConfig, *, real: bool
+        self,
+        vae: OldPhotoVAE,
+        damage: PairMaker | None,
+        weights: AutoencoderNetworkConfig,
+        *,
+        real: bool,
+        perceptual: Perceptual | None = None,
     ) -> None:
         self._vae, self._damage, self._weights, self._real = vae, damage, weights, real
+        self._perceptual = perceptual
 
     @property
     def phases(self) -> Mapping[str, tuple[str, ...]]:
@@ -103,6 +111,8 @@ class AutoencoderObjective(Objective):
             f"loss_kl_x{weights.kl_weight:g}": weights.kl_weight * z.float().square().mean(),
             "loss_generator": multiscale_loss(of_fake, real=True),
         }
+        if self._perceptual is not None:
+            losses["loss_perceptual"] = weights.feature_weight * self._perceptual(made.float(), x)
         if real:
             old = networks["latent_discriminator"](z[len(z) - real :])
             losses["loss_latents"] = multiscale_loss(old, real=True)
