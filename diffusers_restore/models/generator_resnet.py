@@ -13,6 +13,7 @@ from ..errors import InvalidInputError, check_int
 from .image_translator import ImageTranslator, initialise, instance_norm
 from .plug_in import check_network_config
 
+MOST_BLOCKS = 100  # more are a mistake, or an attempt to fill the memory
 EDGE = 3  # of the first and the last convolution, whose borders are mirrored
 
 
@@ -65,7 +66,7 @@ class ResnetGenerator(ImageTranslator):
     ) -> None:
         super().__init__()
         widths, bias = check_network_config(self.config), not norm_affine
-        check_int("num_blocks", num_blocks, 1)
+        check_int("num_blocks", num_blocks, 1, MOST_BLOCKS)
         edge = {"padding": EDGE, "padding_mode": "reflect"}
         self.conv_in = nn.Conv2d(in_channels, widths[0], 2 * EDGE + 1, bias=bias, **edge)  # type: ignore[arg-type]
         self.norm_in = instance_norm(widths[0], norm_affine)
