@@ -35,7 +35,7 @@ class TranslatorBlock(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         hidden = functional.relu(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(hidden if noise is None else hidden * noise.to(hidden.dtype)))
+        return x + self.norm2(self.conv2(hidden if noise is None else hidden * noise.to(hidden)))
 
 
 class ResnetGenerator(ImageTranslator):

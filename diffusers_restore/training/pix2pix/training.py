@@ -17,7 +17,7 @@ from .config import GeneratorConfig, Pix2PixConfig, TranslationConfig
 from .networks import make_networks
 from .objective import Pix2PixObjective
 
-FIGURES = "l1: mean absolute distance to the truth in [-1, 1]; psnr, in dB: of the same pictures."
+FIGURES = "l1: mean absolute distance to the truth in [-1, 1]; psnr, in dB: of the same pictures"
 
 DEFINING = defining(GeneratorConfig, PairSourceConfig, CropConfig, TranslationConfig, more=["init_from"])
 
@@ -67,7 +67,7 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
         make_pipeline,
         title="a translator by Pix2pix",
         shown="Held-out pictures: what goes in, what comes out, the truth",
-        figures=FIGURES.removesuffix(".") + restored + ".",
+        figures=f"{FIGURES}{restored}.",
         base=config.init_from,
         tries=(RESTORE,),
     )
