@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 import diffusers_restore
 from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler, images
+from diffusers_restore.evaluation.frechet import frechet_distance, gaussian_fit
 from diffusers_restore.evaluation.metrics import ssim
 from diffusers_restore.evaluation.report import (
     Cell,
@@ -127,16 +128,6 @@ def train_classifier(folder: Path, seed: int, epochs: int = 2) -> dict[str, Tens
     return network.state_dict()
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a^(1/2) C_b C_a^(1/2))^(1/2)) of features (N, F)."""
-    a, b = a.double(), b.double()
-    values, vectors = torch.linalg.eigh(torch.cov(a.mT))
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
-    cross = torch.linalg.eigvalsh(root @ torch.cov(b.mT) @ root).clamp_min(0).sqrt().sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
-    return float(means + torch.cov(a.mT).trace() + torch.cov(b.mT).trace() - 2 * cross)
-
-
 @torch.no_grad()
 def features(classifier: Classifier, x: Tensor) -> Tensor:
     return torch.cat([classifier.trunk(part.clamp(-1, 1)) for part in x.split(500)])
@@ -213,7 +204,7 @@ def restore(pipe: ColdDiffusionPipeline, method: str, x: Tensor, seed: int, firs
 def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Classifier, args: argparse.Namespace) -> Any:
     pipe = load(model)
     key = f"{model_hash(model)} {code_hash()} {args.seed} {torch.__version__}"
-    true_features = features(classifier, x)
+    true_fit = gaussian_fit(features(classifier, x))
     rows, pictures = [], {"clean": x[:SHOWN]}
     for method in METHODS:
         count = min(len(x), args.naive_digits) if method == "Algorithm 1" else len(x)
@@ -237,7 +228,7 @@ def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Class
                 "SSIM": float(np.mean([ssim(a, b) for a, b in zip(y, clean, strict=True)])),
                 "SSIM published": published[1],
                 # It grows where there are fewer digits, so that only those of all can be compared.
-                "Fréchet distance": frechet_distance(features(classifier, y), true_features)
+                "Fréchet distance": frechet_distance(*gaussian_fit(features(classifier, y)), *true_fit)
                 if count == len(x)
                 else None,
                 "read right": read_right(classifier, y, labels[:count]),
@@ -266,7 +257,7 @@ def generate(model: Path, x: Tensor, classifier: Classifier, args: argparse.Name
 
         key = f"{model_hash(model)} {code_hash()} {args.seed} {torch.__version__} generate {std} {count}"
         y = cached(args.cache, key, draw)["x"]
-        distance = frechet_distance(features(classifier, y), features(classifier, x))
+        distance = frechet_distance(*gaussian_fit(features(classifier, y)), *gaussian_fit(features(classifier, x)))
         rows.append({"noise": std, "Fréchet distance": distance})
         name = f"{args.output.name}_generated_{'with' if std else 'without'}_noise.png"
         images.save(enlarged(images.grid(y[:48].clamp(-1, 1))), args.output.with_name(name))

@@ -400,7 +400,7 @@ def test_other_widths_than_multiples_of_32_are_refused() -> None:
 def test_whole_numbers_are_no_weights() -> None:
     state = ADM().weights()
     state["out.2.bias"] = state["out.2.bias"].to(torch.int8)
-    assert refused(state) == "out.2.bias is torch.int8; weights are floating-point numbers"
+    assert refused(state) == "out.2.bias is torch.int8; weights are floating-point numbers of 16 to 64 bits"
 
 
 def test_options_that_do_not_fit_are_refused() -> None:

@@ -351,6 +351,27 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path: Path) -> None:
     assert mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: torch.zeros(1).expand(one.shape), "without a number for each place"),
+        (lambda one: one.to_sparse(), "without a number for each place"),
+        (lambda one: one * torch.nan, "holds NaN or Inf"),
+        (lambda one: one.to(torch.float8_e4m3fn), "weights are floating-point numbers of 16 to 64 bits"),
+    ],
+    ids=["one number for all", "sparse", "NaN", "8 bits"],
+)
+def test_weights_that_are_no_numbers_are_refused(
+    change: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    """A few bytes could state gigabytes of one number."""
+    state = weights(next(iter(NETWORKS)), torch.float32)
+    name = next(iter(state))
+    torch.save({**state, name: change(state[name])}, tmp_path / "net_G.pth")
+    with pytest.raises(InvalidInputError, match=message):
+        load_pix2pix(tmp_path / "net_G.pth")
+
+
 def test_a_file_of_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.pth"
     torch.save({"netG_A": weights("U-Net, batch norm"), "netG_B": weights("U-Net, batch norm")}, file)

@@ -101,6 +101,15 @@ def test_a_gaussian_fit_is_that_of_numpy() -> None:
             gaussian_fit(wrong)
     with pytest.raises(InvalidInputError, match=r"covariances \(D, D\), got"):
         frechet_distance(mean, covariance, mean[:3], covariance)
+    for wrong in (mean * torch.nan, mean + torch.inf):
+        with pytest.raises(InvalidInputError, match="means and covariances must be finite, got NaN or Inf"):
+            frechet_distance(wrong, covariance, mean, covariance)
+    with pytest.raises(InvalidInputError, match="means and covariances must be finite"):
+        frechet_distance(mean, covariance, mean, covariance * torch.nan)
+    with pytest.raises(InvalidInputError, match="covariances must be symmetric"):
+        frechet_distance(mean, covariance + torch.triu(torch.ones_like(covariance), 1), mean, covariance)
+    with pytest.raises(InvalidInputError, match="features must be a tensor of real numbers"):
+        gaussian_fit([[1.0, 2.0]])  # type: ignore[arg-type]
 
 
 def test_ssim_of_constants_is_the_luminance_term() -> None:

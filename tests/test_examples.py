@@ -18,7 +18,6 @@ from accelerate.state import AcceleratorState
 from conftest import make_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
-from scipy.linalg import sqrtm
 from skimage.metrics import structural_similarity
 
 from diffusers_restore import (
@@ -427,32 +426,6 @@ def test_cold_mnist_without_models_or_data_says_so(cold_models: dict[str, str], 
         main([])
     with pytest.raises(SystemExit, match=r"there is no train-images-idx3-ubyte\.gz in .* by --data"):
         main(["--deblur", cold_models["--deblur"], "--data", str(tmp_path), "--output", str(tmp_path / "out")])
-
-
-def exactly(mean: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
-    """Features (200, F) with this sample mean and the sample covariance root root^T."""
-    z = torch.randn(200, len(mean), generator=torch.Generator().manual_seed(len(mean)), dtype=torch.float64)
-    z = z - z.mean(0)
-    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(z.mT)), z.mT, upper=False).mT
-    return mean + white @ root.mT
-
-
-def test_the_frechet_distance_is_that_of_gaussians() -> None:
-    distance = load("benchmarks/cold_mnist.py").frechet_distance
-    one, three = torch.tensor([0.5, -1.0], dtype=torch.float64), torch.tensor([0.5, 2.0], dtype=torch.float64)
-    a, b = exactly(one, torch.diag(torch.tensor([1.0, 3.0]).double())), exactly(three, 2 * torch.eye(2).double())
-    assert distance(a, b) == pytest.approx(3**2 + (1 - 2) ** 2 + (3 - 2) ** 2, rel=1e-9)
-    roots = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    a, b = (exactly(torch.full((5,), float(i)).double(), root) for i, root in enumerate(roots))
-    first, second = (root @ root.mT for root in roots)
-    expected = 5 + first.trace() + second.trace() - 2 * np.trace(sqrtm((first @ second).numpy()).real)
-    assert distance(a, b) == distance(a.clone(), b.clone())
-    assert distance(a, b) == pytest.approx(float(expected), rel=1e-9)
-    assert distance(b, a) == pytest.approx(float(expected), rel=1e-9)
-    assert distance(a, a) == pytest.approx(0, abs=1e-9)
-    few = torch.randn(20, 64, generator=torch.Generator().manual_seed(2))  # fewer than they have numbers
-    assert distance(few, few) == pytest.approx(0, abs=1e-5)
-    assert distance(few, few + 1) == pytest.approx(64, rel=1e-5)
 
 
 def test_degradations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from conftest import make_unet
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from diffusers_restore import RDDMPipeline, RDDMScheduler, restoring
+from diffusers_restore import RDDMPipeline, RDDMScheduler, images, restoring
 from diffusers_restore.cli import main
 from diffusers_restore.restoring import ArgumentError, ModelError, Outcome, memory
 
@@ -228,3 +228,11 @@ def test_flags_and_reports_of_restore_files(value: Any, prior: str, tmp_path: Pa
         restorer.restore_files(tmp_path, tmp_path / "out", report=value)
     with pytest.raises(ArgumentError, match="^model must be a repository of the Hub or a folder, got"):
         restoring.find_kind("" if isinstance(value, str) else value)
+
+
+def test_a_denoiser_says_that_it_was_told_of_no_noise(prior: str, tmp_path: Path) -> None:
+    images.save(torch.zeros(1, 3, 16, 16), tmp_path / "a.png")
+    for options, told in (({}, True), ({"sigma_y": 0.1}, False)):
+        restorer = restoring.load(prior, task="denoise", steps=1, device="cpu", **options)
+        (outcome,) = restorer.restore_files(tmp_path / "a.png", tmp_path / "b.png")
+        assert ("only rounding noise, as no sigma_y is given" in outcome.remarks.notes) is told

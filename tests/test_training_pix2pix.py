@@ -87,6 +87,21 @@ def test_the_gradient_penalty_of_a_linear_critic() -> None:
     assert float(gradient_penalty(scaled, y)) == pytest.approx(10 * (0 + 1) / 2, rel=1e-6)
 
 
+def test_the_penalty_is_that_of_pictures_between_real_and_fake_ones() -> None:
+    """Of D = |y|^2 / 2, whose gradient is y."""
+    x, y, fake = (pictures(2, 3, 4, 4, seed=seed) for seed in range(3))
+    shares = torch.tensor([0.25, 0.9]).reshape(2, 1, 1, 1)
+
+    class Square(nn.Module):
+        def forward(self, pair: Tensor) -> Tensor:
+            return pair.chunk(2, dim=1)[1].square().sum(dim=(1, 2, 3)).reshape(-1, 1, 1, 1) / 2
+
+    losses = discriminator_losses("wgangp", Square(), x, y, fake, shares)
+    mixed = shares * y + (1 - shares) * fake
+    wanted = 10 * (mixed.flatten(1).norm(dim=1) - 1).square().mean()
+    assert losses["loss_penalty"].item() == pytest.approx(float(wanted), rel=1e-5)
+
+
 class Critic(nn.Module):
     """D(x, y) = mean of x + 3 y over each picture, for each of four patches."""
 
@@ -455,6 +470,7 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(folders: Path, tmp_pa
         ({"load_size": 16}, "load_size: 18, got 16"),
         ({"clean_side": "right"}, "clean_side: 'left', got 'right'"),
         ({"discriminator": "pixel"}, "discriminator: '16', got 'pixel'"),
+        ({"init_from": output}, f"init_from: None, got '{output}'"),
     ):
         fails(run(**values | change | {"max_train_steps": 2, "resume_from_checkpoint": "latest"}), message)
 
@@ -494,6 +510,8 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(folders: Path, tmp_path
     assert (options["gan_loss"], options["l1_weight"], options["load_size"]) == ("vanilla", 100.0, 18)
     for line in ("generator: 0.0", "discriminator: 0.0", "a step of one process: 2 pictures"):
         assert line in result.output
+    alone = trains(tmp_path / "out", **side_by_side(folders), dry_run=True, gan_loss="none")
+    assert "discriminator" not in alone.output
     assert not (tmp_path / "out").exists()
     built = build(Pix2PixConfig, {"train_data_dir": "a", "clean_side": "left"})
     assert (built.optimizer.learning_rate, built.optimizer.adam_beta1, built.optimizer.adam_beta2) == (2e-4, 0.5, 0.999)

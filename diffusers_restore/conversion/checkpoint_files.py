@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import InvalidInputError, one_line
+from .weights import check_stored
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
@@ -105,6 +106,10 @@ def read_checkpoint(file: Path) -> Checkpoint:
         raise InvalidInputError(
             f"{file.name} has input_blocks and no output_blocks: it is a classifier, not a network that draws pictures"
         )
+    try:
+        check_stored(weights)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{file.name}: {error}") from error
     return Checkpoint(family, weights)
 
 

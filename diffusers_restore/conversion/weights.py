@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
+from ..tensors import described, is_dense
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def weight_of(state: Mapping[str, Tensor], name: str) -> Tensor:
@@ -27,10 +30,23 @@ def weight_of(state: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def check_floating(state: Mapping[str, Tensor]) -> None:
-    """Raise InvalidInputError for weights that are no floating-point numbers."""
+    """Raise InvalidInputError for weights that are no floating-point numbers of 16 to 64 bits."""
     for name, value in state.items():
-        if not value.is_floating_point():
-            raise InvalidInputError(f"{name} is {value.dtype}; weights are floating-point numbers")
+        if value.dtype not in _DTYPES:
+            raise InvalidInputError(f"{name} is {value.dtype}; weights are floating-point numbers of 16 to 64 bits")
+
+
+def check_stored(state: Mapping[str, Tensor]) -> None:
+    """Raise InvalidInputError for tensors that aren't finite numbers, each stored in a place of its own.
+
+    A file of a few bytes may state billions of numbers that are all one and the same.
+    """
+    for name, value in state.items():
+        stored = is_dense(value) and not value.is_meta and not value.is_quantized
+        if not stored or value.untyped_storage().nbytes() < value.numel() * value.itemsize:
+            raise InvalidInputError(f"{name} is {described(value)} without a number for each place")
+        if value.dtype in _DTYPES and not bool(value.isfinite().all()):
+            raise InvalidInputError(f"{name} holds NaN or Inf")
 
 
 def check_names(state: Mapping[str, Tensor], wanted: Collection[str], network: str) -> None:

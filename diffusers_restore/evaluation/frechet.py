@@ -6,14 +6,17 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError
+from ..tensors import described
 
 
 def gaussian_fit(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and covariance (D, D), with n - 1 in its denominator, of features (n, D), in float64.
 
     Raises:
-        InvalidInputError: not two or more vectors of finite numbers.
+        InvalidInputError: not two or more vectors of finite real numbers.
     """
+    if not isinstance(features, Tensor) or features.is_complex():
+        raise InvalidInputError(f"features must be a tensor of real numbers (n, D), got {described(features)}")
     if features.ndim != 2 or len(features) < 2 or not features.shape[1] or not bool(features.isfinite().all()):
         raise InvalidInputError(f"features must be finite, (n, D) with n >= 2, got {tuple(features.shape)}")
     x = features.double()
@@ -36,15 +39,21 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
         At least 0, in the square of the features' unit.
 
     Raises:
-        InvalidInputError: shapes that don't fit.
+        InvalidInputError: shapes that don't fit, NaN or Inf, or covariances that aren't symmetric.
     """
     size = tuple(mean.shape)
     if mean.ndim != 1 or other_mean.shape != size or {covariance.shape, other_covariance.shape} != {size * 2}:
         shapes = [tuple(one.shape) for one in (mean, covariance, other_mean, other_covariance)]
         raise InvalidInputError(f"means must be (D,) and covariances (D, D), got {shapes}")
     a, b = covariance.double(), other_covariance.double()
+    means = (mean.double(), other_mean.double())
+    if not all(bool(one.isfinite().all()) for one in (a, b, *means)):
+        raise InvalidInputError("means and covariances must be finite, got NaN or Inf")
+    for one in (a, b):
+        if not torch.allclose(one, one.mT, rtol=1e-6, atol=1e-12 * float(one.abs().max())):
+            raise InvalidInputError("covariances must be symmetric")
     values, vectors = torch.linalg.eigh(a)
     root = vectors * values.clamp_min(0).sqrt() @ vectors.mT
     common = torch.linalg.eigvalsh(root @ b @ root).clamp_min(0).sqrt().sum()
-    distance = (mean.double() - other_mean.double()).square().sum() + a.trace() + b.trace() - 2 * common
-    return max(0.0, float(distance))
+    distance = (means[0] - means[1]).square().sum() + a.trace() + b.trace() - 2 * common
+    return float(distance.clamp_min(0))

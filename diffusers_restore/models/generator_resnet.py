@@ -13,6 +13,7 @@ from ..errors import InvalidInputError, check_int
 from .image_translator import ImageTranslator, initialise, instance_norm
 from .plug_in import check_network_config
 
+MOST_BLOCKS = 100  # more are a mistake, or an attempt to fill the memory
 EDGE = 3  # of the first and the last convolution, whose borders are mirrored
 
 
@@ -34,7 +35,7 @@ class TranslatorBlock(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
         hidden = functional.relu(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(hidden if noise is None else hidden * noise.to(hidden.dtype)))
+        return x + self.norm2(self.conv2(hidden if noise is None else hidden * noise.to(hidden)))
 
 
 class ResnetGenerator(ImageTranslator):
@@ -65,7 +66,7 @@ class ResnetGenerator(ImageTranslator):
     ) -> None:
         super().__init__()
         widths, bias = check_network_config(self.config), not norm_affine
-        check_int("num_blocks", num_blocks, 1)
+        check_int("num_blocks", num_blocks, 1, MOST_BLOCKS)
         edge = {"padding": EDGE, "padding_mode": "reflect"}
         self.conv_in = nn.Conv2d(in_channels, widths[0], 2 * EDGE + 1, bias=bias, **edge)  # type: ignore[arg-type]
         self.norm_in = instance_norm(widths[0], norm_affine)

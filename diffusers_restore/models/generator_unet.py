@@ -93,6 +93,6 @@ class UNetGenerator(ImageTranslator):
         for k in range(last, 0, -1):
             y = self.up_norms[k - 1](self.up_convs[k - 1](functional.relu(y)))
             if k in kept:
-                y = y * kept[k].to(y.dtype)
+                y = y * kept[k].to(y)
             y = torch.cat([skips.pop(), y], dim=1)
         return self.conv_out(functional.relu(y)).tanh()

@@ -45,7 +45,7 @@ def check_network_config(config: Mapping[str, Any]) -> tuple[int, ...]:
     for width in widths:
         check_int("block_out_channels", width, 1)
     for name in ("in_channels", "out_channels", "sample_size"):
-        if config.get(name) is not None:
+        if name in config and not (name == "sample_size" and config[name] is None):
             check_int(name, config[name], 1)
     if "dropout" in config and check_real("dropout", config["dropout"], 0) >= 1:
         raise InvalidInputError(f"dropout must be below 1, got {config['dropout']!r}")

@@ -100,18 +100,17 @@ class Pix2PixPipeline(HubMixin, DiffusionPipeline):
         network, config, device = self.generator, self.generator.config, self._execution_device
         check_channels(output_type, config.out_channels)
         given = images.to_tensor(image).to(device)
-        height, width = given.shape[2:]
-        if min(height, width) < network.min_size:
-            raise InvalidInputError(
-                f"image must have sides of {network.min_size} pixels or more for this generator, got {width}x{height}"
-            )
+        # Small pictures are extended to what the network can work on.
+        multiple = -(-network.min_size // network.size_multiple) * network.size_multiple
+        size = (given.shape[2], given.shape[3])
+        multiple = multiple if min(size) < network.min_size else network.size_multiple
         grey = self.config.keeps_grey and given.shape[1] == 1 and config.out_channels == 3
-        canvas = Canvas(config.out_channels, 1, grey, (height, width), network.size_multiple)
+        canvas = Canvas(config.out_channels, 1, grey, size, multiple)
         x = canvas.extend(with_channels(given, config.in_channels)).repeat_interleave(copies, dim=0)
         check_generators(generator, len(x))
         noise = network.draw_noise(len(x), *x.shape[2:], generator)
-        size = pictures_at_once(device, len(x))
-        parts = list(zip(x.to(network.dtype).split(size), *(one.split(size) for one in noise), strict=True))
+        count = pictures_at_once(device, len(x))
+        parts = list(zip(x.to(network.dtype).split(count), *(one.split(count) for one in noise), strict=True))
         made = []
         with self.progress_bar(total=len(parts)) as progress:
             for part, *noise_of_part in parts:

@@ -229,7 +229,9 @@ class ZeroShotRestorer(Restorer):
     ) -> tuple[float, Remarks]:
         """The standard deviation of the noise in y, and where it comes from."""
         if self.sigma_y is None:
-            return rounding_noise(picture.bits), Remarks()
+            # A denoiser that is told of no noise leaves a picture as it is.
+            told = ("only rounding noise, as no sigma_y is given",) if self.task == "denoise" and of_picture else ()
+            return rounding_noise(picture.bits), Remarks(told)
         if self.sigma_y != ESTIMATE:
             sigma_y = float(self.sigma_y)
             if of_picture:

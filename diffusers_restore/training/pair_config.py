@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidInputError, check_real
@@ -63,11 +64,6 @@ class PairSourceConfig:
         """Whether there are degraded pictures."""
         return any(getattr(self, name) is not None for name in self.sources)
 
-    @property
-    def damaged(self) -> bool:
-        """Whether pairs are made by damaging clean pictures."""
-        return any(one is not None for one in (self.recipe, self.task, self.degradation))
-
 
 def check_pairs(pairs: PairSourceConfig, data: DataConfig) -> None:
     """Raise InvalidInputError if pairs that are stored as such have no folder of clean ones, or are measured on others.
@@ -83,3 +79,9 @@ def check_pairs(pairs: PairSourceConfig, data: DataConfig) -> None:
                 f"validation_data_dir holds clean pictures, which {name} has no pairs for; leave it out, and some "
                 "pairs are held out"
             )
+    degraded, clean = pairs.degraded_data_dir, data.train_data_dir
+    if degraded is not None and clean is not None and Path(degraded).resolve() == Path(clean).resolve():
+        raise InvalidInputError(
+            f"degraded_data_dir and train_data_dir are one folder, {degraded!r}: nothing would be learned of pairs of "
+            "the same pictures"
+        )

@@ -32,7 +32,7 @@ def canny(x: Tensor, sigma: float | Sequence[float], low: float | Tensor, high: 
     Returns:
         (B, 1, H, W), True on lines. It has no gradient.
     """
-    sigmas = [float(sigma)] * len(x) if isinstance(sigma, (int, float)) else [float(one) for one in sigma]
+    sigmas = [float(one) for one in sigma] if isinstance(sigma, Sequence) else [float(sigma)] * len(x)
     smooth = _along(_along(luma(x.detach()), sigmas, 2), sigmas, 3)
     padded = functional.pad(smooth, (1, 1, 1, 1), mode="replicate")
     rows = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
@@ -52,7 +52,7 @@ def _along(x: Tensor, sigmas: Sequence[float], dim: int) -> Tensor:
     """
     reach = [math.ceil(4 * sigma) for sigma in sigmas]
     taps = [
-        [math.exp(-((k / sigma) ** 2) / 2) if sigma and k <= end else float(k == 0) for k in range(max(reach) + 1)]
+        [_bell(k, sigma) if k <= end else 0.0 for k in range(max(reach, default=0) + 1)]
         for sigma, end in zip(sigmas, reach, strict=True)
     ]
     weights = torch.tensor([[one / (2 * sum(row) - row[0]) for one in row] for row in taps])
@@ -60,10 +60,14 @@ def _along(x: Tensor, sigmas: Sequence[float], dim: int) -> Tensor:
     n = x.shape[dim]
     place = torch.arange(n, device=x.device)
     smooth = x * weights[:, 0]
-    for k in range(1, max(reach) + 1):
+    for k in range(1, max(reach, default=0) + 1):
         pair = x.index_select(dim, (place - k).clamp_min(0)) + x.index_select(dim, (place + k).clamp_max(n - 1))
         smooth = smooth + pair * weights[:, k]
     return smooth
+
+
+def _bell(k: int, sigma: float) -> float:
+    return math.exp(-(k / sigma) * (k / sigma) / 2) if sigma else float(k == 0)
 
 
 def _crests(size: Tensor, across: Tensor, down: Tensor) -> Tensor:

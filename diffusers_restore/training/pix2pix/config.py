@@ -10,6 +10,7 @@ from ..config import DataConfig, LoopConfig, OptimizerConfig, check_folders, che
 from ..pair_config import PairSourceConfig, check_pairs
 
 JITTER = 286 / 256  # arXiv:1611.07004, section 6.2
+MOST_CHANNELS = 1024  # eight times as many are in the middle
 MULTIPLES = {"unet_256": 256, "unet_128": 128, "resnet_9": 4, "resnet_6": 4}
 
 
@@ -52,7 +53,7 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         check_words(self)
-        check_int("generator_channels", self.generator_channels, 1)
+        check_int("generator_channels", self.generator_channels, 1, MOST_CHANNELS)
         if check_real("dropout", self.dropout, 0) >= 1:
             raise InvalidInputError(f"dropout must be below 1, got {self.dropout!r}")
 
@@ -73,7 +74,8 @@ class TranslationConfig:
     gan_loss: Literal["vanilla", "lsgan", "wgangp", "none"] = option(
         "vanilla",
         "Of generator and discriminator: cross entropy, least squares (arXiv:1611.04076), or Wasserstein with a "
-        "gradient penalty (arXiv:1704.00028); none trains by the L1 distance alone, without a discriminator.",
+        "gradient penalty (arXiv:1704.00028); none trains by the L1 distance alone, without a discriminator, whose "
+        "options then mean nothing.",
     )
     l1_weight: float = option(100.0, "Weight of the mean absolute distance, in [-1, 1], beside the GAN's loss.")
     discriminator: Literal["70", "286", "16", "pixel"] = option("70", "Side of the patches that it judges, in pixels.")
@@ -87,7 +89,7 @@ class TranslationConfig:
     def __post_init__(self) -> None:
         check_words(self)
         check_real("l1_weight", self.l1_weight, 0)
-        check_int("discriminator_channels", self.discriminator_channels, 1)
+        check_int("discriminator_channels", self.discriminator_channels, 1, MOST_CHANNELS)
         if self.gan_loss == "none" and self.l1_weight == 0:
             raise InvalidInputError("gan_loss none and l1_weight 0 leave nothing to train by")
 
@@ -154,7 +156,5 @@ class Pix2PixConfig:
             )
         check_folders(self.data, self.training, degraded_data_dir=self.pairs.degraded_data_dir)
         check_pairs(self.pairs, self.data)
-        if self.data.streaming and not self.pairs.damaged:
-            raise InvalidInputError("streaming is for clean pictures that are damaged while training")
         if self.init_from is None:
             check_sizes(self.data, self.network.size_multiple)

@@ -67,6 +67,17 @@ def make_networks(config: Pix2PixConfig) -> dict[str, torch.nn.Module]:
             )
         check_sizes(config.data, generator.size_multiple)
     networks: dict[str, torch.nn.Module] = {"generator": generator}
+    _check_least("resolution", config.data.resolution, generator.min_size, "the generator")
+    if config.data.validation_resolution is not None:
+        _check_least("validation_resolution", config.data.validation_resolution, generator.min_size, "the generator")
     if config.objective.gan_loss != "none":
-        networks["discriminator"] = make_discriminator(config.objective, 2 * config.data.channels, seed + 1)
+        discriminator = make_discriminator(config.objective, 2 * config.data.channels, seed + 1)
+        what = f"discriminator {config.objective.discriminator}"
+        _check_least("resolution", config.data.resolution, discriminator.min_size, what)
+        networks["discriminator"] = discriminator
     return networks
+
+
+def _check_least(option: str, size: int, least: int, what: str) -> None:
+    if size < least:
+        raise InvalidInputError(f"{option} must be {least} or more for {what}, got {size}")

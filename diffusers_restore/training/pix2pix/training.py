@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
+from ...errors import InvalidInputError
 from ...hub.cards import CardText
 from ...pipelines.pipeline_pix2pix import Pix2PixPipeline
 from ..config import CropConfig, flatten
@@ -16,7 +17,7 @@ from .config import GeneratorConfig, Pix2PixConfig, TranslationConfig
 from .networks import make_networks
 from .objective import Pix2PixObjective
 
-FIGURES = "l1: mean absolute distance to the truth in [-1, 1]; psnr, in dB: of the same pictures."
+FIGURES = "l1: mean absolute distance to the truth in [-1, 1]; psnr, in dB: of the same pictures"
 
 DEFINING = defining(GeneratorConfig, PairSourceConfig, CropConfig, TranslationConfig, more=["init_from"])
 
@@ -33,6 +34,9 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
     if damage is not None:
         check_damage(damage, config.data)
     data = open_pairs(config.data, config.pairs, config.training.seed)
+    best = config.objective.keep == "best_psnr"
+    if best and not data.validation:
+        raise InvalidInputError("keep best_psnr needs held-out pictures, and there are none; see validation_images")
     networks: dict[str, Any] = make_networks(config)
     kind = config.objective.gan_loss
     objective = Pix2PixObjective(
@@ -40,7 +44,7 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
         gan_loss=None if kind == "none" else kind,
         l1_weight=config.objective.l1_weight,
         damage=damage,
-        best=config.objective.keep == "best_psnr",
+        best=best,
     )
     unused = [] if config.init_from is None else list(flatten(GeneratorConfig()))
     if kind == "none":
@@ -63,7 +67,7 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
         make_pipeline,
         title="a translator by Pix2pix",
         shown="Held-out pictures: what goes in, what comes out, the truth",
-        figures=FIGURES.removesuffix(".") + restored + ".",
+        figures=f"{FIGURES}{restored}.",
         base=config.init_from,
         tries=(RESTORE,),
     )
