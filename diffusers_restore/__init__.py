@@ -17,6 +17,7 @@ from .registration import register
 
 if TYPE_CHECKING:
     from . import degradations, images, operators
+    from .models.face_enhancer import FaceEnhancer
     from .models.gaussian_mixture import GaussianMixturePrior
     from .models.generator_resnet import ResnetGenerator
     from .models.generator_unet import UNetGenerator
@@ -67,6 +68,7 @@ _HOMES = {
     "DPIRScheduler": ".schedulers.scheduling_dpir",
     "DPSScheduler": ".schedulers.scheduling_dps",
     "DiffPIRScheduler": ".schedulers.scheduling_diffpir",
+    "FaceEnhancer": ".models.face_enhancer",
     "GaussianMixturePrior": ".models.gaussian_mixture",
     "ILVRScheduler": ".schedulers.scheduling_ilvr",
     "MMPSScheduler": ".schedulers.scheduling_mmps",
@@ -107,6 +109,7 @@ __all__ = [
     "DPIRScheduler",
     "DPSScheduler",
     "DiffPIRScheduler",
+    "FaceEnhancer",
     "GaussianMixturePrior",
     "ILVRScheduler",
     "MMPSScheduler",

@@ -36,6 +36,7 @@ FROZEN = {
     "DPIRScheduler": "diffusers_restore.schedulers.scheduling_dpir",
     "DPSScheduler": "diffusers_restore.schedulers.scheduling_dps",
     "DiffPIRScheduler": "diffusers_restore.schedulers.scheduling_diffpir",
+    "FaceEnhancer": "diffusers_restore.models.face_enhancer",
     "GaussianMixturePrior": "diffusers_restore.models.gaussian_mixture",
     "ILVRScheduler": "diffusers_restore.schedulers.scheduling_ilvr",
     "MMPSScheduler": "diffusers_restore.schedulers.scheduling_mmps",
