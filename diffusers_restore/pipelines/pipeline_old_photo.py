@@ -180,8 +180,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         size = (given.shape[2], given.shape[3])
         multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
         canvas = Canvas(channels, 1, grey, size, multiple, max(multiple, self.vae_degraded.min_size))
-        masks = self._masks(given, mask, threshold, detection_size)
         x = canvas.extend(with_channels(given, channels))
+        masks = self._masks(given, mask, threshold, detection_size)
         shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
         if shown is not None:
             x = torch.lerp(x, torch.full_like(x, WHITE), shown)
