@@ -1,13 +1,15 @@
-"""OldPhotoPipeline and ScratchDetectionPipeline against their networks by hand: sizes, masks, colours, refusals."""
+"""OldPhotoPipeline and ScratchDetectionPipeline by hand: sizes, masks, colours, refusals; and on the command line."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from conftest import make_old_photo_network, make_old_photo_pipeline, make_unet
 from PIL import Image
 from torch import Tensor
@@ -19,11 +21,15 @@ from diffusers_restore import (
     OldPhotoVAE,
     ScratchDetectionPipeline,
     ScratchDetector,
+    cli,
     images,
+    restoring,
 )
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
+from diffusers_restore.restoring.memory import old_photo_memory
 
-attentions = pytest.mark.parametrize("attention", ["none", "partial", "patch"])
+ATTENTIONS: tuple[Any, ...] = ("none", "partial", "patch")
+attentions = pytest.mark.parametrize("attention", ATTENTIONS)
 
 
 def pictures(*shape: int, seed: int = 5) -> Tensor:
@@ -344,3 +350,126 @@ def test_a_detector_that_gives_nan_finds_no_scratches_but_fails() -> None:
         pipe.detector.conv_out.bias.fill_(float("nan"))
     with pytest.raises(InvalidInputError, match="detector gave NaN or Inf"):
         pipe(pictures(1, 3, 16, 24))
+
+
+# --- on the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    pipeline().save_pretrained(folder / "quality")
+    pipeline("partial", True).save_pretrained(folder / "scratch")
+    pipeline("patch").save_pretrained(folder / "without")
+    detection().save_pretrained(folder / "detector")
+    return folder
+
+
+def restore(*words: object) -> Result:
+    return CliRunner().invoke(cli.main, ["restore", *map(str, words)])
+
+
+def near(file: Path, expected: Tensor) -> bool:
+    return bool((images.load(file).tensor - expected).abs().max() < 2.02 / 255)
+
+
+def test_files_are_restored(models: Path, tmp_path: Path) -> None:
+    source = tmp_path / "old.png"
+    images.save(pictures(1, 3, 24, 32), source)
+    x = images.load(source).tensor
+    result = restore(source, "-o", tmp_path / "a.png", "--model", models / "quality")
+    assert result.exit_code == 0, result.output
+    assert "scratches" not in result.output
+    assert near(tmp_path / "a.png", run(pipeline(), x))
+    result = restore(source, "-o", tmp_path / "b.png", "--model", models / "scratch")
+    assert result.exit_code == 0, result.output
+    pipe = pipeline("partial", True)
+    output = pipe(x, output_type="latent")
+    assert f"{float(output.scratch_mask.mean()):.1%} taken for scratches" in result.output
+    assert near(tmp_path / "b.png", output.images)
+    images.save(pictures(1, 1, 20, 30), tmp_path / "grey.png")
+    assert restore(tmp_path / "grey.png", "-o", tmp_path / "c.png", "--model", models / "scratch").exit_code == 0
+    assert images.load(tmp_path / "c.png").tensor.shape == (1, 1, 20, 30)
+
+
+def test_masks_in_files(models: Path, tmp_path: Path) -> None:
+    hidden = holes(24, 32, share=0.05)
+    for folder in ("in", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("1", "2"):
+        images.save(pictures(1, 3, 24, 32, seed=int(name)), tmp_path / "in" / f"{name}.png")
+        images.save((1 - 2 * hidden)[None, None], tmp_path / "masks" / f"{name}.png")
+    images.save((2 * hidden - 1)[None, None], tmp_path / "white_is_damaged.png")
+    share = f"{float(hidden.mean()):.1%} missing"
+    for model, attention in (("scratch", "partial"), ("without", "patch")):
+        expected = [
+            run(
+                pipeline(attention, model == "scratch"),
+                images.load(tmp_path / "in" / f"{name}.png").tensor,
+                mask=hidden,
+            )
+            for name in ("1", "2")
+        ]
+        for words in ((tmp_path / "masks",), (tmp_path / "white_is_damaged.png", "--invert-mask")):
+            out = tmp_path / f"{model}-{len(words)}"
+            result = restore(tmp_path / "in", "-o", out, "--model", models / model, "--mask", *words)
+            assert result.exit_code == 0, result.output
+            assert result.output.count(share) == 2
+            assert all(near(out / f"{i + 1}.png", one) for i, one in enumerate(expected))
+
+
+def test_what_a_model_does_not_take_is_refused(models: Path, tmp_path: Path) -> None:
+    source, mask = tmp_path / "old.png", tmp_path / "mask.png"
+    images.save(pictures(1, 3, 24, 32), source)
+    images.save(torch.ones(1, 1, 20, 32), mask)
+    for model, words, status, message in (
+        ("quality", ("--mask", mask), 2, "--mask: this model takes none"),
+        ("without", (), 2, "--mask is needed: this model is shown where the picture is damaged, as black, and has no"),
+        ("scratch", ("--steps", 3), 2, "--steps: this --model is an OldPhotoPipeline, which looks once"),
+        (
+            "scratch",
+            ("--seed", 3),
+            2,
+            "--seed is for an unconditional DDPM, an RDDMPipeline or a Pix2PixPipeline; this",
+        ),
+        ("scratch", ("--invert-mask",), 2, "--mask is needed for --invert-mask and --mask-threshold"),
+        ("scratch", ("--mask", mask), 1, "(B, 1, 24, 32) or smaller; got (20, 32)"),
+        ("detector", (), 1, "is a ScratchDetectionPipeline: it finds scratches, and makes no pictures"),
+    ):
+        result = restore(source, "-o", tmp_path / "out.png", "--model", models / model, *words)
+        assert result.exit_code == status, result.output
+        assert message in " ".join(result.output.split()), result.output
+    for model, message in (
+        ("scratch", "MODEL can't generate: it makes pictures of those that it is shown; `restore --model` does that"),
+        ("detector", "is a ScratchDetectionPipeline: it finds scratches, and makes no pictures"),
+    ):
+        result = CliRunner().invoke(cli.main, ["sample", str(models / model), "-o", str(tmp_path / "out.png")])
+        assert result.exit_code == 1
+        assert message in result.output
+
+
+def test_a_restorer_says_what_it_is_and_knows_its_memory(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restorer = restoring.load(models / "scratch", steps=1)
+    parts = [part for part in pipeline("partial", True).components.values() if part is not None]
+    count = sum(one.numel() for part in parts for one in part.parameters()) / 1e6
+    assert restorer.description == f"OldPhotoPipeline with {count:.1f} million parameters, float32 on cpu"
+    monkeypatch.setattr("diffusers_restore.restoring.memory.free_memory", lambda device: 10**5)
+    images.save(torch.zeros(1, 3, 80, 80), tmp_path / "large.png")
+    (outcome,) = restorer.restore_files([tmp_path / "large.png"], tmp_path / "out")
+    assert "not enough memory for 80x80 pixels: about" in str(outcome.error)
+
+
+def test_the_memory_of_the_paper_s_networks() -> None:
+    """512 x 512 in float32: partial attention takes about 435 MB, as measured; detection doesn't depend on the size."""
+    with torch.device("meta"):
+        vae, detector = OldPhotoVAE().eval(), ScratchDetector().eval()
+        pipes = {name: OldPhotoPipeline(vae, OldPhotoMapping(attention=name), vae, detector) for name in ATTENTIONS}
+    at_512 = {name: old_photo_memory(pipe, 512, 512, False) for name, pipe in pipes.items()}
+    assert 435e6 < at_512["partial"] - old_photo_memory(pipes["none"], 512, 512, False) < 550e6
+    assert at_512["none"] < at_512["partial"] < at_512["patch"] < 2e9
+    large, larger = (old_photo_memory(pipes["patch"], n, n, False) for n in (2048, 4096))
+    assert large < larger < 4.1 * large  # no attention is quadratic in pixels
+    long = old_photo_memory(pipes["partial"], 8, 2000, True)
+    assert long > 10 * old_photo_memory(pipes["partial"], 8, 2000, False)  # its shorter side becomes 256 pixels

@@ -71,7 +71,7 @@ def test_grey_and_colour_in_and_out() -> None:
     to_grey = pipeline(out_channels=1, keeps_grey=True)
     assert run(to_grey, colour).shape == (1, 1, 16, 16)
     assert to_grey(colour).images[0].mode == "L"
-    with pytest.raises(InvalidInputError, match="image has 2 channels, the generator takes 3"):
+    with pytest.raises(InvalidInputError, match="image has 2 channels, the network takes 3"):
         run(of_colour, pictures(1, 2, 16, 16))
     with pytest.raises(InvalidInputError, match="output_type='pil' needs 1 or 3 channels, got 2"):
         pipeline(out_channels=2)(colour)
@@ -186,7 +186,7 @@ def test_options_of_other_models_are_refused(model: Path, tmp_path: Path) -> Non
         (["--steps", "3"], "--steps: this --model is a Pix2PixPipeline, which looks once"),
         (
             ["--mask", source],
-            "--mask is for an unconditional DDPM or an RDDMPipeline; this --model is a Pix2PixPipeline",
+            "--mask is for an unconditional DDPM, an RDDMPipeline or an OldPhotoPipeline; this --model is a Pix2PixP",
         ),
         (["--task", "sr2"], "--task is for an unconditional DDPM; this --model is a Pix2PixPipeline"),
     ):
