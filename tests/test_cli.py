@@ -1254,7 +1254,7 @@ def test_options_of_ddrm_are_refused_by_a_cold_model(
     result = undo("in.png", "-o", "out.png", option, *([] if value is None else [value]))
     kinds = "an unconditional DDPM"
     if option == "--mask":
-        kinds += " or an RDDMPipeline"
+        kinds += ", an RDDMPipeline or an OldPhotoPipeline"
     elif option in ("--seed", "--samples", "--average"):
         kinds += ", an RDDMPipeline or a Pix2PixPipeline"
     fails(result, 2, f"Error: {option} is for {kinds}; this --model is a ColdDiffusionPipeline\n")

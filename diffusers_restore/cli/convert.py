@@ -81,6 +81,12 @@ from .options import is_given, real
     help="Of Pix2pix and CycleGAN: share of the activations that a generator drops, which varies its pictures; 0 for a "
     "U-Net of CycleGAN.  [default: 0.5, or 0 where the names of the weights show that nothing is dropped]",
 )
+@click.option(
+    "--route",
+    type=click.Choice(["quality", "scratch", "scratch-hr"]),
+    help="Of Bringing Old Photos Back to Life, whose CHECKPOINT is the folder of its files: for photographs without "
+    "scratches, with them, or with them and large.",
+)
 @click.pass_context
 def convert(
     ctx: click.Context,
@@ -94,8 +100,9 @@ def convert(
     timesteps: int,
     rescale_timesteps: bool,
     dropout: float | None,
+    route: Any,
 ) -> None:
-    """Convert a CHECKPOINT of guided-diffusion, improved-diffusion, Pix2pix or CycleGAN to a FOLDER.
+    """Convert a CHECKPOINT of guided-diffusion, Pix2pix, CycleGAN or of old photographs to a FOLDER.
 
     \b
     diffusers-restore convert ffhq_10m.pt -o ffhq --num-head-channels 64
@@ -105,27 +112,39 @@ def convert(
     diffusers-restore convert cifar10_uncond_50M_500K.pt -o cifar --num-heads 4 \\
         --noise-schedule cosine --timesteps 4000 --rescale-timesteps
     diffusers-restore convert latest_net_G.pth -o facades
+    diffusers-restore convert checkpoints -o old_photos --route scratch
 
-    CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file. Only weights are read from it: no code in it is run.
-    Whose network it is, sizes, attention and classes are read from the weights. The options give what the weights don't
-    show. All but --dropout are for guided-diffusion and improved-diffusion, where a wrong one gives a network that
-    generates noise: take them from the training command, whose options have the same names.
+    CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file, or, with --route, the folder `checkpoints` of Bringing
+    Old Photos Back to Life, with restoration/VAE_A_quality/latest_net_G.pth and so on. Only weights are read: no code
+    is run. Whose network it is, sizes, attention and classes are read from the weights. The options give what the
+    weights don't show. All but --dropout and --route are for guided-diffusion and improved-diffusion, where a wrong one
+    gives a network that generates noise: take them from the training command, whose options have the same names.
 
     FOLDER gets a network with the outputs of the original and a model card: a UNet2DModel and a DDPMScheduler, which
-    DDPMPipeline, DDRMPipeline and `restore --model` load, or a generator of Pix2PixPipeline.
+    DDPMPipeline, DDRMPipeline and `restore --model` load, a generator of Pix2PixPipeline, or an OldPhotoPipeline.
     """  # noqa: D301  # click reads the control character
     folder = output.resolve()
     if folder.is_dir() and any(folder.iterdir()):
         raise click.UsageError(f"-o {click.format_filename(output)!r} exists and isn't empty")
 
     from ..conversion.checkpoint_files import FAMILIES, read_checkpoint
-    from ..conversion.converters import CONVERTERS
+    from ..conversion.converters import CONVERTERS, OLD_PHOTOS
 
+    converter = OLD_PHOTOS
     try:
-        found = read_checkpoint(checkpoint)
-        converter = CONVERTERS[found.family]
-        _refuse_others(ctx, converter.options, f"{checkpoint.name} holds weights of {FAMILIES[found.family]}")
-        pipe = converter.convert(found.weights, **{name: ctx.params[name] for name in converter.options})
+        if route is not None:
+            _refuse_others(ctx, converter.options, f"{checkpoint.name} is taken for the folder of old photographs")
+            pipe = converter.convert(checkpoint, route=route)
+        else:
+            found = read_checkpoint(checkpoint)
+            if found.family not in CONVERTERS:
+                raise InvalidInputError(
+                    f"{checkpoint.name} is one of several networks of {FAMILIES[found.family]}; give the folder "
+                    "`checkpoints` that holds them, with route"
+                )
+            converter = CONVERTERS[found.family]
+            _refuse_others(ctx, converter.options, f"{checkpoint.name} holds weights of {FAMILIES[found.family]}")
+            pipe = converter.convert(found.weights, **{name: ctx.params[name] for name in converter.options})
     except (InvalidInputError, OSError) as error:
         raise click.ClickException(_with_options(ctx, one_line(error))) from error
     for name, text in converter.describe(pipe).items():

@@ -41,8 +41,9 @@ from .printing import Printer
 @click.option(
     "--model",
     metavar="REPO_OR_FOLDER",
-    help="An unconditional DDPM, a ColdDiffusionPipeline, an RDDMPipeline or a Pix2PixPipeline: a repository of the "
-    "Hugging Face Hub or a folder.  [default: with --task, the bundled prior; without, the bundled restorer]",
+    help="An unconditional DDPM, a ColdDiffusionPipeline, an RDDMPipeline, a Pix2PixPipeline or an OldPhotoPipeline: a "
+    "repository of the Hugging Face Hub or a folder.  [default: with --task, the bundled prior; without, the bundled "
+    "restorer]",
 )
 @click.option(
     "--steps",

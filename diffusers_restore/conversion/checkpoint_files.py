@@ -22,10 +22,11 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _MOST_COMPRESSED = 3
 
-Family = Literal["guided-diffusion", "pix2pix"]
+Family = Literal["guided-diffusion", "old-photos", "pix2pix"]
 
 FAMILIES: dict[Family, str] = {
     "guided-diffusion": "guided-diffusion (arXiv:2105.05233) and improved-diffusion (arXiv:2102.09672)",
+    "old-photos": "Bringing Old Photos Back to Life (arXiv:2004.09484)",
     "pix2pix": "Pix2pix (arXiv:1611.07004) and CycleGAN (arXiv:1703.10593)",
 }
 """The codebases whose networks are converted."""
@@ -33,8 +34,12 @@ FAMILIES: dict[Family, str] = {
 # What some names of their weights are like, and no names of others.
 _NAMES: dict[Family, str] = {
     "guided-diffusion": r"^input_blocks\.",
+    "old-photos": r"^(encoder|decoder)\.\d+\.conv_block\.|^(before_NL|after_NL)\.\d+\.|^down_path\.\d+\.block\.",
     "pix2pix": r"^model\.model\.\d+\.model\.|^(model|net)\.\d+\.(conv_block\.|weight$|bias$)",
 }
+
+# A mapping of old photographs has names of Pix2pix, whose generators begin with a layer without weights.
+_BOTH = ("model.0.weight", r"^model\.\d+\.conv_block\.")
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
 _MOST_WRAPPERS = 4
@@ -94,6 +99,9 @@ def read_checkpoint(file: Path) -> Checkpoint:
     """
     found = _read(file)
     sets = _sets_of_weights(found, file)
+    if len(sets) > 1:
+        known = {name: weights for name, weights in sets.items() if _any_name(weights, *_NAMES.values())}
+        sets = known if len(known) == 1 else sets  # a training keeps other tensors, too, such as random states
     families = [_family(weights, file) for weights in sets.values()]
     if len(sets) > 1:
         first = next(iter(sets))
@@ -118,7 +126,8 @@ def _read(file: Path) -> Any:
     name = file.name
     if file.is_dir():
         raise InvalidInputError(
-            f"{str(file)!r} is a folder; a checkpoint file ({', '.join(CHECKPOINT_SUFFIXES)}) is expected"
+            f"{str(file)!r} is a folder; a checkpoint file ({', '.join(CHECKPOINT_SUFFIXES)}) is expected, or a "
+            "route for the folder of Bringing Old Photos Back to Life"
         )
     if not file.is_file():
         raise InvalidInputError(f"there is no file {str(file)!r}")
@@ -209,6 +218,9 @@ def _family(weights: Mapping[str, Tensor], file: Path) -> Family:
     for pattern, reason in _OTHERS.items():
         if _any_name(weights, pattern):
             raise InvalidInputError(f"{file.name} {reason}")
+    first, others = _BOTH
+    if first in weights and _any_name(weights, others):
+        return "old-photos"
     for family, pattern in _NAMES.items():
         if _any_name(weights, pattern):
             return family

@@ -11,6 +11,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import ModelCard
 
 from .checkpoint_files import Family
+from .old_photos import card_of_old_photos, describe_old_photos, load_old_photos
 from .pipeline import conversion_card, describe_network, pipeline_of_guided_diffusion
 from .pix2pix import card_of_generator, describe_generator, pipeline_of_pix2pix
 
@@ -44,6 +45,14 @@ def _trial_of_generator(pipe: Any) -> tuple[str, ...] | None:
     channels = {pipe.generator.config.in_channels, pipe.generator.config.out_channels}
     return ("restore", "photo.png", "-o", "out.png") if channels <= {1, 3} else None
 
+
+def _trial_of_old_photos(pipe: Any) -> tuple[str, ...]:
+    mask = ("--mask", "mask.png") if pipe.mapping.takes_mask and pipe.scratch_detector is None else ()
+    return ("restore", "photo.png", "-o", "out.png", *mask)
+
+
+OLD_PHOTOS = Converter(("route",), load_old_photos, describe_old_photos, card_of_old_photos, _trial_of_old_photos)
+"""For a folder of several networks, which none of them makes alone."""
 
 CONVERTERS: dict[Family, Converter] = {
     "guided-diffusion": Converter(

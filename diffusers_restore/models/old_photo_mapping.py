@@ -20,6 +20,7 @@ from .plug_in import SavesPlugIn, check_network_config
 
 Attention = Literal["none", "partial", "patch"]
 PATCHES = (8, 4, 2)  # sides of the patches of the high-resolution network, in latent pixels
+CHUNK = 1024  # patches that are compared with the known ones at once: memory stays linear in pixels
 MASKED = 0.6  # share of a patch from which on it counts as masked
 
 
@@ -59,7 +60,8 @@ def compose_patches(x: Tensor, masked: Tensor, side: int) -> Tensor:
         lost = share > MASKED
         if bool(lost.any()) and not bool(lost.all()):
             directions = functional.normalize(columns, dim=0)
-            nearest = (directions[:, lost].mT @ directions[:, ~lost]).argmax(dim=1)
+            known, parts = directions[:, ~lost], directions[:, lost].mT.split(CHUNK)
+            nearest = torch.cat([(part @ known).argmax(dim=1) for part in parts])
             columns = columns.clone()
             columns[:, lost] = columns[:, ~lost][:, nearest]
         composed.append(columns)

@@ -33,6 +33,7 @@ from .common import uncompiled
 from .pipeline_scratch_detection import check_finite, find_scratches
 
 WHITE = 1.0  # what masked pixels are painted with
+THRESHOLD, DETECTION_SIZE = 0.4, 256  # of the detector, as the published code has them
 DILATION = 3  # by how many pixels masks grow for patch attention, as it was trained with
 
 
@@ -139,8 +140,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         self,
         image: images.ImageInput,
         mask: Tensor | None = None,
-        threshold: float = 0.4,
-        detection_size: int | None = 256,
+        threshold: float = THRESHOLD,
+        detection_size: int | None = DETECTION_SIZE,
         stretch: bool = False,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -180,8 +181,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         size = (given.shape[2], given.shape[3])
         multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
         canvas = Canvas(channels, 1, grey, size, multiple, max(multiple, self.vae_degraded.min_size))
-        masks = self._masks(given, mask, threshold, detection_size)
         x = canvas.extend(with_channels(given, channels))
+        masks = self._masks(given, mask, threshold, detection_size)
         shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
         if shown is not None:
             x = paint(x, shown)

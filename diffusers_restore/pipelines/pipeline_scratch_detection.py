@@ -34,9 +34,7 @@ def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size:
     if detector.training:  # its norms would be those of this picture, and would learn from it
         raise InvalidInputError(f"{name} is in training mode, in which its batch norms learn; call {name}.eval() first")
     height, width = pictures.shape[2:]
-    multiple = detector.size_multiple
-    scale = 1.0 if size is None else size / min(height, width)
-    sides = [max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width)]
+    sides = detection_sides(detector, height, width, size)
     found = []
     with torch.autocast(pictures.device.type, enabled=False):  # which would round the pictures before they are resized
         grey = with_channels(pictures, 1)
@@ -46,6 +44,14 @@ def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size:
     probability = functional.interpolate(torch.cat(found), (height, width), mode="bilinear")
     check_finite(name, probability)
     return probability
+
+
+def detection_sides(detector: ScratchDetector, height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Height and width of what the detector looks at, for a picture of this size and a shorter side of `size`."""
+    multiple = detector.size_multiple
+    scale = 1.0 if size is None else size / min(height, width)
+    high, wide = (max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width))
+    return high, wide
 
 
 def check_finite(name: str, made: Tensor) -> None:

@@ -16,7 +16,7 @@ from ..errors import one_line
 from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network, is_score_network
 from .arguments import ArgumentError, ModelError
-from .kinds import PIX2PIX, PRIOR, RDDM, Kind
+from .kinds import OLD_PHOTO, PIX2PIX, PRIOR, RDDM, Kind
 from .loading import check_class_label, load_pipeline
 from .memory import enough_memory
 from .progress import bar_options
@@ -106,7 +106,7 @@ def _trained_draw(drawer: Drawer, model: str) -> tuple[Draw, int]:
         able = not pipe.inputs.conditioned and pipe.config.generates is not False
         why = "it restores a picture that it is shown; `restore --model` does that"
         steps = min(10, len(pipe.scheduler)) if steps is None else steps
-    elif drawer.kind is PIX2PIX:
+    elif drawer.kind in (PIX2PIX, OLD_PHOTO):
         able, why = False, "it makes pictures of those that it is shown; `restore --model` does that"
     else:
         able = pipe.prior is not None or pipe.scheduler.degradation.forgets

@@ -66,7 +66,8 @@ PRIOR = Kind(
 COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct"), ".trained:ColdRestorer")
 RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING), ".trained:RDDMRestorer")
 PIX2PIX = Kind("a Pix2PixPipeline", "Pix2PixPipeline", _SAMPLING, ".trained:Pix2PixRestorer")
-KINDS = (PRIOR, COLD, RDDM, PIX2PIX)
+OLD_PHOTO = Kind("an OldPhotoPipeline", "OldPhotoPipeline", _MASK, ".trained:OldPhotoRestorer")
+KINDS = (PRIOR, COLD, RDDM, PIX2PIX, OLD_PHOTO)
 
 
 def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str, Kind]:
@@ -109,7 +110,7 @@ def find_kind(model: str | PathLike[str]) -> Kind:
 
     Raises:
         ArgumentError: it is neither.
-        ModelError: it has no index that can be read.
+        ModelError: it has no index that can be read, or makes masks.
     """
     model = _as_text(model)
     if is_absent_folder(model):
@@ -126,6 +127,10 @@ def find_kind(model: str | PathLike[str]) -> Kind:
         raise ModelError("{model} {0!r} cannot be loaded: {1}", model, why_not(model, error)) from error
     name = index.get("_class_name") if isinstance(index, dict) else None
     name = name[-1] if isinstance(name, list) else name
+    if name == "ScratchDetectionPipeline":
+        raise ModelError(
+            "{model} {0!r} is a ScratchDetectionPipeline: it finds scratches, and makes no pictures", model
+        )
     return next((kind for kind in KINDS if kind.pipeline == name), PRIOR)
 
 
@@ -175,13 +180,14 @@ def load(
     """A model with the options of its calls, ready to restore.
 
     Args:
-        model: an unconditional DDPM, a `ColdDiffusionPipeline`, an `RDDMPipeline` or a `Pix2PixPipeline`: a repository
-            of the Hub or a folder; None is the bundled prior where there is a task, else the bundled restorer.
+        model: an unconditional DDPM, a `ColdDiffusionPipeline`, an `RDDMPipeline`, a `Pix2PixPipeline` or an
+            `OldPhotoPipeline`: a repository of the Hub or a folder; None is the bundled prior where there is a task,
+            else the bundled restorer.
         steps: network evaluations; None is the model's own number.
         device: "auto", "cpu", "cuda", "cuda:1" or "mps".
         dtype: of the network: "auto", "float32", "bfloat16" or "float16".
-        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`, `Pix2PixRestorer`; None is
-            not given.
+        options: of the model's kind: see `ZeroShotRestorer`, `ColdRestorer`, `RDDMRestorer`, `Pix2PixRestorer`,
+            `OldPhotoRestorer`; None is not given.
 
     Raises:
         ArgumentError: an option that the kind of model doesn't have, or that can't be used.

@@ -14,7 +14,7 @@ import diffusers_restore
 
 from ..pipelines import precision
 from .arguments import ArgumentError, ModelError
-from .kinds import COLD, PRIOR, Kind, is_absent_folder, why_not
+from .kinds import COLD, OLD_PHOTO, PRIOR, Kind, is_absent_folder, why_not
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -86,8 +86,8 @@ def find_dtype(name: str, device: torch.device, kind: Kind) -> torch.dtype:
     """
     name = str(name).removeprefix("torch.")  # a torch.dtype too
     if name == "auto":
-        # bfloat16 is too coarse for what a strong blur leaves of a picture.
-        return torch.float32 if kind is COLD and device.type == "cpu" else precision.fast_dtype(device)
+        # bfloat16 is too coarse for what a strong blur leaves of a picture, and for attention without a scale.
+        return torch.float32 if kind in (COLD, OLD_PHOTO) and device.type == "cpu" else precision.fast_dtype(device)
     if name not in DTYPES:
         raise ArgumentError("{dtype} must be one of auto, {0}, got {1!r}", ", ".join(DTYPES), name)
     return DTYPES[name]

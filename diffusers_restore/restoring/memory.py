@@ -17,13 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..models.image_translator import ImageTranslator
+from ..models.old_photo_mapping import CHUNK
 from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network, uncompiled
+from ..pipelines.pipeline_old_photo import DETECTION_SIZE, OldPhotoPipeline
+from ..pipelines.pipeline_scratch_detection import detection_sides
 from .arguments import ModelError
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation")
 _SMALL = 500_000
 """Pixels that are not worth a question."""
+
+_ATTENTION = 14
+"""Feature maps of a mapping's attention: queries, keys, values, what is known of them, results, and copies."""
 
 
 @contextmanager
@@ -66,6 +72,54 @@ def check_memory(
     multiple = size_multiple(network)
     needed = network_memory(network, height + -height % multiple, width + -width % multiple, gradient)
     needed += height * width * more_per_pixel
+    _check_free(network, height, width, needed, gradient)
+
+
+def check_old_photo_memory(pipe: OldPhotoPipeline, shape: Sequence[int], more_per_pixel: int, *, detects: bool) -> None:
+    """The same for the networks of a photograph, of which one is at work at a time.
+
+    Args:
+        pipe: with the networks.
+        shape: (..., H, W) of the photograph.
+        more_per_pixel: bytes beside the networks.
+        detects: whether the detector looks first.
+
+    Raises:
+        ModelError: it is too small; the message has both figures.
+    """
+    height, width = shape[-2:]
+    needed = old_photo_memory(pipe, height, width, detects) + height * width * more_per_pixel
+    _check_free(pipe.mapping, height, width, needed, gradient=False)
+
+
+def old_photo_memory(pipe: OldPhotoPipeline, height: int, width: int, detects: bool) -> int:
+    """Bytes of what is alive at the worst moment of detection, encoding, mapping and decoding.
+
+    Attention depends on the mask, which isn't known: all is counted as if nothing were hidden (keys and values of all
+    pixels) and, for patches, as if as many were hidden as are compared at once.
+    """
+    vae, mapping, clean = (uncompiled(one) for one in (pipe.vae_degraded, pipe.mapping, pipe.vae_clean))
+    multiple = vae.size_multiple * mapping.size_multiple
+    sides = [max(vae.min_size, n + -n % multiple) for n in (height, width)]
+    high, wide = (side // vae.size_multiple for side in sides)
+    channels, bytes_of_one = mapping.config.block_out_channels[-1], mapping.dtype.itemsize
+    latents = (mapping.config.latent_channels, high, wide)
+    attention = _ATTENTION * channels * high * wide * bytes_of_one if mapping.takes_mask else 0
+    if mapping.patch_attentions:
+        attention += CHUNK * (high * wide // 4) * bytes_of_one  # the smallest patches have 2 x 2
+    stages = [
+        _peak(vae, {}, (vae.config.in_channels, *sides), lambda twin, x: twin(x, "encoder")),
+        _peak(mapping, {"attention": "none"}, latents, lambda twin, x: twin(x)) + attention,
+        _peak(clean, {}, latents, lambda twin, x: twin(x, "decoder")),
+    ]
+    if detects:
+        detector = uncompiled(pipe.scratch_detector)
+        seen = detection_sides(detector, height, width, DETECTION_SIZE)
+        stages.append(_peak(detector, {}, (1, *seen), lambda twin, x: twin(x)))
+    return max(stages)
+
+
+def _check_free(network: Any, height: int, width: int, needed: int, gradient: bool) -> None:
     free = free_memory(network.device)
     if needed > free:
         smaller = ", a {method} without a gradient" if gradient else ""
@@ -83,21 +137,41 @@ def network_memory(network: Network | ImageTranslator, height: int, width: int, 
     With `gradient`, while it goes back to the picture, too.
     """
     own = uncompiled(network)
+    inputs: dict[str, Any] = {}
+    if not isinstance(own, ImageTranslator):
+        labeled = own.config.get("num_class_embeds") is not None
+        inputs["timestep"] = torch.zeros(1, device="meta")
+        inputs["class_labels"] = torch.zeros(1, dtype=torch.long, device="meta") if labeled else None
+    shape = (own.config.in_channels, height, width)
+    return _peak(own, {}, shape, lambda twin, x: twin(x, **inputs, return_dict=False)[0], gradient)
+
+
+def _peak(
+    own: Any,
+    changes: dict[str, Any],
+    shape: Sequence[int],
+    call: Callable[[Any, Tensor], Tensor],
+    gradient: bool = False,
+) -> int:
+    """Bytes of what is alive at the worst moment of a call of a network's twin without numbers.
+
+    Args:
+        own: the network.
+        changes: of its configuration.
+        shape: (C, H, W) of what it is given.
+        call: of the twin.
+        gradient: whether it goes back to what it is given.
+    """
     with torch.device("meta"):
         config = {key: value for key, value in own.config.items() if not key.startswith("_")}
-        twin = type(own)(**config).eval()
+        twin = type(own)(**config | changes).eval()
         for parameter in (*twin.parameters(), *twin.buffers()):
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(own.dtype)
-        x = torch.empty(1, own.config.in_channels, height, width, dtype=own.dtype)
-        inputs: dict[str, Any] = {}
-        if not isinstance(own, ImageTranslator):
-            labeled = own.config.get("num_class_embeds") is not None
-            inputs["timestep"] = torch.zeros(1)
-            inputs["class_labels"] = torch.zeros(1, dtype=torch.long) if labeled else None
+        x = torch.empty(1, *shape, dtype=own.dtype)
     with torch.set_grad_enabled(gradient), _AttentionInPlace(), _LiveBytes() as live:
         x.requires_grad_(gradient)
-        output = twin(x, **inputs, return_dict=False)[0]
+        output = call(twin, x)
         if gradient:
             torch.autograd.grad(output, x, torch.empty_like(output))
     return live.peak

@@ -9,13 +9,15 @@ import torch
 from .. import DEFAULT_RESTORER
 from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
+from ..pipelines.pipeline_old_photo import DETECTION_SIZE, THRESHOLD
+from ..pipelines.pipeline_scratch_detection import find_scratches
 from .arguments import ArgumentError, check, check_samples
 from .blind import examine
 from .jobs import Job, PathInput, Remarks
-from .kinds import COLD, MAX_SEED, PIX2PIX, RDDM
+from .kinds import COLD, MAX_SEED, OLD_PHOTO, PIX2PIX, RDDM
 from .loading import load_pipeline
 from .masks import Masks
-from .memory import check_memory
+from .memory import check_memory, check_old_photo_memory, enough_memory
 from .restorer import Draw, Restorer
 
 _MEMORY = 120
@@ -189,6 +191,85 @@ class Pix2PixRestorer(Restorer):
             return translated
 
         return draw, Remarks()
+
+
+class OldPhotoRestorer(Restorer):
+    """An `OldPhotoPipeline`, which looks once; of what is scratched, it asks its detector unless there is a mask.
+
+    Args:
+        steps: None; there is but one evaluation.
+        mask: file of a black and white picture for networks that take one: white is undamaged; or a folder with one for
+            each picture. (`OldPhotoPipeline` itself takes 1 where a picture is damaged.)
+        invert_mask: white is damaged.
+        mask_threshold: what counts as white, in 0..1; None is the middle.
+        max_pixels, strength, quality: as of `Restorer`.
+
+    Raises:
+        ArgumentError: steps.
+    """
+
+    def __init__(
+        self,
+        steps: int | None = None,
+        mask: PathInput | None = None,
+        invert_mask: bool = False,
+        mask_threshold: float | None = None,
+        max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
+    ) -> None:
+        super().__init__(max_pixels, strength, quality)
+        if steps not in (None, 1):
+            raise ArgumentError("{steps}: this {model} is an OldPhotoPipeline, which looks once")
+        self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+
+    @property
+    def network(self) -> Any:
+        """The mapping, the largest of its networks."""
+        return self.pipe.mapping
+
+    @property
+    def description(self) -> str:
+        """As `Restorer.description`, of all its networks."""
+        parts = (part for part in self.pipe.components.values() if part is not None)
+        count = sum(one.numel() for part in parts for one in part.parameters()) / 1e6
+        where = f"{self.network.dtype} on {self.pipe.device}".removeprefix("torch.")
+        return f"OldPhotoPipeline with {count:.1f} million parameters, {where}"
+
+    def load(self, model: str, device: str, dtype: str) -> None:
+        """As `Restorer.load`."""
+        self.pipe = load_pipeline(OLD_PHOTO, model, device, dtype)
+        if self.masks and not self.network.takes_mask:
+            raise ArgumentError("{mask}: this model takes none")
+        if self.network.takes_mask and not self.masks and self.pipe.scratch_detector is None:
+            raise ArgumentError(
+                "{mask} is needed: this model is shown where the picture is damaged, as black, and has no detector"
+            )
+
+    def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
+        """As `Restorer.prepare`."""
+        detects = self.network.takes_mask and not self.masks
+        check_old_photo_memory(self.pipe, picture.tensor.shape, _MEMORY, detects=detects)
+        options: dict[str, Any] = {"output_type": "latent", "return_dict": False}
+        remarks = Remarks()
+        if self.masks:
+            known, remarks = self.masks.of(job)
+            options["mask"] = 1 - known
+        elif detects:
+            size = (picture.tensor.shape[-1], picture.tensor.shape[-2])
+            with enough_memory(
+                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
+            ):
+                pictures = picture.tensor.to(self.pipe.device)
+                found = find_scratches("scratch_detector", self.pipe.scratch_detector, pictures, DETECTION_SIZE)
+            options["mask"] = (found >= THRESHOLD).float()
+            remarks = Remarks((f"{float(options['mask'].mean()):.1%} taken for scratches",))
+
+        def draw(i: int) -> torch.Tensor:
+            restored: torch.Tensor = self.pipe(picture.tensor, **options)[0]
+            return restored
+
+        return draw, remarks
 
 
 def check_steps(pipe: object, steps: int | None, **start: int | None) -> None:

@@ -79,6 +79,14 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         check_folders(self.data, self.training)
         check_sizes(self.data, self.network.size_multiple)
+        least = 2 * self.network.size_multiple  # borders are mirrored, those of the coarsest level, too
+        for name in ("resolution", "validation_resolution"):
+            size = getattr(self.data, name)
+            if size is not None and size < least:
+                raise InvalidInputError(
+                    f"{name} must be {least} or more, which the network's levels need, got {size}; fewer "
+                    "block_out_channels need less"
+                )
 
 
 @dataclass(frozen=True)
