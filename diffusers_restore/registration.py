@@ -27,6 +27,7 @@ STAND_INS = {"UNet2DModel": "ResidualUNet2DModel"}
 
 NETWORKS = (
     *STAND_INS.values(),
+    "FaceEnhancer",
     "OldPhotoMapping",
     "OldPhotoVAE",
     "ResnetGenerator",

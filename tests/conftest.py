@@ -18,6 +18,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from warm import Python
 
 from diffusers_restore import (
+    FaceEnhancer,
     OldPhotoMapping,
     OldPhotoPipeline,
     OldPhotoVAE,
@@ -103,11 +104,12 @@ def make_generator(kind: type[Any] = UNetGenerator, **config: Any) -> UNetGenera
 
 
 def make_old_photo_network(kind: type[Any], seed: int = 0, **config: Any) -> Any:
-    """A small autoencoder, mapping or detector of old photographs, with what its norms have learned, if anything."""
+    """A small network of old photographs, with what its norms have learned, if anything."""
     small = {
         OldPhotoVAE: {"block_out_channels": (4, 6, 8), "num_blocks": 1},
         OldPhotoMapping: {"latent_channels": 8, "block_out_channels": (12, 16), "num_blocks": 2},
         ScratchDetector: {"block_out_channels": (4, 6, 8)},
+        FaceEnhancer: {"sample_size": 16, "block_out_channels": (4, 6, 8), "hidden_channels": 4},
     }[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -124,13 +126,16 @@ def make_old_photo_network(kind: type[Any], seed: int = 0, **config: Any) -> Any
     return network
 
 
-def make_old_photo_pipeline(attention: str = "none", detects: bool = False, **options: Any) -> OldPhotoPipeline:
+def make_old_photo_pipeline(
+    attention: str = "none", detects: bool = False, enhances: bool = False, **options: Any
+) -> OldPhotoPipeline:
     """A small restorer of old photographs, by two different autoencoders."""
     return OldPhotoPipeline(
         make_old_photo_network(OldPhotoVAE),
         make_old_photo_network(OldPhotoMapping, attention=attention),
         make_old_photo_network(OldPhotoVAE, seed=1),
         make_old_photo_network(ScratchDetector) if detects else None,
+        make_old_photo_network(FaceEnhancer) if enhances else None,
         **options,
     )
 

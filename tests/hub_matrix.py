@@ -97,7 +97,7 @@ def prepare(folder: Path) -> None:
             make_unet(channels=6, out_channels=3),
         ),
         "pix2pix": Pix2PixPipeline(make_generator()),
-        "old_photo": make_old_photo_pipeline("partial", True),
+        "old_photo": make_old_photo_pipeline("partial", True, True),
         "scratch_detection": ScratchDetectionPipeline(make_old_photo_network(ScratchDetector)),
     }
     for method, pipe in pipelines.items():

@@ -92,6 +92,7 @@ from diffusers_restore import (
 from diffusers_restore.degradations import Blur, Mix
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.operators import BlockMean
+from diffusers_restore.pipelines.faces import face_template
 from diffusers_restore.pipelines.pipeline_old_photo import OldPhotoOutput
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.zero_shot import ZeroShotScheduler
@@ -329,11 +330,19 @@ CASES = {
         rounding=4.0,
     ),
     "old photo, scratched": Case(
-        lambda: make_old_photo_pipeline("partial", True),
+        lambda: make_old_photo_pipeline("partial", True, True),
         # No pixel is so near the threshold that rounding would decide.
-        lambda n: {"image": pictures(n, PHOTO, 12), "detection_size": None, "threshold": 0.7},
+        lambda n: {
+            "image": pictures(n, PHOTO, 12),
+            "detection_size": None,
+            "threshold": 0.7,
+            "faces": lambda picture: [((4, 2, 20, 18), face_template(16) + torch.tensor([5.0, 3.0]), 1.0)],
+        },
         draws=False,
-        without={"mask": (torch.rand(*PHOTO[1:], generator=torch.Generator().manual_seed(3)) < 0.1).float()},
+        without={
+            "mask": (torch.rand(*PHOTO[1:], generator=torch.Generator().manual_seed(3)) < 0.1).float(),
+            "faces": None,
+        },
         chain=False,
         generator=False,
         part="vae_clean",

@@ -36,8 +36,9 @@ class SpatialNorm(nn.Module):
         self.conv_shift = nn.Conv2d(hidden, channels, 3, padding=1)
 
     def forward(self, x: Tensor, face: Tensor) -> Tensor:
-        seen = functional.relu(self.conv_in(face))
-        return self.norm(x) * (1 + self.conv_scale(seen)) + self.conv_shift(seen)
+        # Layerwise casting leaves what is in a norm in its own precision.
+        seen = functional.relu(self.conv_in(face.to(self.conv_in.weight.dtype)))
+        return self.norm(x) * (1 + self.conv_scale(seen).to(x.dtype)) + self.conv_shift(seen).to(x.dtype)
 
 
 class FaceBlock(nn.Module):

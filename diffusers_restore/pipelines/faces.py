@@ -196,6 +196,23 @@ def find_faces(picture: Tensor, detect: Detect) -> list[Face]:
     return [_face(f"face {i} of the detector", one) for i, one in enumerate(_listed("the detector's faces", found))]
 
 
+def check_faces(name: str, faces: Any, size: int = SIZE) -> list[Face]:
+    """The faces of one picture, which can be aligned.
+
+    Args:
+        name: of the argument, for errors.
+        faces: `Face` or (box, five points, score) for each.
+        size: of the aligned faces.
+
+    Raises:
+        InvalidInputError: other types, NaN, or landmarks that don't lie as those of a face do.
+    """
+    known = [_face(f"{name}[{i}]", one) for i, one in enumerate(_listed(name, faces))]
+    for i, face in enumerate(known):
+        _aligning(f"{name}[{i}]", face, size)
+    return known
+
+
 @torch.no_grad()
 def enhance_faces(
     picture: Tensor,
@@ -224,10 +241,7 @@ def enhance_faces(
     own = network if isinstance(network, FaceEnhancer) else None
     if size is None:
         size = SIZE if own is None else int(own.config.sample_size)
-    if callable(faces):
-        known = find_faces(picture, faces)
-    else:
-        known = [_face(f"faces[{i}]", one) for i, one in enumerate(_listed("faces", faces))]
+    known = find_faces(picture, faces) if callable(faces) else check_faces("faces", faces, size)
     transforms = [_aligning(f"faces[{i}]", face, size) for i, face in enumerate(known)]
     made = picture
     for transform in transforms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from .. import images
 from ..errors import InvalidInputError, check_bool, check_int, check_real
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
+from ..models.face_enhancer import FaceEnhancer
 from ..models.old_photo_mapping import OldPhotoMapping
 from ..models.old_photo_vae import OldPhotoVAE
 from ..models.scratch_detector import ScratchDetector
@@ -30,7 +32,8 @@ from .canvas import (
     with_channels,
 )
 from .common import uncompiled
-from .pipeline_scratch_detection import check_finite, find_scratches
+from .faces import Detect, check_faces, enhance_faces
+from .pipeline_scratch_detection import check_finite, check_not_training, find_scratches
 
 WHITE = 1.0  # what masked pixels are painted with
 THRESHOLD, DETECTION_SIZE = 0.4, 256  # of the detector, as the published code has them
@@ -56,13 +59,15 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
 
     An autoencoder of degraded photographs encodes, a mapping leads to the latents of clean ones, and their autoencoder
     decodes. Mappings with attention fill in what a mask hides, which is painted white before; the mask is the user's,
-    or that of the detector. Several threads may call one pipeline at once.
+    or that of the detector. Then faces are enhanced by themselves, if the call is told where they are. Several threads
+    may call one pipeline at once.
 
     Args:
         vae_degraded: of degraded photographs.
         mapping: of its latents to those of `vae_clean`.
         vae_clean: of clean photographs.
         scratch_detector: for mappings that take a mask.
+        face_enhancer: of faces that a call is told of.
         keeps_grey: grey photographs come back grey.
 
     Raises:
@@ -77,8 +82,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         (30, 20)
     """
 
-    model_cpu_offload_seq = "scratch_detector->vae_degraded->mapping->vae_clean"
-    _optional_components = ["scratch_detector"]
+    model_cpu_offload_seq = "scratch_detector->vae_degraded->mapping->vae_clean->face_enhancer"
+    _optional_components = ["scratch_detector", "face_enhancer"]
 
     def __init__(
         self,
@@ -86,17 +91,23 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         mapping: OldPhotoMapping,
         vae_clean: OldPhotoVAE,
         scratch_detector: ScratchDetector | None = None,
+        face_enhancer: FaceEnhancer | None = None,
         keeps_grey: bool = True,
     ) -> None:
         super().__init__()
-        kinds = {"vae_degraded": OldPhotoVAE, "mapping": OldPhotoMapping, "vae_clean": OldPhotoVAE}
-        given = {"vae_degraded": vae_degraded, "mapping": mapping, "vae_clean": vae_clean}
-        if scratch_detector is not None:
-            kinds, given = kinds | {"scratch_detector": ScratchDetector}, given | {"scratch_detector": scratch_detector}
-        for name, kind in kinds.items():
-            if not isinstance(uncompiled(given[name]), kind):
-                article = "a" if kind is ScratchDetector else "an"
-                raise InvalidInputError(f"{name} must be {article} {kind.__name__}, got {type(given[name]).__name__}")
+        kinds: dict[str, tuple[Any, type]] = {
+            "vae_degraded": (vae_degraded, OldPhotoVAE),
+            "mapping": (mapping, OldPhotoMapping),
+            "vae_clean": (vae_clean, OldPhotoVAE),
+        }
+        optional = {
+            "scratch_detector": (scratch_detector, ScratchDetector),
+            "face_enhancer": (face_enhancer, FaceEnhancer),
+        }
+        for name, (network, kind) in (kinds | {k: v for k, v in optional.items() if v[0] is not None}).items():
+            if not isinstance(uncompiled(network), kind):
+                article = "an" if kind.__name__[0] in "AEIOU" else "a"
+                raise InvalidInputError(f"{name} must be {article} {kind.__name__}, got {type(network).__name__}")
         widths = [one.config.block_out_channels[-1] for one in (vae_degraded, vae_clean)]
         if {*widths, mapping.config.latent_channels} != {widths[0]} or (
             vae_degraded.config.in_channels != vae_clean.config.in_channels
@@ -113,7 +124,11 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                 f"{halvings[0]} and by {halvings[1]}"
             )
         self.register_modules(
-            vae_degraded=vae_degraded, mapping=mapping, vae_clean=vae_clean, scratch_detector=scratch_detector
+            vae_degraded=vae_degraded,
+            mapping=mapping,
+            vae_clean=vae_clean,
+            scratch_detector=scratch_detector,
+            face_enhancer=face_enhancer,
         )
         self.register_to_config(keeps_grey=check_bool("keeps_grey", keeps_grey))
 
@@ -143,6 +158,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         threshold: float = THRESHOLD,
         detection_size: int | None = DETECTION_SIZE,
         stretch: bool = False,
+        faces: Detect | Sequence[Any] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> OldPhotoOutput | tuple[Any, Tensor | None]:
@@ -159,6 +175,10 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
             threshold: from which probability on the detector sees a scratch.
             detection_size: shorter side of the photographs that the detector looks at; None is their own.
             stretch: spread the values of each result over the whole range, as the published code does.
+            faces: for `face_enhancer`; None leaves faces as they are. What finds them in a PIL picture,
+                `detect(picture) -> [(box, points, score), ...]`, which is shown the restored ones; or a list of such
+                tuples for each photograph. box is (left, top, right, bottom); points are (x, y) of left eye, right eye,
+                nose, left and right corner of the mouth, as one sees them, in pixels.
             output_type: "pil", "np" ((B, H, W, C) in [0, 1]), "pt" ((B, C, H, W) in [0, 1]), both clipped, or "latent"
                 ((B, C, H, W) in [-1, 1], the networks' own units).
             return_dict: False returns a tuple.
@@ -177,6 +197,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         device, channels = self._execution_device, self.vae_clean.config.in_channels
         given = images.to_tensor(image).to(device)
         check_channels(output_type, channels)
+        found = self._faces(faces, len(given))
         grey = self.config.keeps_grey and given.shape[1] == 1 and channels == 3
         size = (given.shape[2], given.shape[3])
         multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
@@ -201,6 +222,9 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         if stretch:
             low, high = restored.amin(dim=(1, 2, 3), keepdim=True), restored.amax(dim=(1, 2, 3), keepdim=True)
             restored = 2 * (restored - low) / (high - low).clamp_min(1e-5) - 1
+        if found is not None:
+            parts = [enhance_faces(restored[i : i + 1], one, self.face_enhancer) for i, one in enumerate(found)]
+            restored = torch.cat(parts)
         self.maybe_free_model_hooks()
         (shown_images,) = to_output(restored, output_type, return_dict=False)
         return OldPhotoOutput(images=shown_images, scratch_mask=masks) if return_dict else (shown_images, masks)
@@ -223,6 +247,24 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
             found = find_scratches("scratch_detector", self.scratch_detector, pictures, detection_size)
             return (found >= threshold).float()
         return check_mask(mask, len(pictures), height, width, pictures.device).clone()  # it is returned, too
+
+    def _faces(self, faces: Any, count: int) -> list[Any] | None:
+        """What finds the faces of each picture, or the faces themselves."""
+        if faces is None:
+            return None
+        if self.face_enhancer is None:
+            raise InvalidInputError("faces must be None: this pipeline has no face_enhancer")
+        check_not_training("face_enhancer", self.face_enhancer)
+        if callable(faces):
+            return [faces] * count
+        form = "a function of a PIL picture or a list of the faces of each picture"
+        if isinstance(faces, (str, bytes)) or not isinstance(faces, Sequence):
+            raise InvalidInputError(f"faces must be {form}, got {faces!r:.99}")
+        of_each = [faces] if count == 1 and all(isinstance(one, tuple) for one in faces) else list(faces)
+        if len(of_each) != count:
+            raise InvalidInputError(f"faces must be {form}: {count} lists, got {len(of_each)}")
+        size = self.face_enhancer.config.sample_size
+        return [check_faces(f"faces[{i}]", one, size) for i, one in enumerate(of_each)]
 
 
 def paint(pictures: Tensor, mask: Tensor) -> Tensor:

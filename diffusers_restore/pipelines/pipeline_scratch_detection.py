@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import images
@@ -31,8 +31,7 @@ def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size:
     Raises:
         InvalidInputError: pictures of other channels, a detector in training mode, or one that gives NaN.
     """
-    if detector.training:  # its norms would be those of this picture, and would learn from it
-        raise InvalidInputError(f"{name} is in training mode, in which its batch norms learn; call {name}.eval() first")
+    check_not_training(name, detector)
     height, width = pictures.shape[2:]
     sides = detection_sides(detector, height, width, size)
     found = []
@@ -52,6 +51,12 @@ def detection_sides(detector: ScratchDetector, height: int, width: int, size: in
     scale = 1.0 if size is None else size / min(height, width)
     high, wide = (max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width))
     return high, wide
+
+
+def check_not_training(name: str, network: nn.Module) -> None:
+    """Raise InvalidInputError if the batch norms of a network would be those of this picture, and learn from it."""
+    if network.training:
+        raise InvalidInputError(f"{name} is in training mode, in which its batch norms learn; call {name}.eval() first")
 
 
 def check_finite(name: str, made: Tensor) -> None:
