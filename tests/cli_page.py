@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from adm_reference import ADM
 from click.testing import CliRunner
+from old_photos_reference import write_checkpoints
 from PIL import Image
 from pix2pix_reference import UNet, randomised
 
@@ -48,6 +49,7 @@ def prepare(folder: Path) -> None:
     torch.save(network.weights(dtype=torch.float32), folder / "ffhq.pt")
     generator = randomised(UNet((8, 16, 32, 32, 32, 32)), dtype=torch.float32)
     torch.save(generator.state_dict(), folder / "latest_net_G.pth")
+    write_checkpoints(folder / "checkpoints")
 
 
 def run(block: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -214,3 +216,22 @@ def randomised(network: nn.Module, seed: int = 0, dtype: torch.dtype = torch.flo
             if "running" in name:
                 buffer.copy_(0.3 * draw(buffer).abs() + 0.5)
     return network.to(dtype).eval()
+
+
+PARTS: dict[str, Callable[[], nn.Module]] = {
+    "restoration/VAE_A_quality/latest_net_G.pth": VAE,
+    "restoration/VAE_B_quality/latest_net_G.pth": VAE,
+    "restoration/VAE_B_scratch/latest_net_G.pth": VAE,
+    "restoration/mapping_quality/latest_net_mapping_net.pth": Mapping,
+    "restoration/mapping_scratch/latest_net_mapping_net.pth": Scratch,
+    "restoration/mapping_Patch_Attention/latest_net_mapping_net.pth": HighResolution,
+    "detection/FT_Epoch_latest.pt": Detector,
+}
+
+
+def write_checkpoints(folder: Path) -> None:
+    """Small networks in a folder as the published archives unpack it."""
+    for seed, (name, make) in enumerate(PARTS.items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        state = randomised(make(), seed, torch.float32).state_dict()
+        torch.save({"model_state": state, "epoch": 3} if "detection" in name else state, folder / name)

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
-from old_photos_reference import VAE, Detector, HighResolution, Mapping, Scratch, randomised
+from old_photos_reference import PARTS, VAE, Detector, HighResolution, Mapping, Scratch, randomised, write_checkpoints
 from pix2pix_reference import Resnet
 from torch import Tensor, nn
 from torch.nn import functional
@@ -254,26 +254,12 @@ def test_generators_of_pix2pix_are_still_told_apart(tmp_path: Path) -> None:
         load_weights(tmp_path / "a.pth", "old-photos")
 
 
-PARTS: dict[str, Make] = {
-    "restoration/VAE_A_quality/latest_net_G.pth": VAE,
-    "restoration/VAE_B_quality/latest_net_G.pth": VAE,
-    "restoration/VAE_B_scratch/latest_net_G.pth": VAE,
-    "restoration/mapping_quality/latest_net_mapping_net.pth": Mapping,
-    "restoration/mapping_scratch/latest_net_mapping_net.pth": Scratch,
-    "restoration/mapping_Patch_Attention/latest_net_mapping_net.pth": HighResolution,
-    "detection/FT_Epoch_latest.pt": Detector,
-}
 OF_ROUTES = {"quality": (0, 3, 1), "scratch": (0, 4, 2), "scratch-hr": (0, 5, 2)}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As the published archives unpack it."""
-    for seed, (name, make) in enumerate(PARTS.items()):
-        file = tmp_path / "checkpoints" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        state = randomised(make(), seed, torch.float32).state_dict()
-        torch.save({"model_state": state, "epoch": 3} if "detection" in name else state, file)
+    write_checkpoints(tmp_path / "checkpoints")
     return tmp_path / "checkpoints"
 
 

@@ -21,7 +21,8 @@ import pytest
 import torch
 from adm_reference import ADM
 from click.testing import CliRunner
-from conftest import WriteRepo, make_generator, make_unet
+from conftest import WriteRepo, make_generator, make_old_photo_network, make_old_photo_pipeline, make_unet
+from old_photos_reference import write_checkpoints
 from PIL import Image
 from pix2pix_reference import UNet, randomised
 
@@ -32,6 +33,8 @@ from diffusers_restore import (
     Pix2PixPipeline,
     RDDMPipeline,
     RDDMScheduler,
+    ScratchDetectionPipeline,
+    ScratchDetector,
 )
 from diffusers_restore.cli import main
 from diffusers_restore.degradations import Pixelate
@@ -66,6 +69,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     write_repo(make_unet(levels=4), at_root=True, name="google/ddpm-celebahq-256")
     (tmp_path / "ffhq.pt").symlink_to(checkpoint)
     torch.save(randomised(UNet((4, 8, 8, 8)), dtype=torch.float32).state_dict(), tmp_path / "latest_net_G.pth")
+    write_checkpoints(tmp_path / "checkpoints")
     rng = np.random.default_rng(0)
 
     def picture(name: str, width: int, height: int, mode: str = "RGB") -> None:
@@ -90,6 +94,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
         picture(f"facades/train/{name}.jpg", 64, 32)
     picture("label.png", 40, 48, "P")
     picture("old.jpg", 40, 48)
+    picture("scratched.jpg", 40, 48)
     picture("wet.png", 40, 48)
     picture("small.png", 10, 12)
     picture("face.png", 8, 8)
@@ -133,7 +138,9 @@ TOYS = {
     }
 }
 LAUNCHER = r"accelerate launch( --multi_gpu --num_processes \d)?|torchrun --nproc_per_node \d"
-TRAINING = rf"diffusers-restore train (\w+)|({LAUNCHER}) (examples/train_(\w+)\.py|-m diffusers_restore train (\w+))"
+TRAINING = (
+    rf"diffusers-restore train ([\w-]+)|({LAUNCHER}) (examples/train_(\w+)\.py|-m diffusers_restore train ([\w-]+))"
+)
 
 
 def training(words: list[str]) -> list[str] | None:
@@ -155,6 +162,8 @@ def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> No
     ColdDiffusionPipeline(make_unet(channels=1), ColdDiffusionScheduler(Pixelate(3)), prior).save_pretrained("enlarge")
     RDDMPipeline(make_unet(channels=6, out_channels=3), RDDMScheduler()).save_pretrained("derain")
     Pix2PixPipeline(make_generator()).save_pretrained("facade_photos")
+    make_old_photo_pipeline("partial", True).save_pretrained("old_photos")
+    ScratchDetectionPipeline(make_old_photo_network(ScratchDetector)).save_pretrained("detector")
     exec(compile(code, "documentation", "exec", dont_inherit=True), {"__name__": "documentation"})
 
 
