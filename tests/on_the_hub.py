@@ -594,8 +594,8 @@ def test_push_refuses_what_is_no_pipeline(repository: str, prior: Path, tmp_path
 def test_the_bundled_restorer_can_be_pushed(repository: str) -> None:
     RDDMPipeline.from_pretrained(DEFAULT_RESTORER).push_to_hub(repository)
     card = ModelCard.load(f"tester/{repository}")
-    assert "BSDS500" in card.text
-    assert card.data.license == "other"
+    assert "246 photographs whose terms allow any use" in card.text
+    assert card.data.license == "apache-2.0"
 
 
 # The documentation
