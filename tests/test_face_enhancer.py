@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from old_photos_reference import write_checkpoints
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusers_restore import FaceEnhancer
+from diffusers_restore.conversion import load_old_photos
 from diffusers_restore.conversion.faces import convert_face_enhancer
+from diffusers_restore.conversion.old_photos import describe_old_photos, files_of_route
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.models.face_enhancer import SpatialNorm
 
@@ -333,3 +336,25 @@ def without(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 def test_other_weights_are_refused_by_name(change: Callable[[dict[str, Tensor]], Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         convert_face_enhancer(change(dict(reference(steps=1).state_dict())))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("route", "name", "size"), [("quality", "Setting_9_epoch_100", 256), ("scratch-hr", "FaceSR_512", 512)]
+)
+def test_the_folder_of_the_published_code_has_its_faces(route: Any, name: str, size: int, tmp_path: Path) -> None:
+    write_checkpoints(tmp_path / "Global" / "checkpoints")
+    assert load_old_photos(tmp_path, route).face_enhancer is None
+    file = tmp_path / "Face_Enhancement" / "checkpoints" / name / "latest_net_G.pth"
+    file.parent.mkdir(parents=True)
+    theirs = reference(torch.float32)
+    torch.save(theirs.state_dict(), file)
+    pipe = load_old_photos(tmp_path, route)
+    assert pipe.face_enhancer.config.sample_size == size
+    face = normal(1, 3, 32, 32).float()
+    assert (pipe.face_enhancer(face) - theirs(face)).abs().max() < 1e-6
+    assert files_of_route(tmp_path, route)["face_enhancer"] == file
+    assert describe_old_photos(pipe)["faces"] == f"of {size} pixels"
+    torch.save({"G_middle_0.conv_0.bias": torch.zeros(1)}, file)
+    with pytest.raises(InvalidInputError, match=rf"Face_Enhancement/checkpoints/{name}/latest_net_G.pth: .*lacks"):
+        load_old_photos(tmp_path, route)

@@ -114,11 +114,11 @@ def convert(
     diffusers-restore convert latest_net_G.pth -o facades
     diffusers-restore convert checkpoints -o old_photos --route scratch
 
-    CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file, or, with --route, the folder `checkpoints` of Bringing
-    Old Photos Back to Life, with restoration/VAE_A_quality/latest_net_G.pth and so on. Only weights are read: no code
-    is run. Whose network it is, sizes, attention and classes are read from the weights. The options give what the
-    weights don't show. All but --dropout and --route are for guided-diffusion and improved-diffusion, where a wrong one
-    gives a network that generates noise: take them from the training command, whose options have the same names.
+    CHECKPOINT is a .pt, .pth, .bin, .ckpt or .safetensors file, or, with --route, the folder of Bringing Old Photos
+    Back to Life, with Global/checkpoints and Face_Enhancement/checkpoints, or the former alone. Only weights are read:
+    no code is run. Whose network it is, sizes, attention and classes are read from the weights. The options give what
+    the weights don't show. All but --dropout and --route are for guided-diffusion and improved-diffusion, where a wrong
+    one gives a network that generates noise: take them from the training command, whose options have the same names.
 
     FOLDER gets a network with the outputs of the original and a model card: a UNet2DModel and a DDPMScheduler, which
     DDPMPipeline, DDRMPipeline and `restore --model` load, a generator of Pix2PixPipeline, or an OldPhotoPipeline.

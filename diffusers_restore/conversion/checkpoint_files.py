@@ -34,7 +34,9 @@ FAMILIES: dict[Family, str] = {
 # What some names of their weights are like, and no names of others.
 _NAMES: dict[Family, str] = {
     "guided-diffusion": r"^input_blocks\.",
-    "old-photos": r"^(encoder|decoder)\.\d+\.conv_block\.|^(before_NL|after_NL)\.\d+\.|^down_path\.\d+\.block\.",
+    "old-photos": (
+        r"^(encoder|decoder)\.\d+\.conv_block\.|^(before_NL|after_NL)\.\d+\.|^down_path\.\d+\.block\.|^G_middle_0\."
+    ),
     "pix2pix": r"^model\.model\.\d+\.model\.|^(model|net)\.\d+\.(conv_block\.|weight$|bias$)",
 }
 

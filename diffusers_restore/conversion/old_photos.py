@@ -15,16 +15,18 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 
 from ..errors import InvalidInputError, one_line, unknown_name
+from ..models.face_enhancer import FaceEnhancer
 from ..models.old_photo_mapping import OldPhotoMapping
 from ..models.old_photo_vae import OldPhotoVAE
 from ..models.scratch_detector import ScratchDetector
 from ..pipelines.pipeline_old_photo import OldPhotoPipeline
 from .cards import card_of_conversion, parameters
 from .checkpoint_files import load_weights
+from .faces import convert_face_enhancer
 from .weights import check_floating, check_names, in_one_precision, weight_of
 
 Network = OldPhotoVAE | OldPhotoMapping | ScratchDetector
-Kind = TypeVar("Kind", OldPhotoVAE, OldPhotoMapping, ScratchDetector)
+Kind = TypeVar("Kind", OldPhotoVAE, OldPhotoMapping, ScratchDetector, FaceEnhancer)
 
 Route = Literal["quality", "scratch", "scratch-hr"]
 ROUTES: tuple[Route, ...] = get_args(Route)
@@ -37,6 +39,13 @@ _OF_ROUTES: dict[Route, tuple[str, str, str]] = {
     "scratch-hr": ("mapping_Patch_Attention", "patch", "VAE_B_scratch"),
 }
 _DETECTOR = Path("detection", "FT_Epoch_latest.pt")
+_GLOBAL = Path("Global", "checkpoints")  # of the published repository
+# Its folders of face networks, and the sides of the faces that they were trained on.
+_FACES: dict[Route, tuple[str, int]] = {
+    "quality": ("Setting_9_epoch_100", 256),
+    "scratch": ("Setting_9_epoch_100", 256),
+    "scratch-hr": ("FaceSR_512", 512),
+}
 
 _BLOCK = {"conv1": "conv_block.1", "conv2": "conv_block.5"}  # of a residual block
 _STEP = 3  # convolution, norm, activation
@@ -45,10 +54,12 @@ _BLUR = "4.filt"  # of each halving of the detector, the same in all
 
 
 def load_old_photos(folder: str | Path, route: Route = "quality") -> OldPhotoPipeline:
-    """The networks of the published folder `checkpoints` as a pipeline, with the same outputs up to rounding.
+    """The published networks as a pipeline, with the same outputs up to rounding.
 
     Args:
-        folder: of `restoration/VAE_A_quality/latest_net_G.pth` and so on; only weights are read, no code is run.
+        folder: `checkpoints`, with `restoration/VAE_A_quality/latest_net_G.pth` and so on; or the folder of the
+            published code, with `Global/checkpoints` and, for the network of faces, if it is there,
+            `Face_Enhancement/checkpoints/*/latest_net_G.pth`. Only weights are read, no code is run.
         route: "quality" for photographs without scratches, "scratch" for those with, "scratch-hr" for large ones. The
             latter two are given the detector `detection/FT_Epoch_latest.pt`, if it is there.
 
@@ -66,11 +77,17 @@ def load_old_photos(folder: str | Path, route: Route = "quality") -> OldPhotoPip
         )
     detector = _load(files["detector"], folder, ScratchDetector) if "detector" in files else None
     vaes = [_load(files[name], folder, OldPhotoVAE) for name in ("vae_degraded", "vae_clean")]
-    return OldPhotoPipeline(vaes[0], mapping, vaes[1], detector)
+    faces = None
+    if "face_enhancer" in files:
+        size = _FACES[route][1]
+        faces = _load(files["face_enhancer"], folder, FaceEnhancer, lambda state: convert_face_enhancer(state, size))
+    return OldPhotoPipeline(vaes[0], mapping, vaes[1], detector, faces)
 
 
 def files_of_route(folder: str | Path, route: Route) -> dict[str, Path]:
-    """The files of the networks that a route needs, by the names of the components; the detector's if it is there.
+    """The files of the networks that a route needs, by the names of the components.
+
+    Those of the detector and of the network of faces are left out if they aren't there.
 
     Raises:
         InvalidInputError: a file is absent.
@@ -82,10 +99,11 @@ def files_of_route(folder: str | Path, route: Route) -> dict[str, Path]:
     if not folder.is_dir():
         raise InvalidInputError(f"there is no folder {str(folder)!r}")
     mapping, attention, clean = _OF_ROUTES[route]
+    whole = folder / _GLOBAL if (folder / _GLOBAL).is_dir() else folder
     files = {
-        "vae_degraded": folder / "restoration" / "VAE_A_quality" / "latest_net_G.pth",
-        "mapping": folder / "restoration" / mapping / "latest_net_mapping_net.pth",
-        "vae_clean": folder / "restoration" / clean / "latest_net_G.pth",
+        "vae_degraded": whole / "restoration" / "VAE_A_quality" / "latest_net_G.pth",
+        "mapping": whole / "restoration" / mapping / "latest_net_mapping_net.pth",
+        "vae_clean": whole / "restoration" / clean / "latest_net_G.pth",
     }
     missing = [file.relative_to(folder).as_posix() for file in files.values() if not file.is_file()]
     if missing:
@@ -93,12 +111,17 @@ def files_of_route(folder: str | Path, route: Route) -> dict[str, Path]:
             f"there is no {', no '.join(missing)} in {str(folder)!r}, which the route {route!r} needs; the folder is "
             "`checkpoints`, as the published archives unpack it"
         )
-    if attention != "none" and (folder / _DETECTOR).is_file():
-        files["detector"] = folder / _DETECTOR
+    if attention != "none" and (whole / _DETECTOR).is_file():
+        files["detector"] = whole / _DETECTOR
+    faces = folder / "Face_Enhancement" / "checkpoints" / _FACES[route][0] / "latest_net_G.pth"
+    if faces.is_file():
+        files["face_enhancer"] = faces
     return files
 
 
-def _load(file: Path, folder: Path, kind: type[Kind]) -> Kind:
+def _load(
+    file: Path, folder: Path, kind: type[Kind], convert: Callable[[Mapping[str, Tensor]], Any] | None = None
+) -> Kind:
     """The network in a file.
 
     Raises:
@@ -106,7 +129,7 @@ def _load(file: Path, folder: Path, kind: type[Kind]) -> Kind:
     """
     name = file.relative_to(folder).as_posix()
     try:
-        network = convert_old_photo(load_weights(file, "old-photos"))
+        network = (convert or convert_old_photo)(load_weights(file, "old-photos"))
     except InvalidInputError as error:
         raise InvalidInputError(f"{name}: {one_line(error)}") from error
     if not isinstance(network, kind):
@@ -117,8 +140,8 @@ def _load(file: Path, folder: Path, kind: type[Kind]) -> Kind:
 def describe_old_photos(pipe: OldPhotoPipeline) -> dict[str, str]:
     """What was read from the checkpoints, a line for each heading."""
     mapping, vae, detector = pipe.mapping, pipe.vae_degraded, pipe.scratch_detector
-    there = [pipe.vae_degraded, mapping, pipe.vae_clean] + [detector] * (detector is not None)
-    count = sum(value.numel() for network in there for value in network.parameters())
+    there = (pipe.vae_degraded, mapping, pipe.vae_clean, detector, pipe.face_enhancer)
+    count = sum(value.numel() for network in there if network is not None for value in network.parameters())
     multiple = vae.size_multiple * mapping.size_multiple
     found = {
         "parameters": parameters(count, vae.dtype),
@@ -133,6 +156,8 @@ def describe_old_photos(pipe: OldPhotoPipeline) -> dict[str, str]:
     if mapping.takes_mask:
         levels = 0 if detector is None else len(detector.config.block_out_channels)
         found["detector"] = f"U-Net of {levels} levels" if levels else "none: a mask is needed"
+    faces = pipe.face_enhancer
+    found["faces"] = "no network" if faces is None else f"of {faces.config.sample_size} pixels"
     return found
 
 
@@ -151,13 +176,14 @@ def card_of_old_photos(pipe: OldPhotoPipeline, folder: Path, command: str) -> Mo
         tags=("image-to-image", "image-restoration", "old-photos"),
         source="Bringing Old Photos Back to Life\n([arXiv:2004.09484](https://arxiv.org/abs/2004.09484))",
         notes="The networks compute what the originals compute, but for rounding. The original stretches the values\n"
-        "of each result to the whole range: `stretch=True` does. Faces are not restored by themselves.",
+        "of each result to the whole range: `stretch=True` does. Faces are enhanced by themselves where `faces` says\n"
+        "where they are, if the network of faces was converted, too.",
         found=describe_old_photos(pipe),
         example=f"""from diffusers_restore import OldPhotoPipeline
 
 pipe = OldPhotoPipeline.from_pretrained("this folder")
 restored = pipe(picture{mask}).images[0]""",
-        parts=[file for name, file in files_of_route(folder, route).items() if name != "detector" or detects],
+        parts=list(files_of_route(folder, route).values()),
         terms="The weights of the paper were released under the MIT License. Whether these are they, the SHA-256\n"
         "tell; of others, the terms hold that they came with.",
     )
