@@ -420,6 +420,8 @@ def to_markdown(report: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
+    if not (args.data / FACADES).is_file():
+        sys.exit(f"--data {args.data} has no {FACADES}; name a folder with the zip files of --help")
     if args.prepare is not None:
         prepare(args.data, args.prepare)
         return

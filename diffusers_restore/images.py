@@ -328,7 +328,7 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.float32]:
 def grid(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures (B, C, H, W) in [-1, 1] side by side, row by row, as one (C, H', W'), as nearly square as possible.
 
-    Two white pixels separate them; unused places at the end are white.
+    Two white pixels separate them, and more where each is a row of pictures; unused places at the end are white.
 
     Raises:
         ImageError: not such a tensor, or NaN or Inf in it.
@@ -336,9 +336,10 @@ def grid(pictures: torch.Tensor) -> torch.Tensor:
     batch = _batch(pictures, "pictures")
     count, channels, height, width = batch.shape
     columns = min(range(count, 0, -1), key=lambda n: abs(n * width - -(-count // n) * height))
-    sheet = torch.ones(channels, -(-count // columns) * (height + 2) - 2, columns * (width + 2) - 2)
+    gap = 2 if width < 2 * height else max(2, height // 8)
+    sheet = torch.ones(channels, -(-count // columns) * (height + 2) - 2, columns * (width + gap) - gap)
     for i, picture in enumerate(batch):
-        top, left = i // columns * (height + 2), i % columns * (width + 2)
+        top, left = i // columns * (height + 2), i % columns * (width + gap)
         sheet[:, top : top + height, left : left + width] = picture
     return sheet
 

@@ -10,9 +10,11 @@ import importlib.util
 import re
 import shlex
 import struct
+import sys
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cli_page
@@ -70,6 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRep
     (tmp_path / "ffhq.pt").symlink_to(checkpoint)
     torch.save(randomised(UNet((4, 8, 8, 8)), dtype=torch.float32).state_dict(), tmp_path / "latest_net_G.pth")
     write_checkpoints(tmp_path / "checkpoints")
+    write_checkpoints(tmp_path / "Bringing-Old-Photos-Back-to-Life" / "Global" / "checkpoints")
     rng = np.random.default_rng(0)
 
     def picture(name: str, width: int, height: int, mode: str = "RGB") -> None:
@@ -125,7 +128,10 @@ TOY = {
     "mixed_precision": "no",
     "logger": "none",
 }
+_TOY = {"max_train_steps": 1, "train_batch_size": 1, "mixed_precision": "no", "logger": "none", "resolution": 64}
 TOYS = {
+    "old-photo-vae": {**_TOY, "block_out_channels": "4,8", "num_blocks": 1, "discriminator_channels": 2},
+    "old-photo-mapping": {**_TOY, "mapping_channels": "8", "num_blocks": 2, "discriminator_channels": 2},
     "pix2pix": {
         "max_train_steps": 1,
         "resolution": 16,
@@ -135,7 +141,7 @@ TOYS = {
         "discriminator_channels": 4,
         "mixed_precision": "no",
         "logger": "none",
-    }
+    },
 }
 LAUNCHER = r"accelerate launch( --multi_gpu --num_processes \d)?|torchrun --nproc_per_node \d"
 TRAINING = (
@@ -154,15 +160,42 @@ def training(words: list[str]) -> list[str] | None:
     return ["train", what, *given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
 
 
+def face_finders() -> dict[str, Any]:
+    """What stands for the packages that find faces, with their answers' form: one face of 20 x 24 pixels."""
+    points = np.float32([[12, 18], [26, 18], [19, 25], [14, 32], [24, 32]])
+
+    class MTCNN:
+        def __init__(self, keep_all: bool) -> None: ...
+
+        def detect(self, picture: Image.Image, landmarks: bool) -> tuple[Any, Any, Any]:
+            return np.float32([[9, 12, 29, 36]]), np.float32([0.99]), points[None]
+
+    class FaceDetectorYN:
+        @classmethod
+        def create(cls, model: str, config: str, size: tuple[int, int]) -> Any:
+            return cls()
+
+        def setInputSize(self, size: tuple[int, int]) -> None:  # noqa: N802
+            assert size == (40, 48)
+
+        def detect(self, picture: Any) -> tuple[int, Any]:
+            assert picture.shape == (48, 40, 3)
+            return 1, np.concatenate([[9, 12, 20, 24], points.ravel(), [0.9]])[None]
+
+    return {"facenet_pytorch": SimpleNamespace(MTCNN=MTCNN), "cv2": SimpleNamespace(FaceDetectorYN=FaceDetectorYN)}
+
+
 @pytest.mark.parametrize("code", [one for one in blocks("python") if not one.id.startswith("hub.md")])
-def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo) -> None:
+def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     # What earlier blocks of the pages train.
     write_repo(make_unet(channels=1), name="digits")
     prior = GaussianMixturePrior(channels=1, height=4, width=4)
     ColdDiffusionPipeline(make_unet(channels=1), ColdDiffusionScheduler(Pixelate(3)), prior).save_pretrained("enlarge")
     RDDMPipeline(make_unet(channels=6, out_channels=3), RDDMScheduler()).save_pretrained("derain")
     Pix2PixPipeline(make_generator()).save_pretrained("facade_photos")
-    make_old_photo_pipeline("partial", True).save_pretrained("old_photos")
+    make_old_photo_pipeline("partial", True, True).save_pretrained("old_photos")
+    for name, module in face_finders().items():
+        monkeypatch.setitem(sys.modules, name, module)
     ScratchDetectionPipeline(make_old_photo_network(ScratchDetector)).save_pretrained("detector")
     exec(compile(code, "documentation", "exec", dont_inherit=True), {"__name__": "documentation"})
 

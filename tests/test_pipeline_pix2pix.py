@@ -180,11 +180,22 @@ def test_files_are_translated(model: Path, tmp_path: Path) -> None:
     assert images.load(tmp_path / "colour.png").tensor.shape == (1, 3, 16, 16)
 
 
+def test_what_has_no_noise_makes_no_samples(tmp_path: Path) -> None:
+    source = tmp_path / "label.png"
+    images.save(pictures(1, 3, 16, 16), source)
+    pipeline(dropout=0.0).save_pretrained(tmp_path / "same")
+    result = restore(source, "-o", tmp_path / "out.png", "--model", tmp_path / "same", "--samples", 2)
+    assert result.exit_code == 2, result.output
+    assert "--samples must be 1 for this --model, which has no noise: all would be the same" in result.output
+    result = restore(source, "-o", tmp_path / "out.png", "--model", tmp_path / "same" / "generator")
+    assert f"it holds a network alone; the model is in '{tmp_path / 'same'}'" in result.output
+
+
 def test_options_of_other_models_are_refused(model: Path, tmp_path: Path) -> None:
     source = tmp_path / "label.png"
     images.save(pictures(1, 3, 16, 16), source)
     for options, message in (
-        (["--steps", "3"], "--steps: this --model is a Pix2PixPipeline, which looks once"),
+        (["--steps", "3"], "--steps: this --model is a Pix2PixPipeline, which takes no steps"),
         (
             ["--mask", source],
             "--mask is for an unconditional DDPM, an RDDMPipeline or an OldPhotoPipeline; this --model is a Pix2PixP",

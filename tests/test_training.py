@@ -476,7 +476,7 @@ def test_a_stream_and_bad_files_resume_alike(photos: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({}, "holds checkpoints of another run; go on with it by resume_from_checkpoint=latest"),
+        ({}, "holds checkpoints of an earlier run; go on with it by --resume_from_checkpoint latest"),
         (
             {"resume_from_checkpoint": "latest", "block_out_channels": (16, 16)},
             "block_out_channels: [16, 32], got",

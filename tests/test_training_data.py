@@ -23,7 +23,7 @@ from PIL import Image
 from diffusers_restore.errors import ImageError, InvalidInputError
 from diffusers_restore.training import data, sources
 from diffusers_restore.training.config import DataConfig
-from diffusers_restore.training.data import CropConfig, Samples, StreamedSamples, batches, cut
+from diffusers_restore.training.data import CropConfig, Samples, StreamedSamples, batches, cut, from_source
 
 CROP = CropConfig(8, min_scale=0.5, max_scale=1.5, random_flip=True, random_rotate=True)
 FLAT = CropConfig(4, channels=1)  # what remains of a picture of one colour is its colour
@@ -272,7 +272,7 @@ def test_the_two_of_a_pair_are_cut_alike(tmp_path: Path) -> None:
         source[0]
     (clean / "extra.png").write_bytes(b"")
     (degraded / "02.png").unlink()
-    with pytest.raises(InvalidInputError, match="2 without a partner: 02, extra"):
+    with pytest.raises(InvalidInputError, match="2 without a partner: 02, extra only in .*clean.$"):
         sources.PairedFolders(degraded, clean)
     (clean / "00.jpg").write_bytes(b"")
     with pytest.raises(InvalidInputError, match="clean must hold one picture of each name"):
@@ -311,6 +311,32 @@ def test_concatenated_pairs_are_split(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="an even width, got 9"):
         sources.ConcatenatedPairs(folder)[1]
     assert_aligned(sources.Subset(sources.ConcatenatedPairs(folder), [0]))
+
+
+def test_photographs_are_not_taken_for_pairs_without_a_word(tmp_path: Path) -> None:
+    photos = fill(tmp_path / "photos", [encoded(noise(30, 41)), encoded(noise(30, 40, 3))])
+    assert sources.ConcatenatedPairs(photos).doubt() == (
+        f"the halves are tall, 20x30 in {photos}/01.png: is each picture really two side by side?"
+    )
+    assert sources.ConcatenatedPairs(fill(tmp_path / "pairs", [encoded(noise(30, 60))])).doubt() == ""
+    (photos / "02.png").write_bytes(encoded(noise(30, 50)))  # one is enough
+    assert sources.ConcatenatedPairs(photos).doubt() == ""
+
+
+def test_what_cannot_be_used_is_said_once_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = sources.ConcatenatedPairs(fill(tmp_path / "odd", [encoded(noise(9, 9)) for _ in range(6)]))
+    config = DataConfig(str(tmp_path), resolution=8, validation_images=3)
+    with pytest.raises(InvalidInputError, match=r"none of the 6 pictures of odd can be used, .*00.png: two .* got 9"):
+        from_source(odd, config, 0, "odd")
+    assert capsys.readouterr().err.count("skipped") == 6
+    (tmp_path / "odd" / "03.png").write_bytes(encoded(noise(9, 18)))
+    (tmp_path / "odd" / "04.png").write_bytes(encoded(noise(9, 18)))
+    with pytest.raises(InvalidInputError, match="2 of the 6 pictures of odd can be used, which is too few; .*00.png"):
+        from_source(odd, config, 0, "odd")
+    (tmp_path / "odd" / "05.png").write_bytes(encoded(noise(9, 18)))
+    (tmp_path / "odd" / "02.png").write_bytes(encoded(noise(9, 18)))
+    made = from_source(odd, config, 0, "odd")
+    assert (len(made.validation), made.count) == (3, 1)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------

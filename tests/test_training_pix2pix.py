@@ -448,7 +448,9 @@ def test_both_directions_and_others_to_measure_on(folders: Path, tmp_path: Path)
     values = side_by_side(folders) | {"max_train_steps": 1, "checkpointing_steps": 1, "gan_loss": "none"}
     left, right = tmp_path / "left", tmp_path / "right"
     trains(left, **values, validation_data_dir=folders / "others", validation_images=3)
-    assert "Trained on 6 pictures of both; measured on 3 of others." in (left / "README.md").read_text()
+    card = (left / "README.md").read_text()
+    assert "Trained on 6 pictures of both; measured on 3 of others." in card
+    assert "It is shown the right halves of pairs side by side, of 16 pixels in training." in " ".join(card.split())
     trains(right, **values | {"clean_side": "right"})
     sheets = [Image.open(folder / "samples.png") for folder in (left, right)]
     strips = [np.asarray(sheet).astype(int)[:16, :48] for sheet in sheets]
@@ -523,7 +525,10 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(folders: Path, tmp_path
     ("values", "message"),
     [
         ({"train_data_dir": "photos"}, "pairs are needed: one of degraded_data_dir, clean_side, recipe, task, degrad"),
-        ({"train_data_dir": "both", "clean_side": "left", "generator": "unet_256"}, "resolution must be a multiple of"),
+        (
+            {"train_data_dir": "both", "clean_side": "left", "generator": "unet_256"},
+            "unet_128 multiples of 128, resnet_9 mult",
+        ),
         ({"train_data_dir": "both", "clean_side": "left", "dropout": 1}, "dropout must be below 1, got 1.0"),
         ({"train_data_dir": "both", "clean_side": "left", "l1_weight": -1}, "l1_weight must be a number >= 0, got -1"),
         (

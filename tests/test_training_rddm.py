@@ -1265,7 +1265,7 @@ ARGS = {"degradation": "blur", "degradation_args": {"num_timesteps": 3}}
         ({"degraded_data_dir": "dark", "mask_data_dir": "absent"}, ["mask_data_dir must be a folder, got 'absent'"]),
         ({"unpaired_data_dir": "absent"}, ["unpaired_data_dir must be a folder or an idx file, got 'absent'"]),
         ({"train_data_dir": "empty", "clean_side": "left"}, ["train_data_dir 'empty' holds no pictures (.jpg, "]),
-        ({"train_data_dir": "empty", "degraded_data_dir": "empty"}, ["train_data_dir 'empty' holds no pictures"]),
+        ({"train_data_dir": "empty", "degraded_data_dir": "empty"}, ["are one folder, 'empty': nothing"]),
         ({"degraded_data_dir": "empty"}, ["must hold pictures of the same names, got 6 without a partner: 0, 1"]),
         ({"train_data_dir": None, "dataset_name": "a", "clean_side": "left"}, ["clean_side needs the clean pictures"]),
         ({"degraded_data_dir": ".", "output_dir": "out"}, ["output_dir 'out' lies in degraded_data_dir '.'"]),

@@ -370,7 +370,7 @@ def test_what_sizes_must_be_multiples_of(name: str) -> None:
         ({"block_out_channels": 64}, "block_out_channels must name the channels .* got 64"),
         ({"block_out_channels": (8, 0), "layers_per_block": 1}, "block_out_channels must be .*, got 0"),
         ({"block_out_channels": (8, 8.5), "layers_per_block": 1}, "block_out_channels must be .*, got 8.5"),
-        ({"block_out_channels": "88", "layers_per_block": 1}, "block_out_channels must be .*, got '8'"),
+        ({"block_out_channels": "88", "layers_per_block": 1}, "block_out_channels must name .* got '88'"),
         ({"layers_per_block": 0}, "layers_per_block must be .*, got 0"),
         ({"layers_per_block": True}, "layers_per_block must be .*, got True"),
         ({"layers_per_block": 1.5}, "layers_per_block must be .*, got 1.5"),

@@ -69,7 +69,7 @@ train_pix2pix = config_command(
     """Train a Pix2pix generator: a network that makes pictures of one kind from pictures of another, in one step.
 
     \b
-    diffusers-restore train pix2pix --train_data_dir facades/train --clean_side left --output_dir facades
+    diffusers-restore train pix2pix --train_data_dir facades/train --clean_side left --output_dir facade_photos
     diffusers-restore train pix2pix --degraded_data_dir maps --train_data_dir aerial --output_dir aerial_of_maps
     diffusers-restore train pix2pix --task colorize --train_data_dir photos --output_dir colours --dry_run
     torchrun --nproc_per_node 8 -m diffusers_restore train pix2pix --train_data_dir facades/train --clean_side left

@@ -157,6 +157,8 @@ def why_no_pipeline(folder: Path) -> str:
             return f"it is a checkpoint of a training; the model is in {fspath(run)!r}"
         return f"it is a checkpoint of a training, which writes the model to {fspath(run)!r} when it ends"
     if (folder / "config.json").exists():
+        if (folder.parent / "model_index.json").exists():
+            return f"it holds a network alone; the model is in {fspath(folder.parent)!r}"
         return (
             "it holds a network alone, without a scheduler; examples/restore_hub_unet.py shows how to save both as a "
             "pipeline"

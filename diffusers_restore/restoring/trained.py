@@ -167,7 +167,7 @@ class Pix2PixRestorer(Restorer):
     ) -> None:
         super().__init__(max_pixels, strength, quality)
         if steps not in (None, 1):
-            raise ArgumentError("{steps}: this {model} is a Pix2PixPipeline, which looks once")
+            raise ArgumentError("{steps}: this {model} is a Pix2PixPipeline, which takes no steps")
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
         self.samples, self.average = check_samples(samples, average)
 
@@ -179,6 +179,8 @@ class Pix2PixRestorer(Restorer):
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
         self.pipe = load_pipeline(PIX2PIX, model, device, dtype)
+        if self.samples > 1 and not self.network.config.dropout:
+            raise ArgumentError("{samples} must be 1 for this {model}, which has no noise: all would be the same")
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""

@@ -363,14 +363,19 @@ def _lies_in(path: str, folder: str) -> bool:
     return Path(folder).is_dir() and Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
-def check_sizes(data: DataConfig, multiple: int) -> None:
-    """Raise InvalidInputError if a network that needs multiples of a number can't halve the pictures."""
+def check_sizes(data: DataConfig, multiple: int, whose: str = "the network's levels need", others: str = "") -> None:
+    """Raise InvalidInputError if a network that needs multiples of a number can't halve the pictures.
+
+    Args:
+        data: the pictures.
+        multiple: the number.
+        whose: who needs it, for the message.
+        others: what else may be done.
+    """
     for name in ("resolution", "validation_resolution"):
         size = getattr(data, name)
         if size is not None and size % multiple:
-            raise InvalidInputError(
-                f"{name} must be a multiple of {multiple}, which the network's levels need, got {size}"
-            )
+            raise InvalidInputError(f"{name} must be a multiple of {multiple}, which {whose}, got {size}{others}")
 
 
 # --- from files and from the command line ---------------------------------------------------------------------------

@@ -368,8 +368,13 @@ def from_source(
         held_out, where = _open_others(config.validation_data_dir, config, measured)
         rest = list(range(len(source)))
     else:
-        held_out = _hold_out(source, config, min(config.validation_images, len(source) // 2))
-        rest = np.setdiff1d(np.arange(len(source)), list(held_out)).tolist()
+        held_out, unreadable = _hold_out(source, config, min(config.validation_images, len(source) // 2))
+        rest = np.setdiff1d(np.arange(len(source)), [*held_out, *unreadable]).tolist()
+        if unreadable and not rest:
+            raise InvalidInputError(
+                f"{len(held_out) or 'none'} of the {len(source)} pictures of {name} can be used, which is too few; "
+                f"{next(iter(unreadable.values()))}"
+            )
         where = f"; {len(held_out)} more {'is' if len(held_out) == 1 else 'are'} held out" if held_out else ""
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
     description = f"{len(rest)} picture{'s' * (len(rest) != 1)} of {name}{where}"
@@ -382,21 +387,27 @@ def _open_others(
     """The pictures of a folder to measure on, and their description."""
     if not Path(folder).exists():
         raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
-    pictures = _hold_out(open_source(folder) if source is None else source, config, config.validation_images)
+    pictures, _ = _hold_out(open_source(folder) if source is None else source, config, config.validation_images)
     if config.validation_images and not pictures:
         raise InvalidInputError(f"validation_data_dir: none of the pictures of {folder!r} can be read")
     return pictures, f"; measured on {len(pictures)} of {Path(folder).resolve().name}"
 
 
-def _hold_out(source: Source, config: DataConfig, count: int) -> dict[int, tuple[Tensor, ...]]:
-    """`count` pictures at equal distances, by their number; an unreadable one is replaced by the next readable one."""
+def _hold_out(source: Source, config: DataConfig, count: int) -> tuple[dict[int, tuple[Tensor, ...]], dict[int, str]]:
+    """`count` pictures at equal distances, by their number, and why some can't be used, each replaced by the next."""
     held_out: dict[int, tuple[Tensor, ...]] = {}
+    unreadable: dict[int, str] = {}
     for first in np.linspace(0, len(source) - 1, min(count, len(source))).astype(int).tolist():
         for i in itertools.chain(range(first, len(source)), range(first)):
-            if i not in held_out and (pictures := _readable(source, i, config.strict)) is not None:
-                held_out[i] = _cut_to_measure(pictures, config)
+            if i in held_out or i in unreadable:
+                continue
+            try:
+                held_out[i] = _cut_to_measure(source[i], config)
                 break
-    return held_out
+            except (OSError, InvalidInputError) as error:
+                _refuse(source.name(i), error, config.strict)
+                unreadable[i] = f"{source.name(i)}: {error}"
+    return held_out, unreadable
 
 
 def _stream(config: DataConfig, seed: int) -> TrainingData:
@@ -431,14 +442,6 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
 
 def _loading(config: DataConfig) -> dict[str, Any]:
     return {"num_workers": config.dataloader_num_workers, "pin_memory": torch.cuda.is_available()}
-
-
-def _readable(source: Source, index: int, strict: bool) -> Pictures | None:
-    try:
-        return source[index]
-    except (OSError, InvalidInputError) as error:
-        _refuse(source.name(index), error, strict)
-        return None
 
 
 def _cut_to_measure(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...]:

@@ -28,7 +28,8 @@ class PairSourceConfig:
         None, "Each picture of train_data_dir is two side by side; the clean one is on this side."
     )
     recipe: str | None = option(
-        None, "Damage the pictures by a recipe: blind, real_esrgan, bsrgan, old_photos, ..., or that of a plug-in."
+        None,
+        "Damage the pictures by a recipe: blind, real_esrgan, old_photo_full, edges, ..., or that of a plug-in.",
     )
     recipe_args: Mapping[str, Any] | None = option(None, 'Its arguments: "{scale: 2}".')
     task: str | None = option(None, "Damage the pictures by a task of DDRM: sr4, inpaint-box, deblur-gauss, ...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from .. import operators
 from ..degradations import DEGRADATIONS, from_config
 from ..degradations.recipes import RECIPES, create, seeds_from
 from ..errors import InvalidInputError, unknown_name
+from ..hub.cards import public
 from .config import DataConfig
 from .data import TrainingData, from_source, open_data
 from .pair_config import PairSourceConfig
@@ -69,6 +72,8 @@ def open_pairs(
         name += f" {masks}and {Path(pairs.degraded_data_dir).resolve().name}"
     elif pairs.clean_side is not None:
         source = ConcatenatedPairs(str(data.train_data_dir), pairs.clean_side)
+        if doubt := source.doubt():
+            tqdm.write(f"warning: {doubt}", file=sys.stderr)
     else:
         return open_data(data, seed, unpaired_data_dir)
     if not len(source):
@@ -79,6 +84,16 @@ def open_pairs(
             raise InvalidInputError(f"validation_data_dir must be a folder, got {data.validation_data_dir!r}")
         measured = ConcatenatedPairs(data.validation_data_dir, pairs.clean_side)
     return from_source(source, data, seed, name, measured)
+
+
+def what_goes_in(pairs: PairSourceConfig) -> str:
+    """The pictures that a network is shown, for a reader."""
+    if pairs.clean_side is not None:
+        return f"the {'right' if pairs.clean_side == 'left' else 'left'} halves of pairs side by side"
+    if pairs.degraded_data_dir is not None:
+        return f"pictures such as those of `{public(pairs.degraded_data_dir)}`"
+    name = next(name for name in ("recipe", "task", "degradation") if getattr(pairs, name) is not None)
+    return f"pictures by the {name} `{getattr(pairs, name)}`"
 
 
 def check_damage(damage: PairMaker, data: DataConfig) -> None:

@@ -59,8 +59,8 @@ class RunFolder:
         ours = checkpoint is not None and checkpoint.resolve().parent == self.path.resolve()
         if asked != "latest" and not ours and checkpoints(self.path):
             raise InvalidInputError(
-                f"output_dir {self._config.output_dir!r} holds checkpoints of another run; go on with it by "
-                "resume_from_checkpoint=latest, or take another folder"
+                f"output_dir {self._config.output_dir!r} holds checkpoints of an earlier run; go on with it by "
+                "--resume_from_checkpoint latest, or take another folder"
             )
         return checkpoint
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -24,6 +24,7 @@ Pictures: TypeAlias = tuple[Image.Image, ...]
 """(clean,), (degraded, clean) or (degraded, clean, mask), of one size."""
 
 _IDX_MAGIC = 0x00000803  # unsigned bytes, three dimensions
+_TALL = 0.75  # width over height below which halves look like those of a photograph
 _MOST_COMPRESSED = 200  # times its size; digits have 5, blank pictures up to 1000
 
 
@@ -159,10 +160,9 @@ class PairedFolders(Source):
         for (name, folder), by_stem in list(zip(folders.items(), files, strict=True))[1:]:
             alone = sorted(str(stem) for stem in files[0].keys() ^ by_stem.keys())
             if alone:
-                listed = ", ".join(alone[:5]) + ", ..." * (len(alone) > 5)
                 raise InvalidInputError(
                     f"degraded {str(degraded)!r} and {name} {str(folder)!r} must hold pictures of the same names, got "
-                    f"{len(alone)} without a partner: {listed}"
+                    f"{len(alone)} without a partner: {_alone(degraded, files[0], folder, by_stem)}"
                 )
         self._files = tuple(tuple(by_stem[stem] for by_stem in files) for stem in files[0])
 
@@ -178,6 +178,18 @@ class PairedFolders(Source):
 
     def name(self, index: int) -> str:
         return str(self._files[index][0])
+
+
+def _alone(first: PathInput, ours: Mapping[Path, Path], second: PathInput, theirs: Mapping[Path, Path]) -> str:
+    """The names of pictures that lie in one folder only."""
+    found = []
+    for folder, stems in ((first, ours.keys() - theirs.keys()), (second, theirs.keys() - ours.keys())):
+        names = sorted(str(stem) for stem in stems)
+        if names:
+            found.append(f"{', '.join(names[:5])}{', ...' * (len(names) > 5)} only in {str(folder)!r}")
+    if not ours.keys() & theirs.keys():
+        found.append("no name is in both")
+    return "; ".join(found)
 
 
 @final
@@ -210,6 +222,19 @@ class ConcatenatedPairs(Source):
 
     def name(self, index: int) -> str:
         return str(self._files[index])
+
+    def doubt(self) -> str:
+        """Why these may be single pictures, whose halves are no pairs; empty for none."""
+        found = ""
+        for i in range(0, len(self), max(1, len(self) // 8)):
+            try:
+                width, height = self[i][0].size
+            except (OSError, InvalidInputError):
+                continue
+            if width >= _TALL * height:
+                return ""
+            found = f"the halves are tall, {width}x{height} in {self.name(i)}: is each picture really two side by side?"
+        return found
 
 
 @final

@@ -157,4 +157,11 @@ class Pix2PixConfig:
         check_folders(self.data, self.training, degraded_data_dir=self.pairs.degraded_data_dir)
         check_pairs(self.pairs, self.data)
         if self.init_from is None:
-            check_sizes(self.data, self.network.size_multiple)
+            chosen = self.network.generator
+            others = [f"{name} multiples of {one}" for name, one in MULTIPLES.items() if name != chosen]
+            check_sizes(
+                self.data,
+                self.network.size_multiple,
+                f"generator {chosen} needs while it is trained",
+                f"; {', '.join(others)}",
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from diffusers import DiffusionPipeline
@@ -11,7 +12,7 @@ from ...hub.cards import CardText
 from ...pipelines.pipeline_pix2pix import Pix2PixPipeline
 from ..config import CropConfig, flatten
 from ..pair_config import PairSourceConfig
-from ..pairs import check_damage, keeps_grey, make_damage, open_pairs
+from ..pairs import check_damage, keeps_grey, make_damage, open_pairs, what_goes_in
 from ..running import RESTORE, Run, choose, defining, start, used_options
 from .config import GeneratorConfig, Pix2PixConfig, TranslationConfig
 from .networks import make_networks
@@ -54,7 +55,9 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
 
     def make_pipeline(networks: dict[str, Any]) -> tuple[DiffusionPipeline, CardText]:
         pipeline = Pix2PixPipeline(networks["generator"], keeps_grey=stays_grey)
-        return pipeline, pipeline.card_text
+        text = pipeline.card_text
+        what = f"{text.what} It is shown {what_goes_in(config.pairs)}, of {config.data.resolution} pixels in training."
+        return pipeline, dataclasses.replace(text, what=what)
 
     restored = "; psnr_degraded: of what went in" if damage is not None else ""
     run = Run(
@@ -69,6 +72,6 @@ def train_pix2pix(config: Pix2PixConfig, *, dry_run: bool = False) -> None:
         shown="Held-out pictures: what goes in, what comes out, the truth",
         figures=f"{FIGURES}{restored}.",
         base=config.init_from,
-        tries=(RESTORE,),
+        tries=(RESTORE.replace("photo.png", "input.png"),),
     )
     start(run, config, dry_run=dry_run)
