@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 """The folder of the bundled prior, for `from_pretrained`."""
 
+DEFAULT_DETECTOR = str(Path(__file__).parent / "assets" / "scratch_detector")
+"""The folder of the bundled detector of scratches, for `ScratchDetectionPipeline.from_pretrained`."""
+
 DEFAULT_RESTORER = str(Path(__file__).parent / "assets" / "blind_restorer")
 """The folder of the bundled blind restorer, for `RDDMPipeline.from_pretrained`."""
 
@@ -95,6 +98,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DEFAULT_DETECTOR",
     "DEFAULT_PRIOR",
     "DEFAULT_RESTORER",
     "CCDFScheduler",

@@ -46,6 +46,12 @@ from .printing import Printer
     "restorer]",
 )
 @click.option(
+    "--scratches",
+    type=click.Choice(["auto"]),
+    help="Find scratches, folds, dust and tears, fill them in, and then restore, all with what is bundled. "
+    "diffusers-restore masks shows what is found.",
+)
+@click.option(
     "--steps",
     type=click.IntRange(min=1),
     help="Timesteps, mostly one network evaluation each.  [default: the method's own number; for a "

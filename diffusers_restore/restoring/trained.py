@@ -20,7 +20,7 @@ from .masks import Masks
 from .memory import check_memory, check_old_photo_memory, enough_memory
 from .restorer import Draw, Restorer
 
-_MEMORY = 120
+MEMORY = 120
 """Bytes for each pixel beside the network (benchmarks/results/memory.md)."""
 
 
@@ -67,7 +67,7 @@ class ColdRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        check_memory(self.network, picture.tensor.shape, _MEMORY)
+        check_memory(self.network, picture.tensor.shape, MEMORY)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
         return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], Remarks()
 
@@ -126,7 +126,7 @@ class RDDMRestorer(Restorer):
         """As `Restorer.prepare`."""
         if self._looks_first and (findings := examine(picture.tensor)).clean:
             return lambda i: picture.tensor, findings.remarks
-        check_memory(self.network, picture.tensor.shape, _MEMORY)
+        check_memory(self.network, picture.tensor.shape, MEMORY)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:
@@ -184,7 +184,7 @@ class Pix2PixRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        check_memory(self.network, picture.tensor.shape, _MEMORY)
+        check_memory(self.network, picture.tensor.shape, MEMORY)
 
         def draw(i: int) -> torch.Tensor:
             generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device
@@ -251,7 +251,7 @@ class OldPhotoRestorer(Restorer):
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         detects = self.network.takes_mask and not self.masks
-        check_old_photo_memory(self.pipe, picture.tensor.shape, _MEMORY, detects=detects)
+        check_old_photo_memory(self.pipe, picture.tensor.shape, MEMORY, detects=detects)
         options: dict[str, Any] = {"output_type": "latent", "return_dict": False}
         remarks = Remarks()
         if self.masks:

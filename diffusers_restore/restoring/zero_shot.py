@@ -35,14 +35,14 @@ ESTIMATE = "estimate"
 AUTO = "auto"
 """The method's name for the one that suits the task."""
 
-_SAMPLER = "ddrm"
-_AUTO = {"colorize": _SAMPLER, "jpeg": "ddrm-jpeg"}
-_ESTIMATOR = "dpir"
+SAMPLER = "ddrm"
+ESTIMATOR = "dpir"
+_AUTO = {"colorize": SAMPLER, "jpeg": "ddrm-jpeg"}
 _WIDE = 6
 """Radius in pixels of a hole in which a picture is no matter of estimation (benchmarks/results/methods.md)."""
 
 _ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
-_MEMORY = 280
+MEMORY = 280
 """Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
 
 
@@ -142,7 +142,7 @@ class ZeroShotRestorer(Restorer):
     def _choose_method(self) -> None:
         """Set the pipeline's scheduler to that of the method, with its options."""
         method, own = self.method, type(self.pipe.scheduler)
-        self.automatic = method == AUTO or (method is None and own is METHODS[_SAMPLER])  # that which any DDPM gets
+        self.automatic = method == AUTO or (method is None and own is METHODS[SAMPLER])  # that which any DDPM gets
         if self.automatic:
             draws = self.samples > 1 or any(value is not None for value in self.etas.values())
             method = automatic_method(self.task, draws=draws)
@@ -186,7 +186,7 @@ class ZeroShotRestorer(Restorer):
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
         gradient = self.pipe.scheduler.needs_gradient
-        check_memory(self.network, operator.input_shape, _MEMORY, gradient=gradient)
+        check_memory(self.network, operator.input_shape, MEMORY, gradient=gradient)
         one_by_one = self.pipe.unet.config.in_channels == 1 < channels
         if one_by_one and arguments:
             raise InvalidInputError(
@@ -217,12 +217,12 @@ class ZeroShotRestorer(Restorer):
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
-        may = self.automatic and not self.method_args and isinstance(self.chosen, METHODS[_ESTIMATOR])
+        may = self.automatic and not self.method_args and isinstance(self.chosen, METHODS[ESTIMATOR])
         may = may and isinstance(measurement.operator, SVDOperator)  # which DDRM needs
-        if not may or hole_radius(measurement.operator, measurement.y) <= _WIDE:
+        if not may or not has_wide_holes(measurement):
             return self.chosen, self.etas, Remarks()
-        sampler = METHODS[_SAMPLER].from_config(self.chosen.config)
-        return sampler, {"eta": 1.0 if self.sigma_y is None else None}, Remarks((f"wide holes, filled by {_SAMPLER}",))
+        sampler = METHODS[SAMPLER].from_config(self.chosen.config)
+        return sampler, {"eta": 1.0 if self.sigma_y is None else None}, Remarks((f"wide holes, filled by {SAMPLER}",))
 
     def _noise(
         self, picture: Picture, y: Tensor, mask: Tensor | None, operator: Operator, of_picture: bool
@@ -254,6 +254,11 @@ class ZeroShotRestorer(Restorer):
             raise InvalidInputError(f"a measurement for the task {self.task} is no picture; a .npy file is expected")
 
 
+def has_wide_holes(measurement: Measurement) -> bool:
+    """Whether what is missing has to be drawn, and can't be estimated."""
+    return hole_radius(measurement.operator, measurement.y) > _WIDE
+
+
 def automatic_method(task: str, *, draws: bool = False) -> str:
     """The method that suits a task best: by PSNR, of those that keep the data (benchmarks/results/methods.md).
 
@@ -264,7 +269,7 @@ def automatic_method(task: str, *, draws: bool = False) -> str:
         task: by name.
         draws: whether it has to draw samples.
     """
-    return _AUTO.get(task, _SAMPLER if draws else _ESTIMATOR)
+    return _AUTO.get(task, SAMPLER if draws else ESTIMATOR)
 
 
 def rounding_noise(bits: int) -> float:
