@@ -30,8 +30,8 @@ AUTO = "auto"
 GROWN = 1
 """By how many pixels what is found grows to all sides: the rims of scratches (benchmarks/results/old_photos.md)."""
 
-_MUCH = 0.3
-"""A share of a photograph above which what is found is doubtful."""
+_MUCH, _ALL = 0.3, 0.9
+"""Shares of a photograph above which what is found is doubtful, and wrong."""
 
 
 class ScratchRestorer(Restorer):
@@ -83,14 +83,14 @@ class ScratchRestorer(Restorer):
         with enough_memory("not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size):
             damaged = self._find(y)
         share = float(damaged.mean())
-        if not share:
-            remarks = Remarks(("no scratches found",))
+        found = (f"{share:.1%} taken for scratches" if share else "no scratches found",)
+        if share > _ALL:
+            remarks = Remarks(warnings=(f"{found[0]}, which can't be right: nothing was filled in",))
         else:
-            much = ("which is doubtful: look at the result",) if share > _MUCH else ()
-            remarks = Remarks((f"{share:.1%} taken for scratches",), much)
+            remarks = Remarks(found, ("much of it was filled in: compare it with the original",) * (share > _MUCH))
 
         def draw(i: int) -> Tensor:
-            whole = self._fill(y, damaged) if share else y
+            whole = self._fill(y, damaged) if 0 < share <= _ALL else y
             if examine(whole).clean:
                 return whole
             options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}

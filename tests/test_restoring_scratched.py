@@ -1,0 +1,163 @@
+"""`restore --scratches auto`: what is found is filled in by the prior, and the restorer does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import make_old_photo_network
+from torch import Tensor
+
+import diffusers_restore
+from diffusers_restore import (
+    DEFAULT_PRIOR,
+    DEFAULT_RESTORER,
+    DDRMPipeline,
+    RDDMPipeline,
+    ScratchDetectionPipeline,
+    ScratchDetector,
+    images,
+    operators,
+    restoring,
+)
+from diffusers_restore.cli import main
+from diffusers_restore.pipelines.pipeline_scratch_detection import find_scratches
+from diffusers_restore.registries import METHODS
+from diffusers_restore.restoring import ArgumentError, scratched
+from diffusers_restore.restoring.zero_shot import rounding_noise
+
+PHOTO = Path(diffusers_restore.__file__).parent / "assets" / "photos" / "chelsea.png"
+
+
+def photo(size: int = 48) -> Tensor:
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return (images.load(PHOTO).tensor[:, :, 40 : 40 + size, 60 : 60 + size] + 0.1 * noise).clamp(-1, 1)
+
+
+def mask(size: int = 48, *, wide: bool = False) -> Tensor:
+    found = torch.zeros(1, 1, size, size)
+    found[..., 20, 5:40] = 1
+    if wide:
+        found[..., 8:40, 8:40] = 1
+    return found
+
+
+@pytest.fixture
+def restorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = tmp_path / "detector"
+    ScratchDetectionPipeline(make_old_photo_network(ScratchDetector), 32, 0.3).save_pretrained(folder)
+    monkeypatch.setattr(scratched, "DEFAULT_DETECTOR", str(folder))
+    made = restoring.load(scratches="auto", seed=3, device="cpu", dtype="float32")
+    made.quiet = True
+    return made
+
+
+def finds(monkeypatch: pytest.MonkeyPatch, found: Tensor) -> None:
+    monkeypatch.setattr(scratched, "find_scratches", lambda *_: found)
+
+
+def restore(made: Any, folder: Path, x: Tensor) -> tuple[Tensor, Any]:
+    images.save(x, folder / "old.png")
+    (outcome,) = made.restore_files(folder / "old.png", folder / "new.png")
+    assert outcome.error is None
+    return images.load(folder / "new.png").tensor, outcome.remarks
+
+
+def filled(x: Tensor, damaged: Tensor, method: str, **options: Any) -> Tensor:
+    pipe = DDRMPipeline.from_pretrained(DEFAULT_PRIOR)
+    pipe.scheduler = METHODS[method].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    arguments = {"generator": torch.Generator().manual_seed(3), "output_type": "latent", **options}
+    operator = operators.create("inpaint", measurement_shape=x.shape[1:], mask=1 - damaged[0, 0])
+    made = pipe(x, operator=operator, sigma_y=rounding_noise(8), **arguments).images
+    return torch.where(damaged.bool(), made, x)
+
+
+def blind(x: Tensor) -> Tensor:
+    pipe = RDDMPipeline.from_pretrained(DEFAULT_RESTORER)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(x, num_inference_steps=1, output_type="latent").images
+
+
+@pytest.mark.parametrize(("wide", "method", "options"), [(False, "dpir", {}), (True, "ddrm", {"eta": 1.0})])
+def test_what_is_found_is_grown_filled_in_and_restored(
+    wide: bool, method: str, options: dict[str, Any], restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, found = photo(), mask(wide=wide)
+    finds(monkeypatch, found)
+    made, remarks = restore(restorer, tmp_path, x)
+    x = images.load(tmp_path / "old.png").tensor
+    grown = torch.zeros_like(found)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            grown = torch.maximum(grown, found.roll((down, right), (2, 3)))
+    assert remarks.notes == (f"{float(grown.mean()):.1%} taken for scratches",)
+    assert len(remarks.warnings) == wide
+    whole = filled(x, grown, method, **options)
+    assert (whole != x).any(dim=1).float().mean() == pytest.approx(float(grown.mean()), rel=0.01)
+    assert (made - blind(whole)).abs().max() < 2.02 / 255
+
+
+def test_where_nothing_is_found_the_restorer_alone_works(
+    restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds(monkeypatch, torch.zeros(1, 1, 48, 48))
+    made, remarks = restore(restorer, tmp_path, photo())
+    assert remarks.notes == ("no scratches found",)
+    assert (made - blind(images.load(tmp_path / "old.png").tensor)).abs().max() < 2.02 / 255
+
+
+def test_the_detector_is_asked_at_its_size_and_by_its_threshold(
+    restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        scratched, "find_scratches", lambda *given: asked.append(given) or torch.full((1, 1, 48, 48), 0.29)
+    )
+    _, remarks = restore(restorer, tmp_path, photo())
+    ((_, detector, pictures, size),) = asked
+    assert size == 32
+    assert find_scratches("detector", detector, pictures, size).shape == (1, 1, 48, 48)
+    assert remarks.notes == ("no scratches found",)
+    monkeypatch.setattr(scratched, "find_scratches", lambda *_: torch.full((1, 1, 48, 48), 0.31))
+    _, remarks = restore(restorer, tmp_path, photo())
+    assert remarks.warnings == ("100.0% taken for scratches, which can't be right: nothing was filled in",)
+
+
+def test_grey_stays_grey(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finds(monkeypatch, mask())
+    made, _ = restore(restorer, tmp_path, photo().mean(dim=1, keepdim=True))
+    assert made.shape == (1, 1, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "sr4"}, "scratches is for the bundled restorers; the bundled prior is an unconditional DDPM"),
+        ({"model": DEFAULT_PRIOR}, "scratches is for the bundled restorers; this model is an unconditional DDPM"),
+        ({"steps": 3}, "steps has no meaning with scratches"),
+        ({"samples": 2}, "scratches leaves the choice of models and steps to the bundled restorers"),
+    ],
+)
+def test_what_does_not_go_with_it(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        restoring.load(scratches="auto", **options)
+    with pytest.raises(ArgumentError, match="scratches must be 'auto', got 'all'"):
+        restoring.load(scratches="all")
+
+
+def test_on_the_command_line(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finds(monkeypatch, mask())
+    images.save(photo(), tmp_path / "old.png")
+    run: Callable[..., Result] = CliRunner().invoke
+    words = ["restore", str(tmp_path / "old.png"), "-o", str(tmp_path / "new.png"), "--scratches", "auto"]
+    result = run(main, words)
+    assert result.exit_code == 0, result.output
+    assert "4.8% taken for scratches" in result.output
+    result = run(main, [*words, "--steps", "3"])
+    assert result.exit_code == 2
+    assert "--steps has no meaning with --scratches" in result.output
