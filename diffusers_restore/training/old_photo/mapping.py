@@ -137,10 +137,13 @@ class MappingObjective(Objective):
         return networks["vae_clean"](networks["mapping"](z, damaged.mask), "decoder").float()
 
 
-def train_old_photo_mapping(config: MappingConfig, *, dry_run: bool = False) -> None:
+def train_old_photo_mapping(
+    config: MappingConfig, *, dry_run: bool = False, perceptual: Perceptual | None = None
+) -> None:
     """Train a mapping as `config` says; `config.training.output_dir` is then a repository of its pipeline.
 
-    With `dry_run`, all options and the cost of a step are printed, and nothing is written.
+    With `dry_run`, all options and the cost of a step are printed, and nothing is written. `perceptual` is a further
+    loss, as that of the objective; a run that is resumed must be given the same.
 
     Raises:
         InvalidInputError: what the configuration names can't be used.
@@ -171,7 +174,7 @@ def train_old_photo_mapping(config: MappingConfig, *, dry_run: bool = False) -> 
         "discriminator": make_discriminator(2 * channels, network.discriminator_channels, 2, seed + 1),
     }
     check_least(config.data, networks["discriminator"].min_size)
-    objective = MappingObjective(damage, network, masked=masked)
+    objective = MappingObjective(damage, network, masked=masked, perceptual=perceptual)
     options = used_options(config)
 
     def make(networks: dict[str, Any]) -> tuple[Savable, CardText]:

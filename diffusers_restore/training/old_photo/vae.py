@@ -152,10 +152,13 @@ def check_least(data: DataConfig, least: int) -> None:
         raise InvalidInputError(f"resolution must be {least} or more for the discriminators, got {data.resolution}")
 
 
-def train_old_photo_vae(config: AutoencoderConfig, *, dry_run: bool = False) -> None:
+def train_old_photo_vae(
+    config: AutoencoderConfig, *, dry_run: bool = False, perceptual: Perceptual | None = None
+) -> None:
     """Train an autoencoder as `config` says; `config.training.output_dir` then holds the network.
 
-    With `dry_run`, all options and the cost of a step are printed, and nothing is written.
+    With `dry_run`, all options and the cost of a step are printed, and nothing is written. `perceptual` is a further
+    loss, as that of the objective; a run that is resumed must be given the same.
 
     Raises:
         InvalidInputError: what the configuration names can't be used.
@@ -177,7 +180,7 @@ def train_old_photo_vae(config: AutoencoderConfig, *, dry_run: bool = False) -> 
     check_least(config.data, networks["discriminator"].min_size)
     if real:
         check_least(config.data, networks["latent_discriminator"].min_size * vae.size_multiple)
-    objective = AutoencoderObjective(vae, damage, network, real=real)
+    objective = AutoencoderObjective(vae, damage, network, real=real, perceptual=perceptual)
     options = used_options(config)
     what = "clean" if damage is None else "damaged"
 
