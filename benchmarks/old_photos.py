@@ -75,6 +75,7 @@ from diffusers_restore.images import read_picture
 from diffusers_restore.pipelines.pipeline_old_photo import DETECTION_SIZE
 from diffusers_restore.pipelines.pipeline_scratch_detection import find_scratches
 from diffusers_restore.restoring import memory, trained
+from diffusers_restore.restoring.loading import quiet_loading
 
 RESULTS = Path(__file__).parent / "results"
 HELD_OUT = "freephotos/freephotos_heldout.zip"
@@ -390,26 +391,40 @@ def by_models(
         name = f"found mask + {pixels} px: {BLIND}, then inpainted"
         rows.append(Row(name, ("detector",), restored(blind, work / "inpainted_last", kept, found, task="inpaint")))
     if args.rddm is not None:
-        takes_mask = RDDMPipeline.from_pretrained(args.rddm).inputs.masked
-        mask = found if takes_mask else None
+        mask = found if takes_mask(args.rddm) else None
         rows.append(Row("RDDM", ("rddm",), restored(damaged, work / "rddm", kept, mask, model=args.rddm)))
-        if found is not None and not takes_mask:
+        if found is not None and mask is None:
             inpainted = restored(damaged, work / "before_rddm", kept, found, task="inpaint")
             name = f"found mask + {pixels} px: inpainted, then RDDM"
             made = restored(inpainted, work / "rddm_last", kept, model=args.rddm)
             rows.append(Row(name, ("detector", "rddm"), made))
     if args.old_photo is not None:
-        index = json.loads((args.old_photo / "model_index.json").read_text())
-        mapping = json.loads((args.old_photo / "mapping" / "config.json").read_text())
-        lacks = mapping["attention"] != "none" and index.get("scratch_detector", [None])[0] is None
-        mask = masks.get(0) if lacks else None
+        mask = masks.get(0) if lacks_detector(args.old_photo) else None
         made = restored(damaged, work / "old_photo", kept, mask, model=args.old_photo)
         rows.append(Row("OldPhotoPipeline", ("old_photo",), made))
     return rows
 
 
 def load_detector(folder: Path | None) -> ScratchDetectionPipeline | None:
-    return None if folder is None else ScratchDetectionPipeline.from_pretrained(folder, dtype=torch.float32)
+    with quiet_loading():
+        return None if folder is None else ScratchDetectionPipeline.from_pretrained(folder, dtype=torch.float32)
+
+
+@cache
+def takes_mask(rddm: Path | None) -> bool:
+    """Whether an RDDM is shown a mask."""
+    with quiet_loading():
+        return rddm is not None and bool(RDDMPipeline.from_pretrained(rddm).inputs.masked)
+
+
+@cache
+def lacks_detector(old_photo: Path | None) -> bool:
+    """Whether an OldPhotoPipeline takes a mask and has nothing that finds it."""
+    if old_photo is None:
+        return False
+    with quiet_loading():
+        pipe = OldPhotoPipeline.from_pretrained(old_photo)
+    return bool(pipe.mapping.takes_mask) and pipe.scratch_detector is None
 
 
 def check_models(args: argparse.Namespace) -> None:
@@ -425,10 +440,10 @@ def check_models(args: argparse.Namespace) -> None:
         index = folder / "model_index.json"
         if not index.is_file() or kind not in json.loads(index.read_text())["_class_name"]:
             sys.exit(f"--{name}: there is no trained {kind} in {folder}; `diffusers-restore train --help` says how")
-    if args.old_photo is not None and args.detector is None:
-        pipe = OldPhotoPipeline.from_pretrained(args.old_photo)
-        if pipe.mapping.takes_mask and pipe.scratch_detector is None:
-            sys.exit(f"--detector is needed: {args.old_photo} fills in what a mask hides, and has none")
+    lacking = [args.old_photo] if lacks_detector(args.old_photo) else []
+    lacking += [args.rddm] if takes_mask(args.rddm) else []
+    if lacking and args.detector is None:
+        sys.exit(f"--detector is needed: {lacking[0]} takes a mask, and has no detector")
 
 
 # --- photographs that were damaged here -----------------------------------------------------------------------------
