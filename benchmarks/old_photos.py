@@ -677,7 +677,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         text += _old(found)
     if (found := parts.get("memory")) is not None:
         text += _memory(found)
-    commands = {row["command"]: None for row in parts.get("synthetic", {}).get("rows", [])}
+    commands = {row["command"]: None for found in parts.values() for row in found.get("rows", [])}
     commands |= {found["command"]: None for found in parts.values()}
     lines = [f"- command: {command}" for command in commands]
     lines += [f"- {name}: {value}" for name, value in report["run"].items() if name != "command"]
@@ -787,7 +787,7 @@ def save(args: argparse.Namespace, argv: Sequence[str], parts: Mapping[str, dict
         if name == "memory":
             new["rows"] = earlier.get("rows", [])
             for row in found["rows"]:
-                new["rows"] = merged_memory(new["rows"], row)
+                new["rows"] = merged_memory(new["rows"], row | {"command": how["command"]})
         report["parts"][name] = new
     return write_report(args.output, report, to_markdown(report))[1]
 

@@ -231,5 +231,8 @@ def test_the_text_says_whether_the_memory_suffices(script: Any) -> None:
     row |= dict.fromkeys(("imported, MB", "while loading, MB", "loaded, MB", "peak - loaded, MB"), 1.0)
     row |= {"reckoned, MB": 1.0, "s": 1.0}
     for peak, verdict in ((3999.0, "stays within 4 GB: 3,999 MB"), (4001.0, "does NOT stay within 4 GB: 4,001 MB")):
-        report = {"parts": {"memory": {"rows": [row | {"peak, MB": peak}], "command": "x"}}, "run": {"torch": "2"}}
+        report = {
+            "parts": {"memory": {"rows": [row | {"peak, MB": peak, "command": "x"}], "command": "x"}},
+            "run": {"torch": "2"},
+        }
         assert verdict in script.to_markdown(report)
