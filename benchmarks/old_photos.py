@@ -306,10 +306,12 @@ def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, 
     restorer = restoring.load(device="cpu", **options, **known)
     restorer.quiet = True
     folder.mkdir(parents=True)
+    # The bundled restorer looks first whether there is anything to restore, unless it is named as a model.
+    how = f"{options.get('task')} {'model' in options}"
     keys, seconds = {}, {}
     for name in before.names:
         given = [(one.folder / name).read_bytes() for one in (before, mask) if one is not None]
-        told = [code_hash().encode(), model_hash(Path(which)).encode(), str(options.get("task")).encode()]
+        told = [code_hash().encode(), model_hash(Path(which)).encode(), how.encode()]
         keys[name] = _hash([*told, *given])
         if (taken := kept.take(keys[name], folder / name)) is not None:
             seconds[name] = taken
