@@ -476,9 +476,9 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     report["pixels"] = pixels
     report["pictures"], report["masked"] = len(there), sum(bool(one.mask.any()) for one in there)
     report["rows"] = [row_of(row, there) for row in rows]
-    columns = {DAMAGED: damaged.pictures()} | (
-        {"mask found": [2 * one.expand(3, -1, -1) - 1 for one in found]} if found else {}
-    )
+    columns = {DAMAGED: damaged.pictures()}
+    if found:
+        columns["mask found"] = [2 * one - 1 for one in found]
     columns |= {row.method: row.made.pictures() for row in rows[1:] if is_shown(row.method, pixels)}
     columns["truth"] = [one.clean for one in there]
     show(columns, spread(len(there)), sheet_path(args.output, "synthetic"))
@@ -503,22 +503,16 @@ def is_shown(method: str, pixels: int) -> bool:
 
 
 def spread(count: int) -> list[int]:
-    """The numbers of SHOWN pictures from all over the list; both damages have their turn."""
-    return sorted({min(count - 1, i * count // SHOWN + i % DAMAGES) for i in range(SHOWN)})
+    """The numbers of SHOWN pictures of photographs from all over the list; the damages take turns."""
+    photos = count // DAMAGES
+    return sorted({i * photos // SHOWN * DAMAGES + i % DAMAGES for i in range(SHOWN)})
 
 
 def show(columns: Mapping[str, Sequence[Tensor]], chosen: Iterable[int], path: Path) -> None:
     """A sheet with a row for each picture and a column for each method."""
-    rows = [
-        (
-            "",
-            [
-                Cell(label.replace(": ", ":\n") if i == 0 else "", pictures[index])
-                for label, pictures in columns.items()
-            ],
-        )
-        for i, index in enumerate(chosen)
-    ]
+    rows = [("", [Cell("", pictures[index]) for pictures in columns.values()]) for index in chosen]
+    heads = [Cell(label.replace(": ", ":\n"), cell.picture) for label, cell in zip(columns, rows[0][1], strict=True)]
+    rows[0] = ("", heads)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_sheet(contact_sheet(rows), path)
 

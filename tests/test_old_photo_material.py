@@ -92,6 +92,11 @@ def test_a_mask_grows_to_all_sides(script: Any) -> None:
     assert wide[0, 1:6, 2:7].all()
 
 
+def test_a_sheet_shows_both_damages_of_photographs_from_all_over(script: Any) -> None:
+    assert script.spread(40) == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert script.spread(2) == [0, 1]
+
+
 # --- rows of several runs -------------------------------------------------------------------------------------------
 
 
@@ -213,6 +218,17 @@ def test_the_benchmark(
         assert (tmp_path / "out" / f"old_{name}.jpg").is_file()
     assert "NaN" not in (tmp_path / "out" / "old.json").read_text()
     assert str(tmp_path) not in text
+
+
+def test_a_picture_in_which_nothing_is_found_comes_back(script: Any, tmp_path: Path) -> None:
+    given = script.write(tmp_path / "given", {"a.png": picture(2, 3, SIDE, SIDE).float()})
+    mask = script.written_masks({"a.png": torch.zeros(1, SIDE, SIDE)}, tmp_path / "mask", 1)
+    kept = script.Cache(tmp_path / "cache")
+    made = script.restored(given, tmp_path / "made", kept, mask, task="inpaint")
+    assert (made.pictures()[0] - given.pictures()[0]).abs().max() < 3 / 255
+    again = script.restored(given, tmp_path / "again", kept, mask, task="inpaint")
+    assert again.seconds == made.seconds
+    assert torch.equal(again.pictures()[0], made.pictures()[0])
 
 
 def test_the_benchmark_says_what_it_lacks(script: Any, data: Path, models: dict[str, Path], tmp_path: Path) -> None:
