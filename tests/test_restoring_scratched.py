@@ -88,6 +88,8 @@ def test_what_is_found_is_grown_filled_in_and_restored(
     wide: bool, method: str, options: dict[str, Any], restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x, found = photo(), mask(wide=wide)
+    if wide:
+        monkeypatch.setattr(scratched, "_WIDE", 0.4)
     finds(monkeypatch, found)
     made, remarks = restore(restorer, tmp_path, x)
     x = images.load(tmp_path / "old.png").tensor
@@ -111,6 +113,29 @@ def test_where_nothing_is_found_the_restorer_alone_works(
     assert (made - blind(images.load(tmp_path / "old.png").tensor)).abs().max() < 2.02 / 255
 
 
+def test_what_is_too_wide_for_a_scratch_is_left(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = mask()
+    found[..., 30:40, 0:9] = 1  # at the border, too
+    finds(monkeypatch, found)
+    made, remarks = restore(restorer, tmp_path, photo())
+    assert remarks.notes[0] == f"{float(scratched.grown(mask(), 1).mean()):.1%} taken for scratches"
+    assert remarks.notes[1].startswith("3.9% is wider than a scratch, and left")
+    x = images.load(tmp_path / "old.png").tensor
+    assert (made - blind(filled(x, scratched.grown(mask(), 1), "dpir"))).abs().max() < 2.02 / 255
+
+
+def test_opening_by_its_definition() -> None:
+    given = (torch.rand(2, 1, 9, 11, generator=torch.Generator().manual_seed(0)) < 0.9).float()
+    expected = torch.zeros_like(given)
+    for i in range(9 - 2):
+        for j in range(11 - 2):
+            square = (..., slice(i, i + 3), slice(j, j + 3))
+            whole = given[square].amin(dim=(2, 3), keepdim=True)
+            expected[square] = torch.maximum(expected[square], whole.expand(-1, -1, 3, 3))
+    assert 0 < expected.mean() < given.mean()
+    assert torch.equal(scratched.opened(given, 1), expected)
+
+
 def test_the_detector_is_asked_at_its_size_and_by_its_threshold(
     restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +149,10 @@ def test_the_detector_is_asked_at_its_size_and_by_its_threshold(
     assert find_scratches("detector", detector, pictures, size).shape == (1, 1, 48, 48)
     assert remarks.notes == ("no scratches found",)
     monkeypatch.setattr(scratched, "find_scratches", lambda *_: torch.full((1, 1, 48, 48), 0.31))
+    _, remarks = restore(restorer, tmp_path, photo())
+    assert remarks.notes == ("no scratches found", remarks.notes[1])
+    assert remarks.notes[1].startswith("100.0% is wider than a scratch")
+    monkeypatch.setattr(scratched, "_WIDE", 1)
     _, remarks = restore(restorer, tmp_path, photo())
     assert remarks.warnings == ("100.0% taken for scratches, which can't be right: nothing was filled in",)
 

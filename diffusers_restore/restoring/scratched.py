@@ -30,8 +30,25 @@ AUTO = "auto"
 GROWN = 1
 """By how many pixels what is found grows to all sides: the rims of scratches (benchmarks/results/old_photos.md)."""
 
+_WIDE = 1 / 50
+"""Half the width, over a photograph's shorter side, of what is too wide for a scratch: white clothes, or a tear."""
+
+_LEAST = 0.001
+"""A share of a photograph that is worth a word."""
+
 _MUCH, _ALL = 0.3, 0.9
 """Shares of a photograph above which what is found is doubtful, and wrong."""
+
+
+def grown(mask: Tensor, pixels: int) -> Tensor:
+    """A mask (B, 1, H, W) of 0 and 1, grown by so many pixels to all sides."""
+    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels)
+
+
+def opened(mask: Tensor, pixels: int) -> Tensor:
+    """What squares of 2 `pixels` + 1 cover that lie in a mask (B, 1, H, W) of 0 and 1, and in the picture."""
+    around = functional.pad(1 - mask, (pixels,) * 4, value=1.0)
+    return grown(1 - functional.max_pool2d(around, 2 * pixels + 1, 1), pixels)
 
 
 class ScratchRestorer(Restorer):
@@ -81,11 +98,16 @@ class ScratchRestorer(Restorer):
             check_memory(network, y.shape, more)
         size = (y.shape[-1], y.shape[-2])
         with enough_memory("not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size):
-            damaged = self._find(y)
+            damaged, wide = self._find(y)
         share = float(damaged.mean())
-        found = (f"{share:.1%} taken for scratches" if share else "no scratches found",)
+        found: tuple[str, ...] = (f"{share:.1%} taken for scratches" if share else "no scratches found",)
+        if wide > _LEAST:
+            found = (
+                *found,
+                f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in",
+            )
         if share > _ALL:
-            remarks = Remarks(warnings=(f"{found[0]}, which can't be right: nothing was filled in",))
+            remarks = Remarks(found[1:], (f"{found[0]}, which can't be right: nothing was filled in",))
         else:
             remarks = Remarks(found, ("much of it was filled in: compare it with the original",) * (share > _MUCH))
 
@@ -100,13 +122,14 @@ class ScratchRestorer(Restorer):
 
         return draw, remarks
 
-    def _find(self, y: Tensor) -> Tensor:
-        """Where a picture is scratched, 1, (1, 1, H, W), on the CPU."""
+    def _find(self, y: Tensor) -> tuple[Tensor, float]:
+        """Where a picture is scratched, 1, (1, 1, H, W), on the CPU; and the share of what is too wide."""
         config = self.detector.config
         pictures = y.to(self.detector.device)
         found = find_scratches("detector", self.detector.detector, pictures, config.detection_size)
         damaged = (found >= config.threshold).float().cpu()
-        return functional.max_pool2d(damaged, 2 * GROWN + 1, 1, GROWN)
+        wide = damaged * grown(opened(damaged, half := max(2, round(_WIDE * min(y.shape[2:])))), half)
+        return grown(damaged - wide, GROWN), float(wide.mean())
 
     def _fill(self, y: Tensor, damaged: Tensor) -> Tensor:
         """The picture with what is damaged filled in, and all else as it is."""
