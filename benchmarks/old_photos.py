@@ -50,6 +50,7 @@ from torch.nn import functional
 
 import diffusers_restore
 from diffusers_restore import (
+    DEFAULT_DETECTOR,
     DEFAULT_PRIOR,
     DEFAULT_RESTORER,
     OldPhotoMapping,
@@ -84,10 +85,11 @@ SCRATCHED = (*(f"bringing_old/old_w_scratch/{name}.jpg" for name in "abcd"), "dd
 OTHERS = (*(f"bringing_old/old/{name}.jpg" for name in "adfg"), "ddnm/solvay/Curie.jpg")
 SIDE = 256  # of photographs that are damaged, and the height of those on a sheet
 DAMAGES = 2  # of each photograph
-GROWN = (0, 1, 2)  # pixels by which a mask is dilated
+GROWN = (0, 1)  # pixels by which a mask is dilated
 SHOWN = 8
 MOST = 60.0  # dB of what is met exactly
 BLIND = "blind restorer"
+AUTO = "restore --scratches auto"
 DAMAGED = "damaged"
 
 SIDES = (256, 512, 1024)
@@ -302,16 +304,17 @@ def write(folder: Path, pictures: Mapping[str, Tensor]) -> Made:
 def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, **options: Any) -> Made:
     """The files of a folder, as `restore` restores them; its masks are black where they are damaged."""
     which = DEFAULT_PRIOR if "task" in options else str(options.get("model", DEFAULT_RESTORER))
+    all_of_it = [which] + [DEFAULT_PRIOR, DEFAULT_DETECTOR] * ("scratches" in options)
     known = {} if mask is None else {"mask": mask.folder}
     restorer = restoring.load(device="cpu", **options, **known)
     restorer.quiet = True
     folder.mkdir(parents=True)
     # The bundled restorer looks first whether there is anything to restore, unless it is named as a model.
-    how = f"{options.get('task')} {'model' in options}"
+    how = f"{options.get('task')} {'model' in options} {options.get('scratches')}"
     keys, seconds = {}, {}
     for name in before.names:
         given = [(one.folder / name).read_bytes() for one in (before, mask) if one is not None]
-        told = [code_hash().encode(), model_hash(Path(which)).encode(), how.encode()]
+        told = [code_hash().encode(), *(model_hash(Path(one)).encode() for one in all_of_it), how.encode()]
         keys[name] = _hash([*told, *given])
         if (taken := kept.take(keys[name], folder / name)) is not None:
             seconds[name] = taken
@@ -325,7 +328,9 @@ def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, 
 
     if missing := [name for name in before.names if name not in seconds]:
         restorer.restore_files([before.folder / name for name in missing], f"{folder}/", report=keep)
-    made = Made(folder, before.names, tuple(seconds[name] for name in before.names), {which: count(restorer.pipe)})
+    pipes = [restorer.pipe, restorer.prior, restorer.detector] if "scratches" in options else [restorer.pipe]
+    known_by = {one: count(pipe) for one, pipe in zip(all_of_it, pipes, strict=True)}
+    made = Made(folder, before.names, tuple(seconds[name] for name in before.names), known_by)
     return made.after(*([before] if mask is None else [before, mask]))
 
 
@@ -456,6 +461,7 @@ def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, Any]:
     damaged = write(work / "damaged", {one.name: one.degraded for one in there})
     true = {one.name: one.mask for one in there}
     rows = [Row(DAMAGED, (), damaged), Row(BLIND, (), restored(damaged, work / "blind", kept))]
+    rows.append(Row(AUTO, (), restored(damaged, work / "auto", kept, scratches="auto")))
     known = {pixels: written_masks(true, work / "true" / str(pixels), pixels) for pixels in GROWN[1:]}
     bounds = with_masks("true", known, damaged, work, kept, ())
     detector, masks, found = load_detector(args.detector), {}, []
@@ -536,7 +542,7 @@ def show_old(args: argparse.Namespace, pixels: int, work: Path) -> dict[str, Any
         as_it_is = write(folder / "photographs", photos)
         blind = restored(as_it_is, folder / "blind", kept)
         columns, masks = {"photograph": as_it_is.pictures()}, {}
-        rows = [Row(BLIND, (), blind)]
+        rows = [Row(BLIND, (), blind), Row(AUTO, (), restored(as_it_is, folder / "auto", kept, scratches="auto"))]
         if detector is not None:
             masks = found_by(detector, as_it_is, folder / "found")
             columns["mask found"] = [-one for one in masks[0].pictures()]
