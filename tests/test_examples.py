@@ -185,9 +185,9 @@ def test_training_overhead(tmp_path: Path) -> None:
     for row in data["steps"]:
         shares = ("optimiser", "casts and copies", "normalisation", "convolutions", "the rest")
         assert sum(row[name] for name in shares) == pytest.approx(1)
-        assert row["convolutions"] > 0.02
-        assert row["optimiser"] > 0.02
-        assert (row["normalisation"] > 0.02) == (row["step"] in ("autocast", "copy"))
+        assert row["convolutions"] > 0.002
+        assert row["optimiser"] > 0.002
+        assert (row["normalisation"] > 0.002) == (row["step"] in ("autocast", "copy"))
     rows = {row["what"]: row["value"] for row in data["rows"]}
     assert rows["loop / bare"] == rows["step of the loop, seconds"] / rows["bare step, seconds"]
     assert 0.5 < rows["loop / bare"] < 20  # of a tiny network
