@@ -157,6 +157,35 @@ def test_the_detector_is_asked_at_its_size_and_by_its_threshold(
     assert remarks.warnings == ("100.0% taken for scratches, which can't be right: nothing was filled in",)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_mask_of_what_is_found_fills_in_the_same(
+    channels: int, restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = photo()[:, :channels].contiguous()
+    finds(monkeypatch, mask())
+    expected, found = restore(restorer, tmp_path, x)
+    finder = restoring.load(scratches="find", device="cpu", dtype="float32")
+    assert not hasattr(finder, "prior")
+    (outcome,) = finder.restore_files(tmp_path / "old.png", tmp_path / "mask.png")
+    assert outcome.error is None
+    assert outcome.remarks == found
+    written = images.load(tmp_path / "mask.png").tensor
+    assert torch.equal(written, (1 - 2 * scratched.grown(mask(), 1)).expand_as(written))
+    monkeypatch.setattr(scratched, "find_scratches", None)  # nobody looks where a mask says it
+    by_hand = restoring.load(scratches="auto", mask=tmp_path / "mask.png", seed=3, device="cpu", dtype="float32")
+    made, remarks = restore(by_hand, tmp_path, x)
+    assert remarks.notes == ("4.8% missing (black in the mask)",)
+    assert torch.equal(made, expected)
+
+
+def test_a_mask_of_another_size(restorer: Any, tmp_path: Path) -> None:
+    images.save(photo(), tmp_path / "old.png")
+    images.save(1 - 2 * mask(40), tmp_path / "mask.png")
+    by_hand = restoring.load(scratches="auto", mask=tmp_path / "mask.png", device="cpu", dtype="float32")
+    (outcome,) = by_hand.restore_files(tmp_path / "old.png", tmp_path / "new.png")
+    assert all(word in str(outcome.error) for word in ("mask", "48", "40"))
+
+
 def test_grey_stays_grey(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finds(monkeypatch, mask())
     made, _ = restore(restorer, tmp_path, photo().mean(dim=1, keepdim=True))
@@ -175,8 +204,12 @@ def test_grey_stays_grey(restorer: Any, tmp_path: Path, monkeypatch: pytest.Monk
 def test_what_does_not_go_with_it(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         restoring.load(scratches="auto", **options)
-    with pytest.raises(ArgumentError, match="scratches must be 'auto', got 'all'"):
+    with pytest.raises(ArgumentError, match="scratches must be 'auto' or 'find', got 'all'"):
         restoring.load(scratches="all")
+    with pytest.raises(ArgumentError, match="mask has no meaning where scratches is find, which makes a mask"):
+        restoring.load(scratches="find", mask=PHOTO, mask_threshold=0.3)
+    with pytest.raises(ArgumentError, match="strength has no meaning where scratches is find, which makes a mask"):
+        restoring.load(scratches="find", strength=0.5)
 
 
 def test_on_the_command_line(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

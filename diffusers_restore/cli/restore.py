@@ -47,9 +47,9 @@ from .printing import Printer
 )
 @click.option(
     "--scratches",
-    type=click.Choice(["auto"]),
-    help="Find scratches, folds, dust and tears, fill them in, and then restore, all with what is bundled. "
-    "diffusers-restore masks shows what is found.",
+    type=click.Choice(["auto", "find"]),
+    help="auto: find scratches, folds and dust, fill them in, and then restore, all with what is bundled; with --mask, "
+    "fill in what is black there. find: make OUT a mask of what auto would fill in, black, to look at or to correct.",
 )
 @click.option(
     "--steps",

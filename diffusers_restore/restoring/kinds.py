@@ -67,7 +67,7 @@ COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direc
 RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING), ".trained:RDDMRestorer")
 PIX2PIX = Kind("a Pix2PixPipeline", "Pix2PixPipeline", _SAMPLING, ".trained:Pix2PixRestorer")
 OLD_PHOTO = Kind("an OldPhotoPipeline", "OldPhotoPipeline", _MASK, ".trained:OldPhotoRestorer")
-SCRATCHED = Kind("the bundled restorers", "", ("scratches", "seed"), ".scratched:ScratchRestorer")
+SCRATCHED = Kind("the bundled restorers", "", ("scratches", *_MASK, "seed"), ".scratched:ScratchRestorer")
 KINDS = (PRIOR, COLD, RDDM, PIX2PIX, OLD_PHOTO, SCRATCHED)
 
 DETECTOR = Kind("a ScratchDetectionPipeline", "ScratchDetectionPipeline", (), "")
@@ -91,10 +91,10 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         # With a folder that isn't there, all may be done already; else loading says so.
         absent = is_absent_folder(model) and "task" in given
         kind, this = PRIOR if absent else find_kind(model), "this {model} is {1}"
+    elif "scratches" in given and "task" not in given:
+        model, kind, this = DEFAULT_RESTORER, SCRATCHED, "{scratches} leaves the choice of models and steps to {1}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
-        if "scratches" in given:
-            kind, this = SCRATCHED, "{scratches} leaves the choice of models and steps to {1}"
     else:
         model, kind, this = DEFAULT_PRIOR, PRIOR, "the bundled prior is {1}"
     for name in given:

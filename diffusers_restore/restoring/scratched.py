@@ -16,16 +16,17 @@ from ..pipelines.pipeline_scratch_detection import find_scratches
 from ..registries import METHODS
 from .arguments import ArgumentError, check
 from .blind import examine
-from .jobs import Job, Remarks
+from .jobs import Job, PathInput, Remarks
 from .kinds import DETECTOR, MAX_SEED, PRIOR, RDDM
 from .loading import load_pipeline
+from .masks import Masks
 from .memory import check_memory, enough_memory
 from .restorer import Draw, Restorer
 from .trained import MEMORY
 from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
 from .zero_shot import MEMORY as MEMORY_OF_PRIOR
 
-AUTO = "auto"
+AUTO, FIND = "auto", "find"
 
 GROWN = 1
 """By how many pixels what is found grows to all sides: the rims of scratches (benchmarks/results/old_photos.md)."""
@@ -55,18 +56,25 @@ class ScratchRestorer(Restorer):
     """Photographs with scratches: a detector finds them, the prior fills them in, the restorer does the rest.
 
     Args:
-        scratches: "auto", which the detector finds.
+        scratches: "auto" restores; "find" makes a mask of what would be filled in, black, which can be corrected.
+        mask: file of a black and white picture, in place of what the detector finds: white is undamaged; or a folder
+            with one for each picture.
+        invert_mask: white is damaged.
+        mask_threshold: what counts as white, in 0..1; None is the middle.
         seed: of what fills wide holes.
         steps: None; how many each network takes is its own.
         max_pixels, strength, quality: as of `Restorer`.
 
     Raises:
-        ArgumentError: steps, or something else than "auto".
+        ArgumentError: steps, or a mask or a strength for "find".
     """
 
     def __init__(
         self,
         scratches: str = AUTO,
+        mask: PathInput | None = None,
+        invert_mask: bool = False,
+        mask_threshold: float | None = None,
         seed: int = 0,
         steps: int | None = None,
         max_pixels: int | None = None,
@@ -74,45 +82,60 @@ class ScratchRestorer(Restorer):
         quality: int | None = None,
     ) -> None:
         super().__init__(max_pixels, strength, quality)
-        if scratches != AUTO:
-            raise ArgumentError("{scratches} must be 'auto', got {0!r:.99}", scratches)
+        if scratches not in (AUTO, FIND):
+            raise ArgumentError("{scratches} must be 'auto' or 'find', got {0!r:.99}", scratches)
         if steps is not None:
             raise ArgumentError("{steps} has no meaning with {scratches}, for which three networks run")
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
+        self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+        self.finds = scratches == FIND
+        if self.finds and (self.masks or strength is not None):
+            name = "{mask}" if self.masks else "{strength}"
+            raise ArgumentError(f"{name} has no meaning where {{scratches}} is find, which makes a mask")
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
-        self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, dtype)
-        self.prior = load_pipeline(PRIOR, DEFAULT_PRIOR, device, dtype)
-        self.pipe = load_pipeline(RDDM, DEFAULT_RESTORER, device, dtype)
+        if not self.masks:
+            self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, dtype)
+        if self.finds:
+            self.pipe = self.detector
+        else:
+            self.prior = load_pipeline(PRIOR, DEFAULT_PRIOR, device, dtype)
+            self.pipe = load_pipeline(RDDM, DEFAULT_RESTORER, device, dtype)
+
+    @property
+    def network(self) -> Any:
+        """As `Restorer.network`."""
+        return self.pipe.detector if self.finds else self.pipe.unet
 
     @property
     def description(self) -> str:
         """As `Restorer.description`."""
-        return f"{super().description}, after scratches were found and filled in"
+        return super().description + ("" if self.finds else ", after scratches were found and filled in")
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         y = picture.tensor
-        for network, more in ((self.network, MEMORY), (self.prior.unet, MEMORY_OF_PRIOR)):
+        for network, more in self._networks:
             check_memory(network, y.shape, more)
-        size = (y.shape[-1], y.shape[-2])
-        with enough_memory("not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size):
-            damaged, wide = self._find(y)
-        share = float(damaged.mean())
-        found: tuple[str, ...] = (f"{share:.1%} taken for scratches" if share else "no scratches found",)
-        if wide > _LEAST:
-            found = (
-                *found,
-                f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in",
-            )
-        if share > _ALL:
-            remarks = Remarks(found[1:], (f"{found[0]}, which can't be right: nothing was filled in",))
+        if self.masks:
+            known, remarks = self.masks.of(job)
+            damaged = 1 - known[None, None]
+            fills = bool(damaged.any())
         else:
-            remarks = Remarks(found, ("much of it was filled in: compare it with the original",) * (share > _MUCH))
+            with enough_memory(
+                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}",
+                y.shape[-1],
+                y.shape[-2],
+            ):
+                damaged, wide = self._find(y)
+            share = float(damaged.mean())
+            fills, remarks = 0 < share <= _ALL, _remarks(share, wide)
+        if self.finds:
+            return lambda i: 1 - 2 * damaged, remarks
 
         def draw(i: int) -> Tensor:
-            whole = self._fill(y, damaged) if 0 < share <= _ALL else y
+            whole = self._fill(y, damaged) if fills else y
             if examine(whole).clean:
                 return whole
             options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}
@@ -121,6 +144,11 @@ class ScratchRestorer(Restorer):
             return restored
 
         return draw, remarks
+
+    @property
+    def _networks(self) -> list[tuple[Any, int]]:
+        """The networks that run at a picture's size, and their bytes for each pixel beside."""
+        return [] if self.finds else [(self.network, MEMORY), (self.prior.unet, MEMORY_OF_PRIOR)]
 
     def _find(self, y: Tensor) -> tuple[Tensor, float]:
         """Where a picture is scratched, 1, (1, 1, H, W), on the CPU; and the share of what is too wide."""
@@ -149,3 +177,16 @@ class ScratchRestorer(Restorer):
             return_dict=False,
         )[0]
         return torch.where(damaged.bool(), filled, y)
+
+
+def _remarks(share: float, wide: float) -> Remarks:
+    """What to say of the share of a picture that was taken for scratches, and of what is too wide."""
+    notes = [f"{share:.1%} taken for scratches" if share else "no scratches found"]
+    warnings = []
+    if wide > _LEAST:
+        notes.append(f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in")
+    if share > _ALL:
+        warnings.append(f"{notes.pop(0)}, which can't be right: nothing was filled in")
+    elif share > _MUCH:
+        warnings.append("much of it was filled in: compare it with the original")
+    return Remarks(tuple(notes), tuple(warnings))
