@@ -32,9 +32,10 @@ from .canvas import (
 )
 from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network
+from .tiles import TilingMixin
 
 
-class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
+class ColdDiffusionPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     """Undoes the degradation D(x, t) that its network R was trained on: R(D(x, t), t - 1) = x.
 
     It restores pictures degraded by D, and generates new ones from draws at the largest severity T: from a fitted
@@ -239,7 +240,7 @@ class ColdDiffusionPipeline(HubMixin, DiffusionPipeline):
         """R(x_t, k) in float32."""
         extended = canvas.extend(sample)
         t = torch.full((len(extended),), timestep, device=extended.device)
-        output = self.unet(extended.to(self.unet.dtype), t, return_dict=False)[0]
+        output = self._in_tiles(self.unet)(extended.to(self.unet.dtype), t, return_dict=False)[0]
         check_shape("unet's output", output, "its input", extended.shape, extended.device)
         return canvas.crop(output).to(sample.dtype)
 

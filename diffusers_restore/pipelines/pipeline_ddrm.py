@@ -24,6 +24,7 @@ from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import OutputType, check_channels, check_output_type, to_output
 from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates
+from .tiles import TilingMixin
 from .zero_shot import (
     Chain,
     MeasuredCanvas,
@@ -50,7 +51,7 @@ restored = pipe(Image.open("photo.png"), operator="denoise", sigma_y=0.1).images
 )
 
 
-class DDRMPipeline(HubMixin, DiffusionPipeline):
+class DDRMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     """Zero-shot restoration of linearly degraded pictures: y = A x + sigma_y z, restored by a diffusion prior of x.
 
     Any unconditional or class-conditional `UNet2DModel` or `ResidualUNet2DModel` of a DDPM is a prior; repositories
@@ -160,6 +161,11 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
         scheduler = own_scheduler(self.scheduler, ZeroShotScheduler)
         check_evaluates("unet", self.unet)
         options = step_options(scheduler, eta=eta, eta_b=eta_b)
+        if self._tile_side is not None and scheduler.needs_gradient:
+            raise InvalidInputError(
+                f"{type(scheduler).__name__} needs the gradient of the network, whose memory tiles don't save; call "
+                "disable_tiling(), or take a method without a gradient"
+            )
         check_real("classifier_scale", classifier_scale)
         if classifier is not None and not callable(classifier):
             raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
@@ -183,7 +189,8 @@ class DDRMPipeline(HubMixin, DiffusionPipeline):
                 return output
             return watch.see("classifier", t, guide(output, x, t, scheduler, classifier, classifier_scale))
 
-        chains = [Chain(self.unet, scheduler, *one, guided) for one in zip(parts, labels, strict=True)]
+        unet = self._in_tiles(self.unet)
+        chains = [Chain(unet, scheduler, *one, guided) for one in zip(parts, labels, strict=True)]
 
         count = itertools.count()
 

@@ -32,6 +32,7 @@ from .canvas import (
 )
 from .chain import Callback, Watch, check_callback, own_scheduler, run_chain
 from .common import Network, check_evaluates, check_network, is_score_network
+from .tiles import TilingMixin
 
 
 class Inputs(NamedTuple):
@@ -132,7 +133,7 @@ def check_output(output: object, sample: Tensor) -> None:
         )
 
 
-class RDDMPipeline(HubMixin, DiffusionPipeline):
+class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     """Removes the residual and the noise from degraded pictures in a few steps, from I_T = I_in + noise to I_0.
 
     One network predicts everything (2C outputs for "residual_epsilon" and similar), or `unet` predicts the residual (or
@@ -375,7 +376,10 @@ class RDDMPipeline(HubMixin, DiffusionPipeline):
         """The networks' outputs in float32."""
         dtype = self.unet.dtype
         condition = tuple(one.to(dtype) for one in condition)
-        output = network_outputs(self.unet, self.unet_noise, scheduler, sample.to(dtype), condition, timestep)
+        unet_noise = None if self.unet_noise is None else self._in_tiles(self.unet_noise)
+        output = network_outputs(
+            self._in_tiles(self.unet), unet_noise, scheduler, sample.to(dtype), condition, timestep
+        )
         return output.to(sample.dtype)
 
     def _checked_mask(
