@@ -25,6 +25,7 @@ from diffusers_restore import (
 from diffusers_restore.degradations import Pixelate
 from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.pipelines import tiles
+from diffusers_restore.pipelines.canvas import size_multiple
 from diffusers_restore.pipelines.tiles import TiledNetwork, parts, reach, weights
 from diffusers_restore.registries import METHODS
 
@@ -88,7 +89,7 @@ def test_weights_of_blended_tiles_add_up_to_1(length: int, side: int, multiple: 
 )
 def test_reach_of_convolutions(options: dict[str, Any], pixels: int) -> None:
     network = local_network(**options)
-    multiple = tiles.size_multiple(network)
+    multiple = size_multiple(network)
     found = reach(network)
     assert found is not None
     assert pixels <= found < pixels + multiple  # it counts from blocks that strided convolutions see as one

@@ -98,6 +98,15 @@ from .printing import Printer
 )
 @click.option("--average", is_flag=True, help="Write the mean of the samples: higher PSNR, smoother.")
 @click.option(
+    "--tile",
+    metavar="auto|N|off",
+    default="auto",
+    show_default=True,
+    help="How much of a picture the network sees at once: off all, N tiles of N x N pixels. auto takes tiles where "
+    "all of it takes more than 3.5 GB, or more memory than is free. With the bundled networks they change nothing; "
+    "networks with norms or attention see all of a picture, and differ a little.",
+)
+@click.option(
     "--strength",
     type=float,
     callback=real(0, 1),
@@ -165,7 +174,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
 
         restorer = kind.restorer(chosen, **given)
         restorer.settings["dtype"] = dtype
-        restorer.quiet = quiet
+        restorer.quiet, restorer.tell = quiet, printer.tell
         printer.settings = restorer.settings
         batch = Batch(restorer, inputs, output, tell=printer.tell, **of_run)
         find_device(device)

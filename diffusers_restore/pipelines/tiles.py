@@ -53,6 +53,21 @@ def weights(part: Part, length: int, margin: int) -> Tensor:
     return weight
 
 
+def grey(network: Network, side: int) -> Tensor:
+    """A square input without anything in it."""
+    shape = (1, network.config.in_channels, side, side)
+    return torch.zeros(shape, dtype=network.dtype, device=network.device)
+
+
+@torch.no_grad()
+def at_zero(network: Network, x: Tensor) -> Tensor:
+    """The network's output at timestep 0, for class 0 if it has classes."""
+    labels = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    given = {} if network.config.get("num_class_embeds") is None else {"class_labels": labels}
+    output: Tensor = network(x, torch.zeros(len(x), device=x.device), return_dict=False, **given)[0]
+    return output
+
+
 _REACH: WeakKeyDictionary[nn.Module, int | None] = WeakKeyDictionary()
 
 
@@ -68,20 +83,16 @@ def reach(network: Network) -> int | None:
     return _REACH[own]
 
 
-@torch.no_grad()
 def _looked_for(network: Network) -> int | None:
     if any(isinstance(part, (nn.GroupNorm, nn.InstanceNorm2d, Attention)) for part in network.modules()):
         return None
     multiple = size_multiple(network)
-    side, given = 8 * multiple, {}
-    if network.config.get("num_class_embeds") is not None:
-        given["class_labels"] = torch.zeros(1, dtype=torch.long, device=network.device)
-    t = torch.zeros(1, device=network.device)
+    side = 8 * multiple
     while side <= _FARTHEST:
         start = side // 2 // multiple * multiple
-        x = torch.zeros(1, network.config.in_channels, side, side, dtype=network.dtype, device=network.device)
+        x = grey(network, side)
         x[:, :, start : start + multiple, start : start + multiple] = math.nan
-        touched = network(x, t, return_dict=False, **given)[0].isnan().any(dim=1)[0]
+        touched = at_zero(network, x).isnan().any(dim=1)[0]
         places = touched.nonzero()
         if not len(places):
             return 0
@@ -182,5 +193,8 @@ class TilingMixin:
         """The network as this call sees it."""
         if self._tile_side is None:
             return network
-        bar = {**getattr(self, "_progress_bar_config", {}), "desc": "tiles", "leave": False}
+        bar = {**getattr(self, "_progress_bar_config", {}), "leave": False}
+        bar["desc"] = " ".join(filter(None, (bar.get("desc"), "tiles")))
+        if "file" in bar:
+            bar["position"] = 0  # what is no terminal has no line above
         return cast(Network, TiledNetwork(network, self._tile_side, bar))

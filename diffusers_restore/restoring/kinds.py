@@ -59,15 +59,15 @@ PRIOR = Kind(
     "DDRMPipeline",
     (
         *("task", "operator_args", *_MASK, "kernel", "sigma_y", "method", "method_args", "eta", "eta_b"),
-        *("class_label", *_SAMPLING),
+        *("class_label", *_SAMPLING, "tile"),
     ),
     ".zero_shot:ZeroShotRestorer",
 )
-COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct"), ".trained:ColdRestorer")
-RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING), ".trained:RDDMRestorer")
+COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direct", "tile"), ".trained:ColdRestorer")
+RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING, "tile"), ".trained:RDDMRestorer")
 PIX2PIX = Kind("a Pix2PixPipeline", "Pix2PixPipeline", _SAMPLING, ".trained:Pix2PixRestorer")
 OLD_PHOTO = Kind("an OldPhotoPipeline", "OldPhotoPipeline", _MASK, ".trained:OldPhotoRestorer")
-SCRATCHED = Kind("the bundled restorers", "", ("scratches", *_MASK, "seed"), ".scratched:ScratchRestorer")
+SCRATCHED = Kind("the bundled restorers", "", ("scratches", *_MASK, "seed", "tile"), ".scratched:ScratchRestorer")
 KINDS = (PRIOR, COLD, RDDM, PIX2PIX, OLD_PHOTO, SCRATCHED)
 
 DETECTOR = Kind("a ScratchDetectionPipeline", "ScratchDetectionPipeline", (), "")

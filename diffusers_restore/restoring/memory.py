@@ -25,7 +25,7 @@ from ..pipelines.pipeline_scratch_detection import detection_sides
 from .arguments import ModelError
 
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation")
-_SMALL = 500_000
+SMALL = 500_000
 """Pixels that are not worth a question."""
 
 _ATTENTION = 14
@@ -52,27 +52,23 @@ def enough_memory(message: str, *values: object) -> Iterator[None]:
         raise ModelError(message, *values) from error
 
 
-def check_memory(
-    network: Network | ImageTranslator, shape: Sequence[int], more_per_pixel: int, *, gradient: bool = False
-) -> None:
+def check_memory(network: ImageTranslator, shape: Sequence[int], more_per_pixel: int) -> None:
     """Refuse a picture for which the free memory is too small, before the work begins.
 
     Args:
         network: which sees the whole picture at once.
         shape: (..., H, W) of the restored picture.
         more_per_pixel: bytes that the restoration needs beside the network.
-        gradient: whether it goes back through the network.
 
     Raises:
         ModelError: it is too small; the message has both figures.
     """
     height, width = shape[-2:]
-    if height * width < _SMALL:
+    if height * width < SMALL:
         return
     multiple = size_multiple(network)
-    needed = network_memory(network, height + -height % multiple, width + -width % multiple, gradient)
-    needed += height * width * more_per_pixel
-    _check_free(network, height, width, needed, gradient)
+    needed = network_memory(network, height + -height % multiple, width + -width % multiple)
+    check_free(network, height, width, needed + height * width * more_per_pixel, gradient=False)
 
 
 def check_old_photo_memory(pipe: OldPhotoPipeline, shape: Sequence[int], more_per_pixel: int, *, detects: bool) -> None:
@@ -89,7 +85,7 @@ def check_old_photo_memory(pipe: OldPhotoPipeline, shape: Sequence[int], more_pe
     """
     height, width = shape[-2:]
     needed = old_photo_memory(pipe, height, width, detects) + height * width * more_per_pixel
-    _check_free(pipe.mapping, height, width, needed, gradient=False)
+    check_free(pipe.mapping, height, width, needed, gradient=False)
 
 
 def old_photo_memory(pipe: OldPhotoPipeline, height: int, width: int, detects: bool) -> int:
@@ -119,7 +115,18 @@ def old_photo_memory(pipe: OldPhotoPipeline, height: int, width: int, detects: b
     return max(stages)
 
 
-def _check_free(network: Any, height: int, width: int, needed: int, gradient: bool) -> None:
+def check_free(network: Any, height: int, width: int, needed: int, gradient: bool) -> None:
+    """Refuse what needs more memory than is free on the network's device.
+
+    Args:
+        network: the network.
+        height, width: of the picture.
+        needed: bytes.
+        gradient: whether it goes back through the network.
+
+    Raises:
+        ModelError: the message has both figures.
+    """
     free = free_memory(network.device)
     if needed > free:
         smaller = ", a {method} without a gradient" if gradient else ""

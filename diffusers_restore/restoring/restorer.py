@@ -18,12 +18,13 @@ from ..errors import InvalidInputError, check_int, check_real
 from ..images import Picture
 from .arguments import ArgumentError, check, check_flag
 from .comparing import Comparison
-from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, make_folders, run
+from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, duration, make_folders, run
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
 from .pairing import check_not_overwritten, check_outside, names_folder, pair
 from .progress import bar_options
+from .room import AUTO, LARGE, check_tile, make_room, seconds
 
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
@@ -39,6 +40,8 @@ class Restorer(ABC):
         max_pixels: larger pictures are refused, before they are decoded; None is 64 million.
         strength: how much of the change is made: 0 gives the input, None and 1 the restoration.
         quality: of JPEG and WebP files, 1..100; None is 95, and WebP without loss.
+        tile: how much of a picture the network sees at once: "off" all of it, a number of pixels tiles with such sides,
+            "auto" tiles where all of it takes more than 3.5 GB, or more memory than is free.
 
     Attributes:
         samples: restorations of each picture.
@@ -46,22 +49,29 @@ class Restorer(ABC):
         masks: of the pictures.
         settings: what the results depend on beside the pictures, for a list of what is done.
         quiet: whether no progress is shown.
+        tell: is called with a sentence about what a large picture will take, before the work begins.
         pipe: the pipeline.
     """
 
     samples = 1
     average = False
     quiet = False
+    tell: Callable[[str], object] = staticmethod(lambda sentence: None)
     pipe: Any
 
     def __init__(
-        self, max_pixels: int | None = None, strength: float | None = None, quality: int | None = None
+        self,
+        max_pixels: int | None = None,
+        strength: float | None = None,
+        quality: int | None = None,
+        tile: int | str = AUTO,
     ) -> None:
         self.max_pixels = (
             images.DEFAULT_MAX_PIXELS if max_pixels is None else check("max_pixels", check_int, max_pixels, 1)
         )
         self.strength = 1.0 if strength is None else check("strength", check_real, strength, 0, 1)
         self.quality = None if quality is None else check("quality", check_int, quality, 1, 100)
+        self.tile = check_tile(tile)
         self.masks = Masks(None)
         self.settings: dict[str, Any] = {}
 
@@ -145,6 +155,32 @@ class Restorer(ABC):
         if self.average:
             save(total / self.samples, job.targets[0])
         return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture) + remarks)
+
+    def _make_room(
+        self, pipe: Any, job: Job, shape: Sequence[int], more_per_pixel: int, evaluations: int, gradient: bool = False
+    ) -> Remarks:
+        """See that the memory suffices, by tiles where that helps; say what a large picture will take.
+
+        Args:
+            pipe: that is about to work.
+            job: its files.
+            shape: (..., H, W) of the restored picture.
+            more_per_pixel: bytes that the restoration needs beside the network.
+            evaluations: of the network.
+            gradient: whether the method goes back through the network.
+
+        Raises:
+            ArgumentError: a tile for a method that needs a gradient.
+            ModelError: the memory is too small.
+        """
+        height, width = shape[-2:]
+        room = make_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
+        seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
+        if height * width >= LARGE:
+            long = duration(seconds(pipe.unet, room.seen, evaluations * self.samples))
+            words = [f"{job.name}: {width}x{height}", seen, f"about {long}", f"{room.needed / 1e9:.1f} GB of memory"]
+            self.tell(", ".join(filter(None, words)))
+        return Remarks((f"seen in {seen}",)) if seen else Remarks()
 
     def _blend(self, restored: Tensor, given: Tensor) -> Tensor:
         """The restoration by `strength`, between the picture that was given and the restored one."""

@@ -20,7 +20,7 @@ from .jobs import Job, PathInput, Remarks
 from .kinds import DETECTOR, MAX_SEED, PRIOR, RDDM
 from .loading import load_pipeline
 from .masks import Masks
-from .memory import check_memory, enough_memory
+from .memory import enough_memory
 from .restorer import Draw, Restorer
 from .trained import MEMORY
 from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
@@ -63,7 +63,7 @@ class ScratchRestorer(Restorer):
         mask_threshold: what counts as white, in 0..1; None is the middle.
         seed: of what fills wide holes.
         steps: None; how many each network takes is its own.
-        max_pixels, strength, quality: as of `Restorer`.
+        max_pixels, strength, quality, tile: as of `Restorer`.
 
     Raises:
         ArgumentError: steps, or a mask or a strength for "find".
@@ -80,8 +80,9 @@ class ScratchRestorer(Restorer):
         max_pixels: int | None = None,
         strength: float | None = None,
         quality: int | None = None,
+        tile: int | str = "auto",
     ) -> None:
-        super().__init__(max_pixels, strength, quality)
+        super().__init__(max_pixels, strength, quality, tile)
         if scratches not in (AUTO, FIND):
             raise ArgumentError("{scratches} must be 'auto' or 'find', got {0!r:.99}", scratches)
         if steps is not None:
@@ -116,8 +117,6 @@ class ScratchRestorer(Restorer):
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         y = picture.tensor
-        for network, more in self._networks:
-            check_memory(network, y.shape, more)
         if self.masks:
             known, remarks = self.masks.of(job)
             damaged = 1 - known[None, None]
@@ -133,6 +132,10 @@ class ScratchRestorer(Restorer):
             fills, remarks = 0 < share <= _ALL, _remarks(share, wide)
         if self.finds:
             return lambda i: 1 - 2 * damaged, remarks
+        if fills:
+            steps = METHODS[ESTIMATOR].from_config(self.prior.scheduler.config).default_count
+            self._make_room(self.prior, job, y.shape, MEMORY_OF_PRIOR, steps)
+        remarks += self._make_room(self.pipe, job, y.shape, MEMORY, 1)
 
         def draw(i: int) -> Tensor:
             whole = self._fill(y, damaged) if fills else y
@@ -144,11 +147,6 @@ class ScratchRestorer(Restorer):
             return restored
 
         return draw, remarks
-
-    @property
-    def _networks(self) -> list[tuple[Any, int]]:
-        """The networks that run at a picture's size, and their bytes for each pixel beside."""
-        return [] if self.finds else [(self.network, MEMORY), (self.prior.unet, MEMORY_OF_PRIOR)]
 
     def _find(self, y: Tensor) -> tuple[Tensor, float]:
         """Where a picture is scratched, 1, (1, 1, H, W), on the CPU; and the share of what is too wide."""

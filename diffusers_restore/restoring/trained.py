@@ -31,7 +31,7 @@ class ColdRestorer(Restorer):
         steps: network evaluations; None is one for each severity.
         start: how severe the damage is; None is the largest severity.
         direct: take the network's first estimate only.
-        max_pixels, strength, quality: as of `Restorer`.
+        max_pixels, strength, quality, tile: as of `Restorer`.
 
     Raises:
         ArgumentError: `steps` with `direct`, which is one evaluation.
@@ -45,8 +45,9 @@ class ColdRestorer(Restorer):
         max_pixels: int | None = None,
         strength: float | None = None,
         quality: int | None = None,
+        tile: int | str = "auto",
     ) -> None:
-        super().__init__(max_pixels, strength, quality)
+        super().__init__(max_pixels, strength, quality, tile)
         self.steps = None if steps is None else check("steps", check_int, steps, 1)
         self.start = None if start is None else check("start", check_int, start, 1)
         self.direct = check("direct", check_bool, direct)
@@ -67,9 +68,10 @@ class ColdRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        check_memory(self.network, picture.tensor.shape, MEMORY)
+        evaluations = 1 if self.direct else self.steps or self.start or len(self.pipe.scheduler)
+        remarks = self._make_room(self.pipe, job, picture.tensor.shape, MEMORY, evaluations)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
-        return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], Remarks()
+        return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], remarks
 
 
 class RDDMRestorer(Restorer):
@@ -84,7 +86,7 @@ class RDDMRestorer(Restorer):
         seed: of the first sample's noise; each further sample has the next.
         samples: restorations of each picture.
         average: whether their mean is the result.
-        max_pixels, strength, quality: as of `Restorer`.
+        max_pixels, strength, quality, tile: as of `Restorer`.
 
     Raises:
         ArgumentError: an average of one sample.
@@ -102,8 +104,9 @@ class RDDMRestorer(Restorer):
         max_pixels: int | None = None,
         strength: float | None = None,
         quality: int | None = None,
+        tile: int | str = "auto",
     ) -> None:
-        super().__init__(max_pixels, strength, quality)
+        super().__init__(max_pixels, strength, quality, tile)
         self.steps = None if steps is None else check("steps", check_int, steps, 1)
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
@@ -126,7 +129,8 @@ class RDDMRestorer(Restorer):
         """As `Restorer.prepare`."""
         if self._looks_first and (findings := examine(picture.tensor)).clean:
             return lambda i: picture.tensor, findings.remarks
-        check_memory(self.network, picture.tensor.shape, MEMORY)
+        evaluations = (self.steps or 1) * (1 if self.pipe.unet_noise is None else 2)
+        seen = self._make_room(self.pipe, job, picture.tensor.shape, MEMORY, evaluations)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:
@@ -138,7 +142,7 @@ class RDDMRestorer(Restorer):
             restored: torch.Tensor = self.pipe(picture.tensor, generator=generator, **options)[0]
             return restored
 
-        return draw, remarks
+        return draw, remarks + seen
 
 
 class Pix2PixRestorer(Restorer):

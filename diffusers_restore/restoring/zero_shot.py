@@ -25,7 +25,6 @@ from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .masks import Masks
 from .measuring import check_noise_of_picture, is_picture, task_arguments
-from .memory import check_memory
 from .restorer import Draw, Restorer
 from .trained import check_steps
 
@@ -71,7 +70,7 @@ class ZeroShotRestorer(Restorer):
         samples: restorations of each picture.
         average: whether their mean is the result.
         max_pixels: of a picture, of its restoration, of the mask and the kernel.
-        strength, quality: as of `Restorer`.
+        strength, quality, tile: as of `Restorer`.
 
     Raises:
         ArgumentError: a missing or unknown argument of the task, or an average of one sample.
@@ -98,6 +97,7 @@ class ZeroShotRestorer(Restorer):
         max_pixels: int | None = None,
         strength: float | None = None,
         quality: int | None = None,
+        tile: int | str = "auto",
     ) -> None:
         if task is None:
             raise ArgumentError(
@@ -105,7 +105,7 @@ class ZeroShotRestorer(Restorer):
             )
         if method is not None and (not isinstance(method, str) or method not in (AUTO, *METHODS)):
             raise ArgumentError("{method}: {0}", unknown_name("method", method, [AUTO, *METHODS]))
-        super().__init__(max_pixels, strength, quality)
+        super().__init__(max_pixels, strength, quality, tile)
         self.samples, self.average = check_samples(samples, average)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
         self.kernel = check_file("kernel", kernel)
@@ -185,8 +185,6 @@ class ZeroShotRestorer(Restorer):
             arguments["mask"], remarks = self.masks.of(job)
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
-        gradient = self.pipe.scheduler.needs_gradient
-        check_memory(self.network, operator.input_shape, MEMORY, gradient=gradient)
         one_by_one = self.pipe.unet.config.in_channels == 1 < channels
         if one_by_one and arguments:
             raise InvalidInputError(
@@ -212,8 +210,11 @@ class ZeroShotRestorer(Restorer):
             )[0]
             return restored
 
+        evaluations = self.steps or scheduler.default_count
+        gradient = scheduler.needs_gradient
+        seen = self._make_room(self.pipe, job, operator.input_shape, MEMORY, evaluations, gradient)
         few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
-        return draw, remarks + of_noise + of_holes + few
+        return draw, remarks + of_noise + of_holes + seen + few
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
