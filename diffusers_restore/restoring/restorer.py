@@ -156,6 +156,8 @@ class Restorer(ABC):
             save(total / self.samples, job.targets[0])
         return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture) + remarks)
 
+    _find_room = staticmethod(make_room)
+
     def _make_room(
         self, pipe: Any, job: Job, shape: Sequence[int], more_per_pixel: int, evaluations: int, gradient: bool = False
     ) -> Remarks:
@@ -174,7 +176,7 @@ class Restorer(ABC):
             ModelError: the memory is too small.
         """
         height, width = shape[-2:]
-        room = make_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
+        room = self._find_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
         seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
         if height * width >= LARGE:
             long = duration(seconds(pipe.unet, room.seen, evaluations * self.samples))
