@@ -115,8 +115,8 @@ def to_markdown(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> st
         "Random pictures, one thread, one process each. Peak is the most that the whole process held; about 450 MB of "
         "it are Python, torch and the model. `reckoned` is what the engine compares with the free memory before it "
         "begins: the tensors that are alive at the network's worst moment, counted on the meta device, and a number of "
-        "bytes for each pixel. Where that is more than 3.5 GB, the network sees the picture in `tiles`. Seconds are for "
-        "two timesteps, or the one that the restorer and noise alone need. MB are 10^6 bytes.",
+        "bytes for each pixel. Where that is more than 3.5 GB, the network sees the picture in `tiles`. Seconds are "
+        "of two timesteps, or the one that the restorer and noise alone need. MB are 10^6 bytes.",
         f"**{PIXELS[-1]} pixels: {len(within)} of {len(large)} rows within {LIMIT} MB for the whole process.**",
         markdown_table(rows, COLUMNS),
         "## How it was run",

@@ -73,7 +73,6 @@ from diffusers_restore.evaluation.report import (
     write_report,
 )
 from diffusers_restore.images import read_picture
-from diffusers_restore.pipelines.pipeline_old_photo import DETECTION_SIZE
 from diffusers_restore.pipelines.pipeline_scratch_detection import find_scratches
 from diffusers_restore.restoring import memory, trained
 from diffusers_restore.restoring.loading import quiet_loading
@@ -598,13 +597,16 @@ def measure_one(attention: str, folder: Path, dtype: str, side: int) -> dict[str
         loading, loaded, start = peak(), psutil.Process().memory_info().rss / 1e6, time.perf_counter()
         if attention != "none":
             picture = images.load(source).tensor
-            find_scratches("scratch_detector", restorer.pipe.scratch_detector, picture, DETECTION_SIZE)
+            pipe = restorer.pipe
+            find_scratches("scratch_detector", pipe.scratch_detector, picture, pipe.config.detection_size)
         (outcome,) = restorer.restore_files([source], Path(place, "b.png"))
         seconds = time.perf_counter() - start
     if outcome.error is not None:
         raise outcome.error
     most = peak()
-    reckoned = memory.old_photo_memory(restorer.pipe, side, side, attention != "none") + trained._MEMORY * side**2
+    reckoned = (
+        memory.old_photo_memory(restorer.pipe, side, side, attention != "none") + trained.OLD_PHOTO_MEMORY * side**2
+    )
     return {
         "mapping": ROUTES[attention],
         "dtype": dtype,

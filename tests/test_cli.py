@@ -821,7 +821,7 @@ def test_masks_that_do_not_fit(restore: Restore, tmp_path: Path) -> None:
     Image.new("L", (SIDE, SIDE + 1), 255).save(tmp_path / "size.png")
     Image.new("L", (SIDE, SIDE), 0).save(tmp_path / "black.png")
     for name, message in (
-        ("size", "a.png: mask must have the shape (16, 16)"),
+        ("size", "a.png: --mask has 16x17 pixels, the picture has 16x16"),
         ("black", "a.png: mask keeps no pixel"),
     ):
         words = ["--task", "inpaint", "--mask", tmp_path / f"{name}.png"]
@@ -1254,8 +1254,10 @@ def test_options_of_ddrm_are_refused_by_a_cold_model(
     result = undo("in.png", "-o", "out.png", option, *([] if value is None else [value]))
     kinds = "an unconditional DDPM"
     if option == "--mask":
-        kinds += ", an RDDMPipeline or an OldPhotoPipeline"
-    elif option in ("--seed", "--samples", "--average"):
+        kinds += ", an RDDMPipeline, an OldPhotoPipeline or the bundled restorers"
+    elif option == "--seed":
+        kinds += ", an RDDMPipeline, a Pix2PixPipeline or the bundled restorers"
+    elif option in ("--samples", "--average"):
         kinds += ", an RDDMPipeline or a Pix2PixPipeline"
     fails(result, 2, f"Error: {option} is for {kinds}; this --model is a ColdDiffusionPipeline\n")
     assert names(tmp_path) == ["in.png"]

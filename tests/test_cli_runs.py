@@ -83,10 +83,16 @@ def test_a_folder_of_masks_must_have_one_for_each(scans: Path, restore: Restore,
     mask(tmp_path / "masks" / "a.png")
     words = [scans, "-o", tmp_path / "out", "--task", "inpaint", "--mask", tmp_path / "masks"]
     fails(restore(*words), 2, "--mask", "must hold one file named as the picture", "b.png", "there is none")
-    for suffix in ("png", "bmp"):
+    for suffix in ("tif", "bmp"):
         mask(tmp_path / "masks" / f"b.{suffix}")
-    fails(restore(*words), 2, "b.bmp, ", "b.png")
+    fails(restore(*words), 2, "b.bmp, ", "b.tif")
     assert not (tmp_path / "out").exists()
+    mask(tmp_path / "masks" / "b.png.webp", known=8)  # as a result is named whose format can't be written
+    succeeds(restore(*words))
+    mask(tmp_path / "masks" / "b.png", known=4)
+    result = restore(*words)
+    succeeds(result)
+    assert "75.0% missing" in result.stdout
 
 
 def test_inverted_and_soft_masks(restore: Restore, tmp_path: Path) -> None:

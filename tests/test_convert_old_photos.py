@@ -285,7 +285,9 @@ def test_a_folder_becomes_a_pipeline(route: Any, folder: Path) -> None:
         small = (functional.interpolate(grown, (16, 24), mode="bilinear") > 0).float()
         expected = decoder.decoder(mapping(encoder.encoder(torch.where(grown.bool(), torch.ones(()), x)), small))
         made = pipe(x, mask=mask, output_type="latent").images
-        found = pipe(x, detection_size=64, threshold=0.5).scratch_mask
+        assert (pipe.config.detection_size, pipe.config.threshold) == (256, 0.4)
+        pipe.register_to_config(detection_size=64)
+        found = pipe(x, threshold=0.5).scratch_mask
         luma = (torch.tensor([0.299, 0.587, 0.114])[:, None, None] * x).sum(dim=1, keepdim=True)
         assert (found != (reference(6)(luma).sigmoid() >= 0.5).float()).float().mean() < 0.01
         (folder / "detection" / "FT_Epoch_latest.pt").unlink()
@@ -330,7 +332,7 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(cli.main, [str(word) for word in words])
 
 
-def test_the_folder_is_converted(folder: Path, tmp_path: Path) -> None:
+def test_the_folder_is_converted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "my photos"
     result = run("convert", folder, "-o", out, "--route", "scratch")
     assert result.exit_code == 0, result.output
@@ -355,6 +357,13 @@ def test_the_folder_is_converted(folder: Path, tmp_path: Path) -> None:
     assert "VAE_B_quality" not in card.text
     assert "diffusers-restore convert checkpoints -o 'my photos' --route scratch\n" in card.text
     assert "released under the MIT License" in card.text
+    monkeypatch.chdir(folder)
+    result = CliRunner().invoke(cli.main, ["convert", ".", "-o", str(tmp_path / "again"), "--route", "scratch"])
+    assert result.exit_code == 0, result.output
+    assert (
+        f"diffusers-restore convert {folder.name} -o again --route scratch\n"
+        in (tmp_path / "again" / "README.md").read_text()
+    )
     assert str(tmp_path) not in card.text
 
 

@@ -26,6 +26,7 @@ from diffusers_restore import (
     restoring,
 )
 from diffusers_restore.errors import InvalidInputError, UnknownNameError
+from diffusers_restore.pipelines.pipeline_scratch_detection import detection_sides
 from diffusers_restore.restoring.memory import old_photo_memory
 
 ATTENTIONS: tuple[Any, ...] = ("none", "partial", "patch")
@@ -99,7 +100,7 @@ def test_a_photograph_is_extended_to_what_the_networks_can_halve(attention: str,
 @pytest.mark.parametrize("size", [(1, 1), (40, 700), (700, 40)])
 def test_sizes_with_a_detector(size: tuple[int, int]) -> None:
     for attention in ("partial", "patch"):
-        output = pipeline(attention, True)(pictures(1, 3, *size), detection_size=16, output_type="latent")
+        output = pipeline(attention, True, detection_size=16)(pictures(1, 3, *size), output_type="latent")
         assert output.images.shape == (1, 3, *size)
         assert output.scratch_mask.shape == (1, 1, *size)
         assert output.images.isfinite().all()
@@ -125,17 +126,19 @@ def test_a_mask_grows_by_three_pixels_for_patches() -> None:
 def test_the_mask_of_the_detector_is_that_of_the_user() -> None:
     x = pictures(3, 3, 24, 32)
     for attention in ("partial", "patch"):
-        pipe = pipeline(attention, True)
-        detected = pipe(x, threshold=0.7, detection_size=40, output_type="latent")
+        pipe = pipeline(attention, True, detection_size=40, threshold=0.6)
+        detected = pipe(x, threshold=0.7, output_type="latent")
         finds = ScratchDetectionPipeline(pipe.scratch_detector, detection_size=40, threshold=0.7)
         assert torch.equal(finds(x, output_type="pt").images, detected.scratch_mask)
         assert 0 < detected.scratch_mask.mean() < 0.2
         told = pipe(x, mask=detected.scratch_mask, output_type="latent")
         assert torch.equal(told.images, detected.images)
         assert torch.equal(told.scratch_mask, detected.scratch_mask)
-        shown, mask = pipe(x, threshold=0.7, detection_size=40, output_type="latent", return_dict=False)
+        shown, mask = pipe(x, threshold=0.7, output_type="latent", return_dict=False)
         assert torch.equal(shown, detected.images)
         assert torch.equal(mask, detected.scratch_mask)
+        finds = ScratchDetectionPipeline(pipe.scratch_detector, detection_size=40, threshold=0.6)
+        assert torch.equal(finds(x, output_type="pt").images, pipe(x).scratch_mask)
     plain = pipeline()(x)
     assert plain.scratch_mask is None
     assert pipeline()(x, return_dict=False)[1] is None
@@ -214,11 +217,11 @@ def test_training_mode_changes_nothing_but_for_the_detector() -> None:
 
 def test_threads_share_a_pipeline() -> None:
     """Each call has its own mask and options, and gives what it gives alone, bit for bit."""
-    pipe, finds = pipeline("partial", True), detection(24)
+    pipe, finds = pipeline("partial", True, detection_size=40), detection(24)
     calls: list[Any] = [
         lambda: run(pipe, pictures(1, 3, 16, 24), mask=holes(16, 24, seed=3)),
-        lambda: run(pipe, pictures(1, 3, 16, 24), detection_size=None, threshold=0.6),
-        lambda: run(pipe, pictures(1, 1, 20, 10), stretch=True, detection_size=40),
+        lambda: run(pipe, pictures(1, 3, 16, 24), threshold=0.6),
+        lambda: run(pipe, pictures(1, 1, 20, 10), stretch=True),
         lambda: run(finds, pictures(2, 3, 20, 10), threshold=0),
     ]
     alone = [call() for call in calls]
@@ -246,6 +249,14 @@ def test_the_detector_looks_at_a_shorter_side_of_256(size: tuple[int, int]) -> N
     assert torch.allclose(seen[0], small, atol=1e-5)
     probability = functional.interpolate(pipe.detector(small).sigmoid(), size, mode="bilinear")
     assert (found - (2 * probability - 1)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((3, 500), (24, 4096)), ((5000, 2), (4096, 8)), ((100, 1600), (256, 4096)), ((8, 9), (256, 288))]
+)
+def test_the_detector_does_not_look_at_a_strip_in_full(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    """Its longer side becomes 16 times 256 pixels; the shorter one is at least two of what the network halves."""
+    assert detection_sides(make_old_photo_network(ScratchDetector), *size, 256) == seen
 
 
 def test_masks_are_probabilities_above_a_threshold() -> None:
@@ -283,7 +294,10 @@ def test_networks_that_do_not_fit_are_refused() -> None:
             (make_old_photo_network(OldPhotoVAE, block_out_channels=(4, 8)), mapping, vae),
             "latents of the same size, got pictures divided by 2 and by 4",
         ),
-        ((vae, mapping, vae, None, "no"), "keeps_grey must be True or False, got 'no'"),
+        ((vae, mapping, vae, detector, None, True, 0), "detection_size must be a whole number >= 1, got 0"),
+        ((vae, mapping, vae, detector, None, True, 2.5), "detection_size must be a whole number >= 1, got 2.5"),
+        ((vae, mapping, vae, detector, None, True, 256, 1.5), "threshold must be a number .* got 1.5"),
+        ((vae, mapping, vae, None, None, "no"), "keeps_grey must be True or False, got 'no'"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             OldPhotoPipeline(*parts)
@@ -307,8 +321,6 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         ({"mask": np.zeros((16, 24))}, "mask must be .*; got ndarray"),
         ({"threshold": 2}, "threshold must be a number"),
         ({"threshold": float("nan")}, "threshold must be a number"),
-        ({"detection_size": 0}, "detection_size must be a whole number >= 1, got 0"),
-        ({"detection_size": 2.5}, "detection_size must be a whole number >= 1, got 2.5"),
         ({"stretch": 1}, "stretch must be True or False, got 1"),
         ({"image": torch.full((1, 3, 16, 24), float("nan"))}, "image .*NaN"),
         ({"image": torch.zeros(1, 2, 16, 24)}, "image has 2 channels, the network takes 3"),
@@ -430,10 +442,10 @@ def test_what_a_model_does_not_take_is_refused(models: Path, tmp_path: Path) -> 
             "scratch",
             ("--seed", 3),
             2,
-            "--seed is for an unconditional DDPM, an RDDMPipeline or a Pix2PixPipeline; this",
+            "--seed is for an unconditional DDPM, an RDDMPipeline, a Pix2PixPipeline or the bundled restorers; this",
         ),
         ("scratch", ("--invert-mask",), 2, "--mask is needed for --invert-mask and --mask-threshold"),
-        ("scratch", ("--mask", mask), 1, "(B, 1, 24, 32) or smaller; got (20, 32)"),
+        ("scratch", ("--mask", mask), 1, "--mask has 32x20 pixels, the picture has 32x24; they must be the same"),
         ("detector", (), 1, "is a ScratchDetectionPipeline: it finds scratches, and makes no pictures"),
     ):
         result = restore(source, "-o", tmp_path / "out.png", "--model", models / model, *words)
@@ -471,5 +483,6 @@ def test_the_memory_of_the_paper_s_networks() -> None:
     assert at_512["none"] < at_512["partial"] < at_512["patch"] < 2e9
     large, larger = (old_photo_memory(pipes["patch"], n, n, False) for n in (2048, 4096))
     assert large < larger < 4.1 * large  # no attention is quadratic in pixels
-    long = old_photo_memory(pipes["partial"], 8, 2000, True)
-    assert long > 10 * old_photo_memory(pipes["partial"], 8, 2000, False)  # its shorter side becomes 256 pixels
+    small = old_photo_memory(pipes["partial"], 16, 64, True)
+    assert small > 10 * old_photo_memory(pipes["partial"], 16, 64, False)  # its shorter side becomes 256 pixels
+    assert old_photo_memory(pipes["partial"], 1, 5000, True) < 4 * small  # that of a strip doesn't

@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import make_old_photo_network
+from PIL import Image
 from torch import Tensor
 
 import diffusers_restore
@@ -178,12 +179,49 @@ def test_a_mask_of_what_is_found_fills_in_the_same(
     assert torch.equal(made, expected)
 
 
+def test_a_mask_that_is_made_is_opaque_black_and_white(
+    restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the picture is: transparent, or of 16 bits; and it isn't compared with a photograph."""
+    finds(monkeypatch, mask())
+    finder = restoring.load(scratches="find", device="cpu", dtype="float32")
+    finder.quiet = True
+    images.save(photo(), tmp_path / "clear.png", alpha=torch.rand(1, 1, 48, 48))
+    images.save(photo().mean(dim=1, keepdim=True), tmp_path / "deep.png", bits=16)
+    for name in ("clear", "deep"):
+        (outcome,) = finder.restore_files(tmp_path / f"{name}.png", tmp_path / f"{name}_mask.png")
+        assert outcome.error is None
+        with Image.open(tmp_path / f"{name}_mask.png") as made:
+            assert made.mode == "L"
+        assert torch.equal(images.load_mask(tmp_path / f"{name}_mask.png"), 1 - scratched.grown(mask(), 1)[0, 0])
+    with pytest.raises(ArgumentError, match="reference has no meaning where masks are made"):
+        finder.restore_files(tmp_path / "clear.png", tmp_path / "out.png", reference=tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.5, True), (0.95, False)])
+def test_a_mask_of_much_says_nothing_of_filling_in(
+    share: float, kept: bool, restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratched, "_WIDE", 1)
+    found = torch.zeros(1, 1, 48, 48)
+    found[..., : round(48 * share), :] = 1
+    finds(monkeypatch, found)
+    finder = restoring.load(scratches="find", device="cpu", dtype="float32")
+    made, remarks = restore(finder, tmp_path, photo())
+    assert bool((made == -1).any()) == kept
+    assert len(remarks.warnings) == (not kept)
+    assert "filled" not in " ".join((*remarks.notes, *remarks.warnings))
+    _, remarks = restore(restorer, tmp_path, photo())
+    assert len(remarks.warnings) == 1
+    assert "filled in" in remarks.warnings[0]
+
+
 def test_a_mask_of_another_size(restorer: Any, tmp_path: Path) -> None:
     images.save(photo(), tmp_path / "old.png")
     images.save(1 - 2 * mask(40), tmp_path / "mask.png")
     by_hand = restoring.load(scratches="auto", mask=tmp_path / "mask.png", device="cpu", dtype="float32")
     (outcome,) = by_hand.restore_files(tmp_path / "old.png", tmp_path / "new.png")
-    assert all(word in str(outcome.error) for word in ("mask", "48", "40"))
+    assert str(outcome.error) == "mask has 40x40 pixels, the picture has 48x48; they must be the same"
 
 
 def test_grey_stays_grey(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

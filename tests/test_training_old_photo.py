@@ -22,8 +22,15 @@ from warm import Python
 
 from diffusers_restore import ScratchDetectionPipeline, ScratchDetector, cli
 from diffusers_restore.training.config import build
-from diffusers_restore.training.old_photo import DetectorConfig, DetectorObjective
+from diffusers_restore.training.old_photo import (
+    AutoencoderConfig,
+    DetectorConfig,
+    DetectorObjective,
+    MappingConfig,
+)
 from diffusers_restore.training.pairs import Pair
+
+ROOT = Path(__file__).parents[1]
 
 
 def pictures(*shape: int, seed: int = 5) -> Tensor:
@@ -225,8 +232,11 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(photos: Path, tmp_path:
     ("values", "message"),
     [
         ({"recipe": "old_photo"}, "no recipe named 'old_photo'"),
-        ({"recipe": "blind"}, "recipe 'blind' with {} damages nothing in places that a mask could show"),
-        ({"recipe": "old_photos"}, "recipe 'old_photos' with {} damages nothing in places that a mask could show"),
+        ({"recipe": "blind"}, "recipe 'blind' with recipe_args {} damages nothing in places that a mask could show"),
+        (
+            {"recipe": "old_photos"},
+            "recipe 'old_photos' with recipe_args {} damages nothing in places that a mask",
+        ),
         ({"recipe_args": "{scratch: true}"}, "no recipe_args of old_photo_full named 'scratch'"),
         ({"block_out_channels": "8"}, "block_out_channels must name two or more levels, got (8,)"),
         ({"block_out_channels": "8,0"}, "block_out_channels must be a whole number >= 1, got 0"),
@@ -244,3 +254,18 @@ def test_a_dry_run_prints_the_options_and_writes_nothing(photos: Path, tmp_path:
 def test_bad_input(values: dict[str, Any], message: str, photos: Path, tmp_path: Path) -> None:
     fails(run(**TOY | {"output_dir": tmp_path / "out", "train_data_dir": photos} | values), message)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("scratch_detector", DetectorConfig), ("old_photo_vae", AutoencoderConfig), ("old_photo_mapping", MappingConfig)],
+)
+def test_a_recipe_of_the_examples_is_a_configuration(name: str, kind: type[Any], tmp_path: Path) -> None:
+    path = ROOT / "examples" / "recipes" / f"{name}.yaml"
+    values = {"train_data_dir": "photos", **yaml.safe_load(path.read_text())}
+    values |= {"vae_degraded": "a", "vae_clean": "b"} if kind is MappingConfig else {}
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    config = build(kind, options)
+    for option, value in options.items():
+        assert any(getattr(part, option, None) == value for part in (config, *vars(config).values())), option
+    assert f"examples/recipes/{path.name}" in path.read_text()  # the command by which it is run

@@ -11,15 +11,24 @@ import pytest
 import torch
 from accelerate import Accelerator
 from click.testing import CliRunner, Result
+from conftest import make_old_photo_network
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_training_pix2pix import fails, final, fresh_accelerate, words_of
 from torch import Tensor, nn
 
-from diffusers_restore import OldPhotoMapping, OldPhotoPipeline, OldPhotoVAE, cli
+from diffusers_restore import (
+    OldPhotoMapping,
+    OldPhotoPipeline,
+    OldPhotoVAE,
+    ScratchDetectionPipeline,
+    ScratchDetector,
+    cli,
+)
 from diffusers_restore.models.multiscale_discriminator import MultiscaleDiscriminator
 from diffusers_restore.training.adversarial import feature_loss, multiscale_loss
 from diffusers_restore.training.config import LoopConfig, OptimizerConfig
+from diffusers_restore.training.objectives import psnr
 from diffusers_restore.training.old_photo.config import AutoencoderNetworkConfig, MappingNetworkConfig
 from diffusers_restore.training.old_photo.mapping import MappingObjective
 from diffusers_restore.training.old_photo.vae import AutoencoderObjective, make_discriminator
@@ -130,15 +139,15 @@ def test_the_losses_of_an_autoencoder(real: bool) -> None:
     assert list(objective.phases) == ["discriminator", *(["latent_discriminator"] * real), "vae"]
 
 
-@pytest.mark.parametrize("attention", ["none", "partial"])
+@pytest.mark.parametrize("attention", ["none", "partial", "patch"])
 def test_the_losses_of_a_mapping(attention: str) -> None:
     masked = attention != "none"
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        mapping = OldPhotoMapping(6, (8,), 2, attention)
+        mapping = OldPhotoMapping(6, (8,), 6 if attention == "patch" else 2, attention)
     vaes = {"vae_degraded": make_vae(0), "vae_clean": make_vae(1)}
     networks = {**vaes, "mapping": mapping, "discriminator": make_discriminator(6, 2, 2, 1)}
-    objective = MappingObjective(damage, MappingNetworkConfig(), masked=masked)
+    objective = MappingObjective(damage, MappingNetworkConfig(), mapping)
     y = pictures(2, 3, 64, 64)
     damaged = objective.corrupt((y,), seeded())
     x = y / 2
@@ -164,13 +173,34 @@ def test_the_losses_of_a_mapping(attention: str) -> None:
     assert torch.allclose(of_pictures["loss_fake"], multiscale_loss(fakes, real=False) / 2)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["none", "partial", "patch"])
+def test_a_mapping_is_measured_as_its_pipeline_restores(attention: str) -> None:
+    """By the mask as it was drawn, which the pipeline grows for patches, as training does."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        mapping = OldPhotoMapping(6, (8,), 6, attention).eval()
+    networks = {"vae_degraded": make_vae(0), "vae_clean": make_vae(1), "mapping": mapping}
+    pipe, y = (
+        OldPhotoPipeline(*(networks[name] for name in ("vae_degraded", "mapping", "vae_clean"))),
+        pictures(1, 3, 64, 64),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    objective = MappingObjective(damage, MappingNetworkConfig(), mapping)
+    pair = damage(y, seeded())
+    made = pipe(pair.degraded, mask=pair.mask if mapping.takes_mask else None, output_type="latent").images
+    figures = objective.evaluate(networks, (y,), 0)
+    assert float(figures["psnr"]) == pytest.approx(float(psnr(made, y)), abs=1e-4)
+    assert float(figures["psnr_degraded"]) == pytest.approx(float(psnr(pair.degraded, y)), abs=1e-4)
+
+
 def test_only_the_mapping_and_its_discriminator_learn() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         mapping = OldPhotoMapping(6, (8,), 2)
     networks = {"vae_degraded": make_vae(0), "vae_clean": make_vae(1), "mapping": mapping}
     networks["discriminator"] = make_discriminator(6, 2, 2, 1)
-    objective = MappingObjective(damage, MappingNetworkConfig(), masked=False)
+    objective = MappingObjective(damage, MappingNetworkConfig(), mapping)
     optimizers = make_optimizers(objective, networks, dict.fromkeys(objective.phases, OptimizerConfig()))
     before = {name: nn.utils.parameters_to_vector(one.parameters()).clone() for name, one in networks.items()}
     damaged = objective.corrupt((pictures(1, 3, 64, 64),), seeded())
@@ -277,6 +307,11 @@ def test_a_mapping_becomes_a_pipeline(attention: str, vaes: dict[str, Path], pho
             {"resolution": 64, "recipe": "old_photos", "real_data_dir": "scans"},
             "resolution must be 96 or more for",
         ),
+        (
+            "vae",
+            {"recipe": "old_photos", "resolution": 96, "real_data_dir": "nowhere"},
+            "real_data_dir must be a folder or an idx file, got 'nowhere'",
+        ),
         ("vae", {"real_data_dir": "scans"}, "real_data_dir is for damaged photographs; name a recipe, too"),
         ("vae", {"recipe_args": "{scratches: true}"}, "recipe_args are arguments of recipe by name"),
         ("vae", {"block_out_channels": "4"}, "block_out_channels must name two or more levels"),
@@ -300,3 +335,29 @@ def test_bad_input(
     monkeypatch.chdir(photos)
     fails(run(what, **TOY | {"train_data_dir": "photos", "output_dir": tmp_path / "out"} | values), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_autoencoders_with_missing_or_broken_weights_are_refused(
+    vaes: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    weights = load_file(vaes["vae_clean"] / "diffusion_pytorch_model.safetensors")
+    name = sorted(weights)[0]
+    nan = {name: torch.full_like(weights[name], float("nan"))}
+    for changed, message in ((set(weights) - {name}, "lacks 1 of its"), (weights | nan, "NaN")):
+        folder = tmp_path / "vae"
+        shutil.copytree(vaes["vae_clean"], folder, dirs_exist_ok=True)
+        new = changed if isinstance(changed, dict) else {key: weights[key] for key in changed}
+        save_file(new, folder / "diffusion_pytorch_model.safetensors")
+        values = {**vaes, "vae_clean": folder, "train_data_dir": photos / "photos", "output_dir": tmp_path / "out"}
+        fails(run("mapping", **TOY | values), message)
+
+
+def test_a_pipeline_looks_for_scratches_as_its_detector_was_trained(
+    vaes: dict[str, Path], photos: Path, tmp_path: Path
+) -> None:
+    ScratchDetectionPipeline(make_old_photo_network(ScratchDetector), 96, 0.7).save_pretrained(tmp_path / "detector")
+    values = {**vaes, "train_data_dir": photos / "photos", "mapping_channels": "8", "num_blocks": 2}
+    values |= {"attention": "partial", "scratch_detector": tmp_path / "detector", "max_train_steps": 1}
+    trains("mapping", tmp_path / "out", **values)
+    pipe = OldPhotoPipeline.from_pretrained(tmp_path / "out")
+    assert (pipe.config.detection_size, pipe.config.threshold) == (96, 0.7)

@@ -1393,7 +1393,7 @@ def test_which_networks_colour(pairs: dict[str, Any], expected: bool) -> None:
 
 
 def test_a_mask_that_is_always_empty_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="recipe_mask: recipe 'blind' with {} damages nothing in places"):
+    with pytest.raises(InvalidInputError, match="recipe 'blind' with recipe_args {} damages nothing in places"):
         make_damage(PairConfig(recipe="blind"), masked=True)
     make_damage(PairConfig(recipe="old_photos", recipe_args={"scratches": True}), masked=True)
     make_damage(PairConfig(recipe="old_photo_full"), masked=True)

@@ -133,7 +133,9 @@ def convert(
     converter = OLD_PHOTOS
     try:
         if route is not None:
-            _refuse_others(ctx, converter.options, f"{checkpoint.name} is taken for the folder of old photographs")
+            _refuse_others(
+                ctx, converter.options, f"{checkpoint.resolve().name} is taken for the folder of old photographs"
+            )
             pipe = converter.convert(checkpoint, route=route)
         else:
             found = read_checkpoint(checkpoint)
@@ -194,7 +196,7 @@ def _with_options(ctx: click.Context, message: str) -> str:
 
 def _conversion_command(ctx: click.Context) -> str:
     """The command as it was typed, without the folders of its files."""
-    words = ["diffusers-restore", "convert", ctx.params["checkpoint"].name, "-o", ctx.params["output"].name]
+    words = ["diffusers-restore", "convert", ctx.params["checkpoint"].resolve().name, "-o", ctx.params["output"].name]
     for param in ctx.command.params:
         name = str(param.name)
         if name not in ("checkpoint", "output") and is_given(ctx, name):

@@ -237,6 +237,8 @@ def enhance_faces(
     """
     if _picture("picture", picture).shape[1] not in (1, 3):
         raise InvalidInputError(f"picture must have 1 or 3 channels, got {tuple(picture.shape)}")
+    if not callable(enhancer):
+        raise InvalidInputError(f"enhancer must be a FaceEnhancer, or a function of faces, got {enhancer!r:.99}")
     network = uncompiled(enhancer)
     own = network if isinstance(network, FaceEnhancer) else None
     if size is None:

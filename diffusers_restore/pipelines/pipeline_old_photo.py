@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import images
-from ..errors import InvalidInputError, check_bool, check_int, check_real
+from ..errors import InvalidInputError, check_bool, check_real
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
 from ..models.face_enhancer import FaceEnhancer
@@ -33,11 +33,17 @@ from .canvas import (
 )
 from .common import uncompiled
 from .faces import Detect, check_faces, enhance_faces
-from .pipeline_scratch_detection import check_finite, check_not_training, find_scratches
+from .pipeline_scratch_detection import (
+    DETECTION_SIZE,
+    THRESHOLD,
+    check_detection_size,
+    check_finite,
+    check_not_training,
+    find_scratches,
+)
 
 WHITE = 1.0  # what masked pixels are painted with
-THRESHOLD, DETECTION_SIZE = 0.4, 256  # of the detector, as the published code has them
-DILATION = 3  # by how many pixels masks grow for patch attention, as it was trained with
+DILATION = 3  # by how many pixels masks grow for patch attention, as the published one was trained with
 
 
 @dataclass
@@ -69,6 +75,9 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         scratch_detector: for mappings that take a mask.
         face_enhancer: of faces that a call is told of.
         keeps_grey: grey photographs come back grey.
+        detection_size: shorter side of the photographs that `scratch_detector` looks at; None is their own. It should
+            be that of the detector's training.
+        threshold: from which of its probabilities on a pixel is scratched.
 
     Raises:
         InvalidInputError: networks that don't fit together.
@@ -93,6 +102,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         scratch_detector: ScratchDetector | None = None,
         face_enhancer: FaceEnhancer | None = None,
         keeps_grey: bool = True,
+        detection_size: int | None = DETECTION_SIZE,
+        threshold: float = THRESHOLD,
     ) -> None:
         super().__init__()
         kinds: dict[str, tuple[Any, type]] = {
@@ -130,7 +141,11 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
             scratch_detector=scratch_detector,
             face_enhancer=face_enhancer,
         )
-        self.register_to_config(keeps_grey=check_bool("keeps_grey", keeps_grey))
+        self.register_to_config(
+            keeps_grey=check_bool("keeps_grey", keeps_grey),
+            detection_size=check_detection_size(detection_size),
+            threshold=check_real("threshold", threshold, 0, 1),
+        )
 
     @property
     def card_text(self) -> CardText:
@@ -155,8 +170,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         self,
         image: images.ImageInput,
         mask: Tensor | None = None,
-        threshold: float = THRESHOLD,
-        detection_size: int | None = DETECTION_SIZE,
+        threshold: float | None = None,
         stretch: bool = False,
         faces: Detect | Sequence[Any] | None = None,
         output_type: OutputType = "pil",
@@ -172,8 +186,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                 one size.
             mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for mappings with
                 attention. None asks `scratch_detector`.
-            threshold: from which probability on the detector sees a scratch.
-            detection_size: shorter side of the photographs that the detector looks at; None is their own.
+            threshold: from which probability on the detector sees a scratch; None is that of the pipeline.
             stretch: spread the values of each result over the whole range, as the published code does.
             faces: for `face_enhancer`; None leaves faces as they are. What finds them in a PIL picture,
                 `detect(picture) -> [(box, points, score), ...]`, which is shown the restored ones; or a list of such
@@ -191,9 +204,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         """
         check_output_type(output_type)
         check_bool("stretch", stretch)
-        check_real("threshold", threshold, 0, 1)
-        if detection_size is not None:
-            check_int("detection_size", detection_size, 1)
+        limit = check_real("threshold", self.config.threshold if threshold is None else threshold, 0, 1)
         device, channels = self._execution_device, self.vae_clean.config.in_channels
         given = images.to_tensor(image).to(device)
         check_channels(output_type, channels)
@@ -203,8 +214,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         multiple = self.vae_degraded.size_multiple * self.mapping.size_multiple
         canvas = Canvas(channels, 1, grey, size, multiple, max(multiple, self.vae_degraded.min_size))
         x = canvas.extend(with_channels(given, channels))
-        masks = self._masks(given, mask, threshold, detection_size)
-        shown = None if masks is None else canvas.extend(_grown(masks, DILATION * (self.mapping.size_multiple > 1)))
+        masks = self._masks(given, mask, limit)
+        shown = None if masks is None else canvas.extend(as_shown(self.mapping, masks))
         if shown is not None:
             x = paint(x, shown)
         count = pictures_at_once(device, len(x))
@@ -229,9 +240,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         (shown_images,) = to_output(restored, output_type, return_dict=False)
         return OldPhotoOutput(images=shown_images, scratch_mask=masks) if return_dict else (shown_images, masks)
 
-    def _masks(
-        self, pictures: Tensor, mask: Tensor | None, threshold: float, detection_size: int | None
-    ) -> Tensor | None:
+    def _masks(self, pictures: Tensor, mask: Tensor | None, threshold: float) -> Tensor | None:
         """The masks (B, 1, H, W) of pictures (B, C, H, W), None for mappings without one."""
         height, width = pictures.shape[2:]
         if not self.mapping.takes_mask:
@@ -244,7 +253,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
                     "mask is needed: the mapping fills in what a mask hides, and there is no scratch_detector; zeros "
                     "hide nothing"
                 )
-            found = find_scratches("scratch_detector", self.scratch_detector, pictures, detection_size)
+            found = find_scratches("scratch_detector", self.scratch_detector, pictures, self.config.detection_size)
             return (found >= threshold).float()
         return check_mask(mask, len(pictures), height, width, pictures.device).clone()  # it is returned, too
 
@@ -272,6 +281,7 @@ def paint(pictures: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(pictures, torch.full_like(pictures, WHITE), mask)
 
 
-def _grown(mask: Tensor, pixels: int) -> Tensor:
-    """The mask, grown by so many pixels to all sides."""
-    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels) if pixels else mask
+def as_shown(mapping: OldPhotoMapping, mask: Tensor) -> Tensor:
+    """A mask (B, 1, H, W) as a mapping is shown it: grown by `DILATION` pixels to all sides for patch attention."""
+    pixels = DILATION if mapping.size_multiple > 1 else 0
+    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels)

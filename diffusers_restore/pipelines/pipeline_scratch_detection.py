@@ -17,6 +17,9 @@ from ..models.scratch_detector import ScratchDetector
 from .canvas import OutputType, check_output_type, pictures_at_once, to_output, with_channels
 from .common import uncompiled
 
+THRESHOLD, DETECTION_SIZE = 0.4, 256  # as the published code has them
+_LONGEST = 16  # the longer side of what the detector looks at, over the shorter one that is asked for
+
 
 @torch.no_grad()
 def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size: int | None) -> Tensor:
@@ -46,11 +49,19 @@ def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size:
 
 
 def detection_sides(detector: ScratchDetector, height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Height and width of what the detector looks at, for a picture of this size and a shorter side of `size`."""
+    """Height and width of what the detector looks at, for a picture of this size and a shorter side of `size`.
+
+    Of a strip, the longer side becomes 16 times `size`: its memory is that of the pixels that the detector looks at.
+    """
     multiple = detector.size_multiple
-    scale = 1.0 if size is None else size / min(height, width)
+    scale = 1.0 if size is None else min(size / min(height, width), _LONGEST * size / max(height, width))
     high, wide = (max(2 * multiple, round(n * scale / multiple) * multiple) for n in (height, width))
     return high, wide
+
+
+def check_detection_size(size: object) -> int | None:
+    """The size itself, or InvalidInputError."""
+    return None if size is None else check_int("detection_size", size, 1)
 
 
 def check_not_training(name: str, network: nn.Module) -> None:
@@ -89,13 +100,14 @@ class ScratchDetectionPipeline(HubMixin, DiffusionPipeline):
 
     model_cpu_offload_seq = "detector"
 
-    def __init__(self, detector: ScratchDetector, detection_size: int | None = 256, threshold: float = 0.4) -> None:
+    def __init__(
+        self, detector: ScratchDetector, detection_size: int | None = DETECTION_SIZE, threshold: float = THRESHOLD
+    ) -> None:
         super().__init__()
         if not isinstance(uncompiled(detector), ScratchDetector):
             raise InvalidInputError(f"detector must be a ScratchDetector, got {type(detector).__name__}")
-        if detection_size is not None:
-            check_int("detection_size", detection_size, 1)
         self.register_modules(detector=detector)
+        detection_size = check_detection_size(detection_size)
         self.register_to_config(detection_size=detection_size, threshold=check_real("threshold", threshold, 0, 1))
 
     @property

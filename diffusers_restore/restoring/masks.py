@@ -59,16 +59,22 @@ class Masks:
         """The mask (H, W) of all pictures, 1 where they are known; None if each has its own."""
         return None if self._shared is None else self._shared[0]
 
-    def of(self, job: Job) -> tuple[Tensor, Remarks]:
-        """The mask (H, W) of a picture, 1 where it is known, and what to say of it.
+    def of(self, job: Job, picture: Tensor) -> tuple[Tensor, Remarks]:
+        """The mask (H, W) of a picture (..., H, W), 1 where it is known, and what to say of it.
 
         Raises:
             ModelError: it can't be read.
+            ArgumentError: it has another size than the picture.
         """
-        if self._shared is not None:
-            return self._shared
-        assert job.mask is not None
-        return self._read(job.mask)
+        found = self._shared
+        if found is None:
+            assert job.mask is not None
+            found = self._read(job.mask)
+        mask, remarks = found
+        if mask.shape != picture.shape[-2:]:
+            sizes = (f"{size[1]}x{size[0]}" for size in (mask.shape, picture.shape[-2:]))
+            raise ArgumentError("{mask} has {0} pixels, the picture has {1}; they must be the same", *sizes)
+        return mask, remarks
 
     def assign(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs with their own masks, if a folder was given.

@@ -99,7 +99,7 @@ class Measurer:
         picture = images.load(job.source, max_pixels=self.max_pixels)
         arguments, remarks = dict(self.arguments), Remarks()
         if self.masks:
-            arguments["mask"], remarks = self.masks.of(job)
+            arguments["mask"], remarks = self.masks.of(job, picture.tensor)
         operator, picture = _fit(self.task, arguments, picture, self.crop)
         if is_picture(operator) and job.targets[0].suffix.lower() != ".npy":
             check_noise_of_picture(self.sigma_y)

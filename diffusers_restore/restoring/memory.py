@@ -20,7 +20,7 @@ from ..models.image_translator import ImageTranslator
 from ..models.old_photo_mapping import CHUNK
 from ..pipelines.canvas import size_multiple
 from ..pipelines.common import Network, uncompiled
-from ..pipelines.pipeline_old_photo import DETECTION_SIZE, OldPhotoPipeline
+from ..pipelines.pipeline_old_photo import OldPhotoPipeline
 from ..pipelines.pipeline_scratch_detection import detection_sides
 from .arguments import ModelError
 
@@ -110,7 +110,7 @@ def old_photo_memory(pipe: OldPhotoPipeline, height: int, width: int, detects: b
     ]
     if detects:
         detector = uncompiled(pipe.scratch_detector)
-        seen = detection_sides(detector, height, width, DETECTION_SIZE)
+        seen = detection_sides(detector, height, width, pipe.config.detection_size)
         stages.append(_peak(detector, {}, (1, *seen), lambda twin, x: twin(x)))
     return max(stages)
 

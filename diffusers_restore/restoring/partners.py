@@ -16,7 +16,8 @@ from .pairing import is_readable
 class Partners:
     """A file for all pictures, or a folder with a file for each: of its name, whatever the suffix.
 
-    In a folder, the place of a picture below its own folder counts, then its name alone.
+    In a folder, the place of a picture below its own folder counts, then its name alone. Where files differ in their
+    suffix alone, it is the one with the picture's own, or with a further one, as results are named.
 
     Args:
         name: of the argument.
@@ -54,9 +55,13 @@ class Partners:
         return [self._of(job) if self.is_folder else self.path for job in jobs]
 
     def _of(self, job: Job) -> Path:
-        files = self._files.get(_key(job.relative)) or self._files.get(_key(Path(job.relative.name))) or []
-        if len(files) == 1:
-            return files[0]
+        places = (job.relative, Path(job.relative.name))
+        files = next(filter(None, (self._files.get(_key(place)) for place in places)), [])
+        further = next(filter(None, (self._files.get(os.path.normcase(place)) for place in places)), [])
+        same = [file for file in files if file.name == job.relative.name]
+        for some in (same, further, files):
+            if len(some) == 1:
+                return some[0]
         there = ", ".join(printable(file) for file in files) if files else "there is none of this name"
         raise ArgumentError(
             f"{{{self.name}}} {{0!r}} must hold one file named as the picture {{1!r}}, whatever its suffix; {{2}}",

@@ -50,12 +50,13 @@ class Restorer(ABC):
         settings: what the results depend on beside the pictures, for a list of what is done.
         quiet: whether no progress is shown.
         tell: is called with a sentence about what a large picture will take, before the work begins.
+        makes_masks: whether results are masks: black and white, opaque, of 8 bits.
         pipe: the pipeline.
     """
 
     samples = 1
     average = False
-    quiet = False
+    quiet = makes_masks = False
     tell: Callable[[str], object] = staticmethod(lambda sentence: None)
     pipe: Any
 
@@ -129,7 +130,7 @@ class Restorer(ABC):
             _, _, height, width = images.load(job.targets[0]).tensor.shape
             return Done(job, (width, height))
         picture = images.load(job.source, max_pixels=self.max_pixels)
-        alpha, bits = job.alpha(picture), job.bits(picture)
+        alpha, bits = (None, 8) if self.makes_masks else (job.alpha(picture), job.bits(picture))
         picture, stored_as_rgb = _as_grey(picture)
         draw, remarks = self.prepare(picture, job)
         size, total = (picture.tensor.shape[-1], picture.tensor.shape[-2]), torch.zeros(())
@@ -285,6 +286,8 @@ class Batch:
     ) -> None:
         self.restorer = restorer
         self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
+        if reference is not None and restorer.makes_masks:
+            raise ArgumentError("{reference} has no meaning where masks are made")
         todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell)
         self._manifest: Manifest | None = None
         if names_folder(str(output)):

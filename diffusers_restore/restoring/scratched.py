@@ -22,7 +22,7 @@ from .loading import load_pipeline
 from .masks import Masks
 from .memory import enough_memory
 from .restorer import Draw, Restorer
-from .trained import MEMORY
+from .trained import MEMORY, taken_for_scratches
 from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
 from .zero_shot import MEMORY as MEMORY_OF_PRIOR
 
@@ -37,8 +37,8 @@ _WIDE = 1 / 50
 _LEAST = 0.001
 """A share of a photograph that is worth a word."""
 
-_MUCH, _ALL = 0.3, 0.9
-"""Shares of a photograph above which what is found is doubtful, and wrong."""
+_ALL = 0.9
+"""A share of a photograph above which what is found is wrong."""
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
@@ -89,8 +89,8 @@ class ScratchRestorer(Restorer):
             raise ArgumentError("{steps} has no meaning with {scratches}, for which three networks run")
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
-        self.finds = scratches == FIND
-        if self.finds and (self.masks or strength is not None):
+        self.makes_masks = scratches == FIND
+        if self.makes_masks and (self.masks or strength is not None):
             name = "{mask}" if self.masks else "{strength}"
             raise ArgumentError(f"{name} has no meaning where {{scratches}} is find, which makes a mask")
 
@@ -98,7 +98,7 @@ class ScratchRestorer(Restorer):
         """As `Restorer.load`."""
         if not self.masks:
             self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, dtype)
-        if self.finds:
+        if self.makes_masks:
             self.pipe = self.detector
         else:
             self.prior = load_pipeline(PRIOR, DEFAULT_PRIOR, device, dtype)
@@ -107,18 +107,18 @@ class ScratchRestorer(Restorer):
     @property
     def network(self) -> Any:
         """As `Restorer.network`."""
-        return self.pipe.detector if self.finds else self.pipe.unet
+        return self.pipe.detector if self.makes_masks else self.pipe.unet
 
     @property
     def description(self) -> str:
         """As `Restorer.description`."""
-        return super().description + ("" if self.finds else ", after scratches were found and filled in")
+        return super().description + ("" if self.makes_masks else ", after scratches were found and filled in")
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         y = picture.tensor
         if self.masks:
-            known, remarks = self.masks.of(job)
+            known, remarks = self.masks.of(job, y)
             damaged = 1 - known[None, None]
             fills = bool(damaged.any())
         else:
@@ -129,9 +129,9 @@ class ScratchRestorer(Restorer):
             ):
                 damaged, wide = self._find(y)
             share = float(damaged.mean())
-            fills, remarks = 0 < share <= _ALL, _remarks(share, wide)
-        if self.finds:
-            return lambda i: 1 - 2 * damaged, remarks
+            fills, remarks = 0 < share <= _ALL, _remarks(share, wide, filled=not self.makes_masks)
+        if self.makes_masks:
+            return lambda i: 1 - 2 * damaged * fills, remarks
         if fills:
             steps = METHODS[ESTIMATOR].from_config(self.prior.scheduler.config).default_count
             self._make_room(self.prior, job, y.shape, MEMORY_OF_PRIOR, steps)
@@ -177,14 +177,19 @@ class ScratchRestorer(Restorer):
         return torch.where(damaged.bool(), filled, y)
 
 
-def _remarks(share: float, wide: float) -> Remarks:
-    """What to say of the share of a picture that was taken for scratches, and of what is too wide."""
-    notes = [f"{share:.1%} taken for scratches" if share else "no scratches found"]
-    warnings = []
-    if wide > _LEAST:
-        notes.append(f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in")
+def _remarks(share: float, wide: float, *, filled: bool) -> Remarks:
+    """What to say of the share of a picture that was taken for scratches, and of what is too wide.
+
+    Args:
+        share: of the picture.
+        wide: of the picture, too.
+        filled: whether it is filled in; else a mask of it is made.
+    """
+    remarks = taken_for_scratches(share, filled=filled)
     if share > _ALL:
-        warnings.append(f"{notes.pop(0)}, which can't be right: nothing was filled in")
-    elif share > _MUCH:
-        warnings.append("much of it was filled in: compare it with the original")
-    return Remarks(tuple(notes), tuple(warnings))
+        nothing = "nothing was filled in" if filled else "the mask is white"
+        remarks = Remarks(warnings=(f"{remarks.notes[0]}, which can't be right: {nothing}",))
+    if wide > _LEAST:
+        text = f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in"
+        remarks += Remarks((text,))
+    return remarks

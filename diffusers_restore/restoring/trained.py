@@ -9,7 +9,6 @@ import torch
 from .. import DEFAULT_RESTORER
 from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
-from ..pipelines.pipeline_old_photo import DETECTION_SIZE, THRESHOLD
 from ..pipelines.pipeline_scratch_detection import find_scratches
 from .arguments import ArgumentError, check, check_samples
 from .blind import examine
@@ -22,6 +21,12 @@ from .restorer import Draw, Restorer
 
 MEMORY = 120
 """Bytes for each pixel beside the network (benchmarks/results/memory.md)."""
+
+OLD_PHOTO_MEMORY = 200
+"""The same of an `OldPhotoPipeline` (benchmarks/results/old_photos.md)."""
+
+_MUCH = 0.3
+"""A share of a photograph above which what is found is doubtful."""
 
 
 class ColdRestorer(Restorer):
@@ -134,7 +139,7 @@ class RDDMRestorer(Restorer):
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
         if self.masks:
-            known, remarks = self.masks.of(job)
+            known, remarks = self.masks.of(job, picture.tensor)
             options["mask"] = 1 - known
 
         def draw(i: int) -> torch.Tensor:
@@ -255,27 +260,34 @@ class OldPhotoRestorer(Restorer):
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         detects = self.network.takes_mask and not self.masks
-        check_old_photo_memory(self.pipe, picture.tensor.shape, MEMORY, detects=detects)
+        check_old_photo_memory(self.pipe, picture.tensor.shape, OLD_PHOTO_MEMORY, detects=detects)
         options: dict[str, Any] = {"output_type": "latent", "return_dict": False}
         remarks = Remarks()
         if self.masks:
-            known, remarks = self.masks.of(job)
+            known, remarks = self.masks.of(job, picture.tensor)
             options["mask"] = 1 - known
         elif detects:
-            size = (picture.tensor.shape[-1], picture.tensor.shape[-2])
+            pixels = (picture.tensor.shape[-1], picture.tensor.shape[-2])
             with enough_memory(
-                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
+                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *pixels
             ):
                 pictures = picture.tensor.to(self.pipe.device)
-                found = find_scratches("scratch_detector", self.pipe.scratch_detector, pictures, DETECTION_SIZE)
-            options["mask"] = (found >= THRESHOLD).float()
-            remarks = Remarks((f"{float(options['mask'].mean()):.1%} taken for scratches",))
+                detector, size = self.pipe.scratch_detector, self.pipe.config.detection_size
+                found = find_scratches("scratch_detector", detector, pictures, size)
+            options["mask"] = (found >= self.pipe.config.threshold).float()
+            remarks = taken_for_scratches(float(options["mask"].mean()))
 
         def draw(i: int) -> torch.Tensor:
             restored: torch.Tensor = self.pipe(picture.tensor, **options)[0]
             return restored
 
         return draw, remarks
+
+
+def taken_for_scratches(share: float, *, filled: bool = True) -> Remarks:
+    """What to say of the share of a photograph that was taken for scratches, and filled in."""
+    much = ("much of it was filled in: compare it with the original",) * (filled and share > _MUCH)
+    return Remarks((f"{share:.1%} taken for scratches" if share else "no scratches found",), much)
 
 
 def check_steps(pipe: object, steps: int | None, **start: int | None) -> None:

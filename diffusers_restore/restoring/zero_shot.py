@@ -182,7 +182,7 @@ class ZeroShotRestorer(Restorer):
         channels, height, width = y.shape[1:]
         arguments, remarks = dict(self.arguments), Remarks()
         if self.masks:
-            arguments["mask"], remarks = self.masks.of(job)
+            arguments["mask"], remarks = self.masks.of(job, y)
         operator = operators.create(self.task, measurement_shape=(channels, height, width), **arguments)
         self._check_measurement(operator, job.of_picture)
         one_by_one = self.pipe.unet.config.in_channels == 1 < channels

@@ -325,8 +325,16 @@ class TrainingData:
     count: int | None
 
 
-def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> TrainingData:
+def open_data(
+    config: DataConfig, seed: int, others_dir: str | None = None, others: str = "unpaired_data_dir"
+) -> TrainingData:
     """Open the pictures that `config` names, each with one from the folder `others_dir` if there is one.
+
+    Args:
+        config: of the pictures.
+        seed: of the run.
+        others_dir: a folder or an idx file.
+        others: the name of that option.
 
     Raises:
         InvalidInputError: they can't be found, or one can't be read where `config.strict`.
@@ -344,6 +352,8 @@ def open_data(config: DataConfig, seed: int, others_dir: str | None = None) -> T
     )
     name = public(config.dataset_name) or Path(str(config.train_data_dir)).resolve().name
     if others_dir is not None:
+        if not Path(others_dir).exists():
+            raise InvalidInputError(f"{others} must be a folder or an idx file, got {others_dir!r}")
         source = UnpairedSets(open_source(others_dir), source)
         name += f" with those of {Path(others_dir).resolve().name}"
     return from_source(source, config, seed, name)

@@ -152,7 +152,7 @@ def damage_by_recipe(name: str, arguments: Mapping[str, Any], *, masked: bool) -
 
     if masked and not recipe(torch.zeros(32, 1, 32, 32), range(32)).mask.any():
         raise InvalidInputError(
-            f"recipe_mask: recipe {name!r} with {arguments} damages nothing in places that a mask could show; "
+            f"recipe {name!r} with recipe_args {arguments} damages nothing in places that a mask could show; "
             'old_photo_full does, and old_photos with recipe_args "{scratches: true}"'
         )
 

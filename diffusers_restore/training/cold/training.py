@@ -47,7 +47,7 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         scheduler.degradation.check_size(size, size)
     if isinstance(scheduler.degradation, Decolor) and config.data.channels == 1:
         raise InvalidInputError("channels must be 3 for degradation decolor, which does nothing to grey pictures")
-    data = open_data(config.data, config.training.seed, config.endpoint_data_dir)
+    data = open_data(config.data, config.training.seed, config.endpoint_data_dir, "endpoint_data_dir")
     check_prior(scheduler.degradation, data, config)
     unet = make_unet(config)
     options = _options(config)

@@ -13,15 +13,13 @@ from torch.nn import functional
 from ...hub.cards import CardText
 from ...models.scratch_detector import ScratchDetector
 from ...pipelines.canvas import with_channels
-from ...pipelines.pipeline_scratch_detection import ScratchDetectionPipeline
+from ...pipelines.pipeline_scratch_detection import THRESHOLD, ScratchDetectionPipeline
 from ..config import CropConfig
 from ..data import open_data
 from ..objectives import Objective
 from ..pairs import PairMaker, check_damage, damage_by_recipe
 from ..running import Run, choose, defining, start, used_options
 from .config import DamageConfig, DetectorConfig, DetectorNetworkConfig
-
-THRESHOLD = 0.4  # arXiv:2004.09484's code
 
 FIGURES = """\
 Of the pixels of held-out photographs that were damaged: f1, the harmonic mean of precision, the share of what is found

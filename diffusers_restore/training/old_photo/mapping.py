@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, final
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from ...errors import InvalidInputError
 from ...hub.cards import CardText
 from ...hub.repositories import refusing
+from ...hub.weights import check_weights
 from ...models.old_photo_mapping import OldPhotoMapping
 from ...models.old_photo_vae import OldPhotoVAE
-from ...pipelines.pipeline_old_photo import OldPhotoPipeline, paint
+from ...pipelines.pipeline_old_photo import OldPhotoPipeline, as_shown, paint
 from ...pipelines.pipeline_scratch_detection import ScratchDetectionPipeline
 from ..adversarial import Perceptual, feature_loss, multiscale_loss
 from ..config import CropConfig, check_sizes
@@ -50,14 +52,18 @@ class MappingObjective(Objective):
     Args:
         damage: makes damaged photographs, and their masks where `masked`.
         weights: of the losses.
-        masked: whether the mapping takes masks.
+        mapping: that is trained, which says how masks are shown to it.
         perceptual: distance of restored and clean photographs as a network sees them, weighted as the activations.
     """
 
     def __init__(
-        self, damage: PairMaker, weights: MappingNetworkConfig, *, masked: bool, perceptual: Perceptual | None = None
+        self,
+        damage: PairMaker,
+        weights: MappingNetworkConfig,
+        mapping: OldPhotoMapping,
+        perceptual: Perceptual | None = None,
     ) -> None:
-        self._damage, self._weights, self._masked, self._perceptual = damage, weights, masked, perceptual
+        self._damage, self._weights, self._mapping, self._perceptual = damage, weights, mapping, perceptual
 
     @property
     def phases(self) -> Mapping[str, tuple[str, ...]]:
@@ -127,9 +133,10 @@ class MappingObjective(Objective):
     def _damaged(self, clean: Tensor, generator: torch.Generator) -> tuple[Tensor, Damaged]:
         """The damaged photograph as a viewer sees it, and what the networks are shown."""
         pair = self._damage(clean, generator)
-        if not self._masked:
+        if not self._mapping.takes_mask:
             return pair.degraded, Damaged(pair.degraded, None, pair.clean)
         mask = torch.zeros_like(clean[:, :1]) if pair.mask is None else (pair.mask > 0.5).to(clean.dtype)
+        mask = as_shown(self._mapping, mask)
         return pair.degraded, Damaged(paint(pair.degraded, mask), mask, pair.clean)
 
     def _restored(self, networks: Mapping[str, nn.Module], damaged: Damaged) -> Tensor:
@@ -153,10 +160,11 @@ def train_old_photo_mapping(
     damage = damage_by_recipe(config.damage.recipe, config.damage.recipe_args or {}, masked=masked)
     check_damage(damage, config.data)
     vaes = {name: _load_vae(name, str(getattr(config, name)), channels) for name in ("vae_degraded", "vae_clean")}
-    detector = None
+    detection: dict[str, Any] = {}
     if config.scratch_detector is not None:
         loaded = load_network("scratch_detector", ScratchDetectionPipeline, config.scratch_detector)
-        detector = loaded.detector.float()
+        detection = {name: loaded.config[name] for name in ("detection_size", "threshold")}
+        detection["scratch_detector"] = loaded.detector.float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         mapping = OldPhotoMapping(
@@ -174,13 +182,12 @@ def train_old_photo_mapping(
         "discriminator": make_discriminator(2 * channels, network.discriminator_channels, 2, seed + 1),
     }
     check_least(config.data, networks["discriminator"].min_size)
-    objective = MappingObjective(damage, network, masked=masked, perceptual=perceptual)
+    objective = MappingObjective(damage, network, mapping, perceptual)
     options = used_options(config)
 
     def make(networks: dict[str, Any]) -> tuple[Savable, CardText]:
-        pipeline = OldPhotoPipeline(
-            networks["vae_degraded"], networks["mapping"], networks["vae_clean"], scratch_detector=detector
-        )
+        parts = (networks[name] for name in ("vae_degraded", "mapping", "vae_clean"))
+        pipeline = OldPhotoPipeline(*parts, **detection)
         return pipeline, pipeline.card_text
 
     run = Run(
@@ -203,6 +210,7 @@ def train_old_photo_mapping(
 def _load_vae(option: str, name: str, channels: int) -> OldPhotoVAE:
     with refusing(f"{option}: {name!r} can't be loaded as an OldPhotoVAE"):
         vae: OldPhotoVAE = OldPhotoVAE.from_pretrained(name)
+        check_weights(option, vae, Path(name))
     if vae.config.in_channels != channels:
         raise InvalidInputError(
             f"{option}: the autoencoder of {name!r} takes pictures of {vae.config.in_channels} channels, not {channels}"

@@ -168,7 +168,7 @@ def train_old_photo_vae(
     if domain.recipe is not None:
         damage = damage_by_recipe(domain.recipe, domain.recipe_args or {}, masked=False)
         check_damage(damage, config.data)
-    data = open_data(config.data, seed, domain.real_data_dir)
+    data = open_data(config.data, seed, domain.real_data_dir, "real_data_dir")
     channels, width = config.data.channels, network.discriminator_channels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
