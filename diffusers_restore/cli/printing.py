@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from ..errors import one_line
 from ..restoring import ArgumentError, Job, Outcome, Remarks
 from ..restoring.jobs import duration
+from ..restoring.processes import Processes
 from .options import name_options
 
 INTERRUPTED = 130
@@ -43,6 +45,7 @@ class Printer:
         self._ctx, self.quiet, self.verbose, self._as_json, self._timed = ctx, quiet, verbose, as_json, timed
         self.settings: Mapping[str, Any] = {}
         self.outcomes: list[Outcome] = []
+        self._began = time.perf_counter()
         self._scores: list[Mapping[str, float]] = []
 
     def tell(self, sentence: str) -> None:
@@ -109,17 +112,31 @@ class Printer:
             "options": json.loads(json.dumps(self.settings, default=str)),
         }
 
-    def end(self) -> None:
-        """Print mean figures and failures; the exit status is 1 if there are any."""
-        outcomes = self.outcomes
-        failed = [outcome.job.name for outcome in outcomes if outcome.error is not None]
+    def end(self, processes: Processes | None = None) -> None:
+        """Print mean figures and failures; the exit status is 1 if there are any.
+
+        Args:
+            processes: that have shared the work, the first of which prints for all.
+        """
+        failed = [outcome.job.name for outcome in self.outcomes if outcome.error is not None]
         compared = [dict(scores) for scores in self._scores if scores]
+        count, seconds = len(self.outcomes), time.perf_counter() - self._began
+        if processes is not None and processes.count > 1:
+            of_each = processes.gather((failed, compared, count, seconds))
+            failed, compared = (
+                [one for part in parts for one in part] for parts in list(zip(*of_each, strict=True))[:2]
+            )
+            count, seconds = sum(one[2] for one in of_each), max(one[3] for one in of_each)
+            if processes.rank > 0:
+                raise click.exceptions.Exit(1 if failed else 0)
+            rate = f", {count / seconds:.2g} a second" if count else ""
+            self.tell(f"{count} pictures by {processes.count} processes in {duration(seconds)}{rate}")
         if len(compared) > 1 and not self._as_json:
             from ..restoring.comparing import mean_scores
 
             self.tell("  ".join([f"mean of {len(compared)}", *_scores(mean_scores(compared))]))
-        if len(outcomes) > 1 and failed:
-            click.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+        if count > 1 and failed:
+            click.echo(f"{len(failed)} of {count} failed: {', '.join(failed)}", err=True)
         if failed:
             raise click.exceptions.Exit(1)
 

@@ -170,13 +170,21 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         chosen, kind = restoring.choose(model, given)
 
         from ..restoring.loading import find_device
+        from ..restoring.processes import running
         from ..restoring.restorer import Batch
+        from ..training.processes import check_processes
+
+        processes = running()
+        check_processes(processes.count)
+        device = processes.device(device)
 
         restorer = kind.restorer(chosen, **given)
         restorer.settings["dtype"] = dtype
-        restorer.quiet, restorer.tell = quiet, printer.tell
+        restorer.quiet, restorer.tell = quiet or processes.rank > 0, printer.tell
         printer.settings = restorer.settings
-        batch = Batch(restorer, inputs, output, tell=printer.tell, **of_run)
+        batch = Batch(
+            restorer, inputs, output, tell=printer.tell if processes.rank == 0 else str, processes=processes, **of_run
+        )
         find_device(device)
         for job, remarks in zip(batch.done, batch.remarks_of_done, strict=True):
             printer.skip(job, remarks)
@@ -189,4 +197,4 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         except KeyboardInterrupt:
             how = "; the same command with --resume goes on" if batch.resumable else ""
             raise printer.interrupted(len(batch.todo), how) from None
-    printer.end()
+    printer.end(processes)

@@ -23,6 +23,7 @@ from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
 from .pairing import check_not_overwritten, check_outside, names_folder, pair
+from .processes import Processes
 from .progress import bar_options
 from .room import AUTO, LARGE, check_tile, make_room, seconds
 
@@ -263,10 +264,11 @@ class Batch:
         restorer: with its options; its pipeline is needed only by `run`.
         inputs, output, skip_existing, resume, reference, sheet: as in `Restorer.restore_files`.
         tell: is called with a sentence about what lies in a folder and is no picture.
+        processes: that share the files, each of which has a batch like this one.
 
     Attributes:
-        todo: the jobs to do.
-        done: those that are done.
+        todo: the jobs to do, of this process.
+        done: those that are done, of this process's share.
 
     Raises:
         ArgumentError: nothing to read, two results of one name, or a result that would replace a file that is read.
@@ -283,8 +285,13 @@ class Batch:
         reference: str | PathLike[str] | None = None,
         sheet: str | PathLike[str] | None = None,
         tell: Callable[[str], object] = lambda left_out: None,
+        processes: Processes | None = None,
     ) -> None:
-        self.restorer = restorer
+        self.restorer, self._processes = restorer, processes or Processes()
+        if sheet is not None and self._processes.count > 1:
+            raise ArgumentError(
+                "{sheet} is for one process, which sees all results; there are {0}", self._processes.count
+            )
         self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
         if reference is not None and restorer.makes_masks:
             raise ArgumentError("{reference} has no meaning where masks are made")
@@ -299,7 +306,8 @@ class Batch:
             raise ArgumentError("{resume} is for a folder of results; {output} {0!r} is a file", str(output))
         finished = set(done)
         jobs = [*done, *(job for job in todo if job not in finished)]
-        self.done, self.todo = done, jobs[len(done) :]
+        self._any = len(jobs) > len(done)
+        self.done, self.todo = self._processes.share(done), self._processes.share(jobs[len(done) :])
         self.comparison = Comparison(jobs, reference, sheet)
         check_not_overwritten(jobs, {"reference": self.comparison.files})
         if sheet is not None:
@@ -337,11 +345,14 @@ class Batch:
             ImageError: the sheet can't be written.
         """
         self.make_folders()
-        if self._manifest is not None and not self._resume and self.todo:
+        forgets = self._manifest is not None and not self._resume and self._processes.rank == 0
+        if forgets and self._manifest is not None and self._any:
             self._manifest.remove()
+        self._processes.wait()  # all have seen what is done; from here on, more is
         _ = self.remarks_of_done  # for the sheet
         outcomes = run(self.todo, self._work, report)
-        if self._manifest is not None and not self._resume:
+        self._processes.wait()
+        if forgets and self._manifest is not None:
             self._manifest.remove()  # the run has come to its end
         self.comparison.finish()
         return outcomes
