@@ -86,6 +86,7 @@ SIDE = 256  # of photographs that are damaged, and the height of those on a shee
 DAMAGES = 2  # of each photograph
 GROWN = (0, 1)  # pixels by which a mask is dilated
 SHOWN = 8
+README_ROWS = (1, 3)  # of the scratched ones
 MOST = 60.0  # dB of what is met exactly
 BLIND = "blind restorer"
 AUTO = "restore --scratches auto"
@@ -303,7 +304,9 @@ def write(folder: Path, pictures: Mapping[str, Tensor]) -> Made:
 def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, **options: Any) -> Made:
     """The files of a folder, as `restore` restores them; its masks are black where they are damaged."""
     which = DEFAULT_PRIOR if "task" in options else str(options.get("model", DEFAULT_RESTORER))
-    all_of_it = [which] + [DEFAULT_PRIOR, DEFAULT_DETECTOR] * ("scratches" in options)
+    all_of_it = {None: [which], "auto": [which, DEFAULT_PRIOR, DEFAULT_DETECTOR], "find": [DEFAULT_DETECTOR]}[
+        options.get("scratches")
+    ]
     known = {} if mask is None else {"mask": mask.folder}
     restorer = restoring.load(device="cpu", **options, **known)
     restorer.quiet = True
@@ -327,7 +330,9 @@ def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, 
 
     if missing := [name for name in before.names if name not in seconds]:
         restorer.restore_files([before.folder / name for name in missing], f"{folder}/", report=keep)
-    pipes = [restorer.pipe, restorer.prior, restorer.detector] if "scratches" in options else [restorer.pipe]
+    pipes = [restorer.pipe]
+    if options.get("scratches") == "auto":
+        pipes += [restorer.prior, restorer.detector]
     known_by = {one: count(pipe) for one, pipe in zip(all_of_it, pipes, strict=True)}
     made = Made(folder, before.names, tuple(seconds[name] for name in before.names), known_by)
     return made.after(*([before] if mask is None else [before, mask]))
@@ -553,6 +558,11 @@ def show_old(args: argparse.Namespace, pixels: int, work: Path) -> dict[str, Any
         columns |= {row.method: row.made.pictures() for row in rows}
         small = {label: [of_height(one, SIDE) for one in pictures] for label, pictures in columns.items()}
         show(small, range(len(photos)), sheet_path(args.output, kind))
+        if kind == "scratched":
+            seen = restored(as_it_is, folder / "seen", kept, scratches="find").pictures()
+            masks_seen = [of_height(one.mean(0, keepdim=True), SIDE) for one in seen]
+            few = {"photograph": small["photograph"], "--scratches find": masks_seen, "--scratches auto": small[AUTO]}
+            show(few, [one for one in README_ROWS if one < len(photos)] or [0], sheet_path(args.output, "auto"))
     return {"found": report}
 
 
@@ -732,8 +742,8 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> str | None:
     gap = first[best] - next(iter(last.values()))
     order = "inpainting first" if gap >= 0 else "inpainting last"
     return (
-        f"With tones fitted, a mask that is dilated by {pixels[0]} is best of the three, and with it {order} is better "
-        f"({abs(gap):.2f} dB). The dilation was chosen on these same pictures."
+        f"With tones fitted, a mask that is dilated by {pixels[0]} is better than the other, and with it {order} is "
+        f"better ({abs(gap):.2f} dB). The dilation was chosen on these same pictures."
     )
 
 
@@ -743,7 +753,9 @@ def _old(found: Mapping[str, Any]) -> list[str]:
     return [
         "## Really old photographs\n\nThere is no truth, so there are no figures. They were restored as they are, and "
         f"are shown with a height of {SIDE} px.{seen}\n",
-        "Scratched ones:\n\n![scratched photographs](old_photos_scratched.jpg)\n",
+        "What `restore --scratches` finds, and what it makes of that:\n\n"
+        "![scratched photographs, masks and results](old_photos_auto.jpg)\n",
+        "Scratched ones, by all:\n\n![scratched photographs](old_photos_scratched.jpg)\n",
         "Others:\n\n![other photographs](old_photos_others.jpg)\n",
     ]
 

@@ -330,11 +330,10 @@ CASES = {
         rounding=4.0,
     ),
     "old photo, scratched": Case(
-        lambda: make_old_photo_pipeline("partial", True, True),
+        lambda: make_old_photo_pipeline("partial", True, True, detection_size=None),
         # No pixel is so near the threshold that rounding would decide.
         lambda n: {
             "image": pictures(n, PHOTO, 12),
-            "detection_size": None,
             "threshold": 0.7,
             "faces": lambda picture: [((4, 2, 20, 18), face_template(16) + torch.tensor([5.0, 3.0]), 1.0)],
         },

@@ -128,7 +128,7 @@ def test_the_comparison_names_the_better_dilation_and_order(script: Any) -> None
     rows = [row(script.inpainted_by("found", n), value, "detector") for n, value in enumerate((20.0, 22.0, 21.0))]
     assert script.compared(rows) is None
     last = row("found mask + 1 px: blind restorer, then inpainted", 21.5, "detector")
-    assert "dilated by 1 px is best of the three, and with it inpainting first is better (0.50 dB)" in script.compared(
+    assert "dilated by 1 px is better than the other, and with it inpainting first is better (0.50 dB)" in script.compared(
         [*rows, last, row(script.inpainted_by("true", 1), 25.0)]
     )
 
@@ -213,7 +213,7 @@ def test_the_benchmark(
     assert counts[0]["parameters, millions"] - counts[1]["parameters, millions"] == pytest.approx(detector / 1e6)
     assert [row["dilated by"] for row in synthetic["detector"]["rows"]] == ["0 px", "1 px"]
     assert set(report["old"]["found"]) == {"scratched", "others"}
-    for name in ("synthetic", "scratched", "others"):
+    for name in ("synthetic", "scratched", "others", "auto"):
         assert f"(old_photos_{name}.jpg)" in text
         assert (tmp_path / "out" / f"old_{name}.jpg").is_file()
     assert "NaN" not in (tmp_path / "out" / "old.json").read_text()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from warm import Python
 
 from diffusers_restore import ScratchDetectionPipeline, ScratchDetector, cli
+from diffusers_restore.errors import InvalidInputError
 from diffusers_restore.training.config import build
 from diffusers_restore.training.old_photo import (
     AutoencoderConfig,
@@ -29,6 +30,7 @@ from diffusers_restore.training.old_photo import (
     MappingConfig,
 )
 from diffusers_restore.training.pairs import Pair
+from diffusers_restore.training.running import fits
 
 ROOT = Path(__file__).parents[1]
 
@@ -269,3 +271,25 @@ def test_a_recipe_of_the_examples_is_a_configuration(name: str, kind: type[Any],
     for option, value in options.items():
         assert any(getattr(part, option, None) == value for part in (config, *vars(config).values())), option
     assert f"examples/recipes/{path.name}" in path.read_text()  # the command by which it is run
+
+
+def test_numbers_that_a_dtype_cannot_hold() -> None:
+    network = nn.BatchNorm2d(2)
+    assert fits(network, torch.float16)
+    network.running_var[1] = 70000
+    assert not fits(network, torch.float16)
+    assert fits(network, torch.bfloat16)
+
+
+def test_variances_beyond_the_range_of_float16_are_refused() -> None:
+    """Their norms would give a finite, wrong mask."""
+    pipe = ScratchDetectionPipeline(make_old_photo_network(ScratchDetector), 32)
+    norm = next(one for one in pipe.detector.modules() if isinstance(one, nn.BatchNorm2d))
+    assert norm.running_var is not None
+    norm.running_var[0] = 100_000
+    pipe(pictures(1, 3, 32, 32))
+    nn.Module.to(pipe.detector, torch.bfloat16)
+    pipe(pictures(1, 3, 32, 32))
+    nn.Module.to(pipe.detector, torch.float16)
+    with pytest.raises(InvalidInputError, match=r"detector has variances beyond the range of torch.float16"):
+        pipe(pictures(1, 3, 32, 32))

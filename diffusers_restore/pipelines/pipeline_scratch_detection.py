@@ -32,9 +32,11 @@ def find_scratches(name: str, detector: ScratchDetector, pictures: Tensor, size:
         size: shorter side that it looks at; None is the pictures' own.
 
     Raises:
-        InvalidInputError: pictures of other channels, a detector in training mode, or one that gives NaN.
+        InvalidInputError: pictures of other channels, a detector in training mode, one that gives NaN, or one in
+            float16 whose numbers don't fit.
     """
     check_not_training(name, detector)
+    _check_range(name, detector)
     height, width = pictures.shape[2:]
     sides = detection_sides(detector, height, width, size)
     found = []
@@ -68,6 +70,15 @@ def check_not_training(name: str, network: nn.Module) -> None:
     """Raise InvalidInputError if the batch norms of a network would be those of this picture, and learn from it."""
     if network.training:
         raise InvalidInputError(f"{name} is in training mode, in which its batch norms learn; call {name}.eval() first")
+
+
+def _check_range(name: str, detector: nn.Module) -> None:
+    """Raise InvalidInputError if variances became infinite in float16: what their norms give is finite, and wrong."""
+    halves = [one for one in detector.buffers() if one.dtype == torch.float16]
+    if halves and not bool(torch.stack([one.isfinite().all() for one in halves]).all()):
+        raise InvalidInputError(
+            f"{name} has variances beyond the range of torch.float16; load it in torch.float32 or torch.bfloat16"
+        )
 
 
 def check_finite(name: str, made: Tensor) -> None:

@@ -97,7 +97,8 @@ class ScratchRestorer(Restorer):
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
         if not self.masks:
-            self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, dtype)
+            # Its variances don't fit into float16; it is small.
+            self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, "float32")
         if self.makes_masks:
             self.pipe = self.detector
         else:

@@ -80,6 +80,12 @@ class Run:
     tries: tuple[str, ...]
 
 
+def fits(network: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether all numbers of a network are within the range of a dtype."""
+    values = [one.detach() for one in network.state_dict().values() if one.is_floating_point() and one.numel()]
+    return all(float(one.abs().max()) <= torch.finfo(dtype).max for one in values)
+
+
 def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
     """Train; `config.training.output_dir` is then a repository of the pipeline.
 
@@ -99,8 +105,12 @@ def start(run: Run, config: MethodConfig, *, dry_run: bool) -> None:
     def export(measured: Mapping[str, nn.Module], progress: Progress) -> None:
         networks = {name: copy.deepcopy(network).eval() for name, network in measured.items()}
         pipeline, text = run.make_pipeline(networks)
-        for network in networks.values():
-            nn.Module.to(network, getattr(torch, config.training.export_dtype))  # diffusers' own warns about nothing
+        dtype = getattr(torch, config.training.export_dtype)
+        for name, network in networks.items():
+            if fits(network, dtype):
+                nn.Module.to(network, dtype)  # diffusers' own warns about nothing
+            else:
+                tqdm.write(f"{name} is exported in float32: its numbers exceed those of {config.training.export_dtype}")
         card = model_card(
             f"{output_dir.resolve().name}: {run.title}",
             text,
