@@ -29,7 +29,7 @@ def test_a_row_by_a_process_of_its_own(script: Any, tmp_path: Path) -> None:
     (row,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
     assert (row["model"], row["dtype"], row["pixels"], row["tiles"]) == ("denoise", "float32", "96x64", 6)
     assert 300 < row["peak, MB"] < 3000  # it has imported torch
-    assert 0 < row["peak - loaded, MB"] < row["peak, MB"]
+    assert 0 <= row["peak - loaded, MB"] < row["peak, MB"]  # what loading freed may suffice
     assert "| denoise | float32 | 96x64 | 6 |" in (tmp_path / "memory.md").read_text()
 
 

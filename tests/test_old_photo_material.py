@@ -128,8 +128,9 @@ def test_the_comparison_names_the_better_dilation_and_order(script: Any) -> None
     rows = [row(script.inpainted_by("found", n), value, "detector") for n, value in enumerate((20.0, 22.0, 21.0))]
     assert script.compared(rows) is None
     last = row("found mask + 1 px: blind restorer, then inpainted", 21.5, "detector")
-    assert "dilated by 1 px is better than the other, and with it inpainting first is better (0.50 dB)" in script.compared(
-        [*rows, last, row(script.inpainted_by("true", 1), 25.0)]
+    assert (
+        "dilated by 1 px is better than the other, and with it inpainting first is better (0.50 dB)"
+        in script.compared([*rows, last, row(script.inpainted_by("true", 1), 25.0)])
     )
 
 
