@@ -198,7 +198,7 @@ def test_options_of_other_models_are_refused(model: Path, tmp_path: Path) -> Non
         (["--steps", "3"], "--steps: this --model is a Pix2PixPipeline, which takes no steps"),
         (
             ["--mask", source],
-            "--mask is for an unconditional DDPM, an RDDMPipeline or an OldPhotoPipeline; this --model is a Pix2PixP",
+            "--mask is for an unconditional DDPM, an RDDMPipeline, an OldPhotoPipeline or the bundled restorers; this",
         ),
         (["--task", "sr2"], "--task is for an unconditional DDPM; this --model is a Pix2PixPipeline"),
     ):
