@@ -197,4 +197,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         except KeyboardInterrupt:
             how = "; the same command with --resume goes on" if batch.resumable else ""
             raise printer.interrupted(len(batch.todo), how) from None
-    printer.end(processes)
+    try:
+        printer.end(processes)
+    finally:
+        processes.end()

@@ -106,9 +106,9 @@ train_old_photo_vae = config_command(
     """Train an autoencoder of photographs, clean or damaged: the first step to a restorer of old photographs.
 
     \b
-    diffusers-restore train old-photo-vae --train_data_dir photos --output_dir vae_clean
+    diffusers-restore train old-photo-vae --train_data_dir photos --resolution 128 --output_dir vae_clean
     diffusers-restore train old-photo-vae --train_data_dir photos --recipe old_photo_full --real_data_dir scans \\
-        --output_dir vae_degraded
+        --resolution 128 --output_dir vae_degraded
 
     OUTPUT_DIR then holds the network, which OldPhotoVAE loads, with a model card; checkpoints, samples/ and logs/ lie
     beside it. A run that was stopped goes on with --resume_from_checkpoint latest and ends as if it had never been.

@@ -46,6 +46,11 @@ class Processes:
         gathered: list[T] = gather_object([one])
         return gathered
 
+    def end(self) -> None:
+        """Leave the group; without this, a process may crash when it exits."""
+        if self.count > 1:
+            _state().destroy_process_group()
+
     def device(self, name: str) -> str:
         """A device of this process's own, if the machine has several of the kind that was asked for."""
         if self.count == 1 or name not in ("auto", "cuda"):

@@ -43,13 +43,19 @@ _ALL = 0.9
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
     """A mask (B, 1, H, W) of 0 and 1, grown by so many pixels to all sides."""
-    return functional.max_pool2d(mask, 2 * pixels + 1, 1, pixels)
+    return _largest(functional.pad(mask, (pixels,) * 4), pixels)
+
+
+def _largest(x: Tensor, pixels: int) -> Tensor:
+    """The largest value in squares of 2 `pixels` + 1, within the picture: by columns, then by rows."""
+    side = 2 * pixels + 1
+    return functional.max_pool2d(functional.max_pool2d(x, (side, 1), 1), (1, side), 1)
 
 
 def opened(mask: Tensor, pixels: int) -> Tensor:
     """What squares of 2 `pixels` + 1 cover that lie in a mask (B, 1, H, W) of 0 and 1, and in the picture."""
     around = functional.pad(1 - mask, (pixels,) * 4, value=1.0)
-    return grown(1 - functional.max_pool2d(around, 2 * pixels + 1, 1), pixels)
+    return grown(1 - _largest(around, pixels), pixels)
 
 
 class ScratchRestorer(Restorer):
@@ -191,6 +197,6 @@ def _remarks(share: float, wide: float, *, filled: bool) -> Remarks:
         nothing = "nothing was filled in" if filled else "the mask is white"
         remarks = Remarks(warnings=(f"{remarks.notes[0]}, which can't be right: {nothing}",))
     if wide > _LEAST:
-        text = f"{wide:.1%} is wider than a scratch, and left; if it is torn, the task inpaint fills it in"
+        text = f"{wide:.1%} is wider than a scratch, and left; a mask of yours can say that it is torn"
         remarks += Remarks((text,))
     return remarks
