@@ -28,11 +28,6 @@ def restored_suffix(source: Path) -> str:
     return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
 
 
-def mask_suffix(source: Path) -> str:
-    """Suffix of a mask in a folder: of a format that keeps black and white."""
-    return ".png"
-
-
 def pair(
     inputs: PathInput | Sequence[PathInput],
     output: PathInput,

@@ -22,7 +22,7 @@ from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, durati
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
-from .pairing import check_not_overwritten, check_outside, mask_suffix, names_folder, pair, restored_suffix
+from .pairing import check_not_overwritten, check_outside, names_folder, pair, restored_suffix
 from .processes import Processes
 from .progress import bar_options
 from .room import AUTO, LARGE, check_tile, make_room, seconds
@@ -215,7 +215,7 @@ class Restorer(ABC):
         Raises:
             ArgumentError: nothing to read, two results of one name, or a result in the place of a file that is read.
         """
-        suffix = mask_suffix if self.makes_masks else restored_suffix
+        suffix = (lambda source: ".png") if self.makes_masks else restored_suffix
         jobs = self.masks.assign(pair(inputs, output, suffix, 1 if self.average else self.samples, tell))
         check_not_overwritten(jobs, self.files_read)
         check_outside(jobs, str(self.settings.get("model", "")))
