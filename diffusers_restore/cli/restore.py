@@ -129,6 +129,17 @@ from .printing import Printer
     help="The undamaged picture, or a folder with one for each by its name: prints PSNR and SSIM, and their means.",
 )
 @click.option("--sheet", metavar="FILE", help="Write a picture with the inputs and the results side by side.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Pictures of one size that a GPU restores at once. It changes no result; a CPU takes one at a time.",
+)
+@click.option("--dataset-config-name", metavar="NAME", help="Of an IN that is a data set: which configuration.")
+@click.option("--dataset-split", metavar="NAME", default="train", show_default=True, help="And which split.")
+@click.option("--image-column", metavar="NAME", help="And which column.  [default: the only one with pictures]")
 @click.option("--skip-existing", is_flag=True, help="Keep existing results, whatever made them.")
 @click.option(
     "--resume",
@@ -149,10 +160,13 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     diffusers-restore restore scans/ "more/*.jpg" -o restored/ --task denoise --sigma-y 0.1 --skip-existing
 
     IN are pictures, folders (with all folders in them, whose layout is kept) and quoted patterns, in every format that
-    Pillow decodes (PNG, JPEG, WebP, TIFF, AVIF, JPEG 2000, BMP, GIF ...), or .npy arrays (C, H, W) in [-1, 1]. In a
-    folder, names stay as they are; formats other than PNG, JPEG, WebP and TIFF become PNG. Transparency, 16 bits,
+    Pillow decodes (PNG, JPEG, WebP, TIFF, AVIF, JPEG 2000, BMP, GIF ...), or .npy arrays (C, H, W) in [-1, 1]. A .tar
+    is read as a folder; a data set, owner/name of the Hub or a folder of parquet files, gives 000000.png and so on. In
+    a folder, names stay as they are; formats other than PNG, JPEG, WebP and TIFF become PNG. Transparency, 16 bits,
     colour profile, EXIF and resolution are kept as far as the format holds them; pages and frames after the first, and
     comments, are not. The result of a picture depends on its content and on --seed only.
+
+    `accelerate launch -m diffusers_restore restore ...` and torchrun share the pictures out to processes.
 
     With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that
     was trained on photographs with blur, noise (up to 30 of 255 grey levels) and JPEG artefacts removes what it finds;
@@ -163,13 +177,15 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     """  # noqa: D301  # click reads the control character
     model, device, dtype = (options.pop(name) for name in ("model", "device", "dtype"))
     quiet, verbose, as_json = (options.pop(name) for name in ("quiet", "verbose", "as_json"))
-    of_run = {name: options.pop(name) for name in ("skip_existing", "resume", "reference", "sheet")}
+    of_run = {name: options.pop(name) for name in ("skip_existing", "resume", "reference", "sheet", "batch_size")}
+    of_dataset = [options.pop(name) for name in ("dataset_config_name", "dataset_split", "image_column")]
     given = {name: value for name, value in options.items() if is_given(ctx, name)}
     printer = Printer(ctx, quiet, verbose, as_json)
     with options_named(ctx):
         chosen, kind = restoring.choose(model, given)
 
         from ..restoring.loading import find_device
+        from ..restoring.pairing import DatasetOptions
         from ..restoring.processes import running
         from ..restoring.restorer import Batch
         from ..training.processes import check_processes
@@ -183,7 +199,13 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
         restorer.quiet, restorer.tell = quiet or processes.rank > 0, printer.tell
         printer.settings = restorer.settings
         batch = Batch(
-            restorer, inputs, output, tell=printer.tell if processes.rank == 0 else str, processes=processes, **of_run
+            restorer,
+            inputs,
+            output,
+            tell=printer.tell if processes.rank == 0 else str,
+            processes=processes,
+            dataset=DatasetOptions(*of_dataset),
+            **of_run,
         )
         find_device(device)
         for job, remarks in zip(batch.done, batch.remarks_of_done, strict=True):

@@ -17,6 +17,7 @@ from ..evaluation.metrics import SSIM_SIDE, psnr, skimage, ssim
 from ..evaluation.report import Cell, contact_sheet, save_sheet
 from .arguments import ArgumentError, check_path
 from .jobs import Job, Remarks, printable
+from .packed import Packed, load
 from .pairing import check_writable
 from .partners import Partners
 
@@ -44,7 +45,7 @@ class Comparison:
         reference: str | PathLike[str] | None,
         sheet: str | PathLike[str] | None,
     ) -> None:
-        self._references: dict[Path, Path] = {}
+        self._references: dict[Path | Packed, Path] = {}
         self.files: list[Path] = []
         if reference is not None:
             try:
@@ -75,7 +76,7 @@ class Comparison:
             ImageError: a file that can't be read.
         """
         results = [images.load(target).tensor for target in job.targets]
-        source = images.load(job.source).tensor
+        source = load(job.source).tensor
         file = self._references.get(job.source)
         reference = None if file is None else images.load(file).tensor
         remarks = Remarks()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from ..errors import InvalidInputError
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..images import Picture
+    from .packed import Packed
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
 ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
+
+T = TypeVar("T")
 
 PathInput: TypeAlias = str | os.PathLike[str]
 
@@ -27,14 +30,14 @@ class Job:
     """One input, and the files to write for it.
 
     Attributes:
-        source: the file to read.
+        source: the file to read, or what to read of a file.
         targets: one file, or one for each sample.
         fixed: the caller chose the name of the target, suffix included.
         relative: the place of the source below the folder that was given, else its name.
         mask: the file of its own mask, None where all pictures share one or need none.
     """
 
-    source: Path
+    source: Path | Packed
     targets: tuple[Path, ...]
     fixed: bool
     relative: Path = Path()
@@ -55,6 +58,11 @@ class Job:
         """The first and the last target."""
         first, last = printable(self.targets[0]), printable(Path(self.targets[-1].name))
         return first if len(self.targets) == 1 else f"{first} ... {last}"
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is read, which may hold more; None for a data set."""
+        return self.source if isinstance(self.source, Path) else self.source.file
 
     @property
     def done(self) -> bool:
@@ -133,8 +141,22 @@ class Done(NamedTuple):
     remarks: Remarks = Remarks()
 
 
+Result: TypeAlias = Done | InvalidInputError | OSError
+"""What became of a job."""
+
 Work = Callable[[Job, str], Done]
 """(a job, "[2/7, 3 min left] " or "") -> what it gave."""
+
+BatchWork = Callable[[Sequence[Job], str], Sequence[Result]]
+"""(jobs that are done together, "[2-5/7, 3 min left] " or "") -> what became of each."""
+
+
+def attempt(work: Callable[..., T], *arguments: Any) -> T | InvalidInputError | OSError:
+    """What a function gives, or why it failed."""
+    try:
+        return work(*arguments)
+    except (InvalidInputError, OSError) as error:
+        return error
 
 
 def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) -> list[Outcome]:
@@ -145,20 +167,29 @@ def run(jobs: Sequence[Job], work: Work, report: Callable[[Outcome], object]) ->
         work: does one; InvalidInputError and OSError are failures of this job.
         report: is called with each outcome as soon as it is known.
     """
+    return run_batches([[job] for job in jobs], lambda batch, position: [attempt(work, batch[0], position)], report)
+
+
+def run_batches(
+    batches: Sequence[Sequence[Job]], work: BatchWork, report: Callable[[Outcome], object]
+) -> list[Outcome]:
+    """The same for jobs of which several are done together."""
     outcomes: list[Outcome] = []
-    start, count = time.perf_counter(), len(jobs)
-    for number, job in enumerate(jobs, 1):
-        begin, left = time.perf_counter(), outcomes[-1].seconds_left if outcomes else 0.0
+    start, count = time.perf_counter(), sum(map(len, batches))
+    for jobs in batches:
+        begin, left, number = time.perf_counter(), outcomes[-1].seconds_left if outcomes else 0.0, len(outcomes) + 1
         about = f", {duration(left)} left" if left else ""
-        try:
-            job, size, remarks = work(job, f"[{number}/{count}{about}] " if count > 1 else "")
-            error = None
-        except (InvalidInputError, OSError) as failure:
-            size, remarks, error = None, Remarks(), failure
+        numbers = f"{number}" if len(jobs) == 1 else f"{number}-{number + len(jobs) - 1}"
+        results = work(jobs, f"[{numbers}/{count}{about}] " if count > 1 else "")
         end = time.perf_counter()
-        left = (end - start) / number * (count - number)
-        outcomes.append(Outcome(job, size, end - begin, error, remarks, number, count, left))
-        report(outcomes[-1])
+        for job, result in zip(jobs, results, strict=True):
+            done = len(outcomes) + 1
+            left, seconds = (end - start) / done * (count - done), (end - begin) / len(jobs)
+            if isinstance(result, Done):
+                outcomes.append(Outcome(*result[:2], seconds, None, result.remarks, done, count, left))
+            else:
+                outcomes.append(Outcome(job, None, seconds, result, Remarks(), done, count, left))
+            report(outcomes[-1])
     return outcomes
 
 
@@ -189,6 +220,6 @@ def make_folders(jobs: Iterable[Job]) -> None:
             raise OSError(f"cannot write in the folder {printable(folder)!r}: no permission")
 
 
-def printable(path: Path) -> str:
+def printable(path: Path | Packed) -> str:
     """A path as text, even if its bytes aren't valid text."""
-    return os.fspath(path).encode(errors="surrogateescape").decode(errors="replace")
+    return str(path).encode(errors="surrogateescape").decode(errors="replace")

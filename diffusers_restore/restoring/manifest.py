@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..errors import ImageError
 from .jobs import Job, printable
 
 NAME = ".restored.jsonl"
@@ -76,7 +77,7 @@ class Manifest:
         """What the result of a job depends on; None if a file of it can't be read."""
         try:
             return _digest([self._settings.encode(), *(file.read_bytes() for file in (job.source, job.mask) if file)])
-        except OSError:
+        except (OSError, ImageError):
             return None
 
     @contextmanager

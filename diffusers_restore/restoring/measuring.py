@@ -22,6 +22,7 @@ from .jobs import Done, Job, PathInput, Remarks, describe_pages
 from .kinds import FILE_ARGUMENTS, MAX_SEED
 from .masks import Masks
 from .memory import enough_memory
+from .packed import load
 from .pairing import check_not_overwritten, pair
 
 _MOST_NOISE = 2.0
@@ -96,7 +97,7 @@ class Measurer:
             InvalidInputError: the picture can't be read or measured.
             OSError: the measurement can't be written.
         """
-        picture = images.load(job.source, max_pixels=self.max_pixels)
+        picture = load(job.source, max_pixels=self.max_pixels)
         arguments, remarks = dict(self.arguments), Remarks()
         if self.masks:
             arguments["mask"], remarks = self.masks.of(job, picture.tensor)

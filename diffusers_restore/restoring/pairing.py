@@ -4,26 +4,49 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import visible_files
 from .arguments import ArgumentError, check_path
 from .jobs import ALPHA_SUFFIXES, WRITABLE_SUFFIXES, Job, PathInput, printable
+from .packed import TAR, Packed, is_tar, members, rows
 
 _SHOWN_SUFFIXES = ".png, .jpg, .webp, .tif, .avif, .jp2, .bmp, .gif, .npy or as another format of Pillow"
+_TABLES = (".parquet", ".arrow")
+_OF_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 _SHOWN = 5
 """How many files a message names."""
 
 
 class _Found(NamedTuple):
-    source: Path
+    source: Path | Packed
     relative: Path  # its place in an output folder
 
 
-def restored_suffix(source: Path) -> str:
+@dataclass(frozen=True)
+class DatasetOptions:
+    """What is read of an input that is a data set.
+
+    Attributes:
+        config_name: which configuration; None is the default one.
+        split: which split.
+        column: which column; None is the only one with pictures.
+    """
+
+    config_name: str | None = None
+    split: str = "train"
+    column: str | None = None
+
+
+DEFAULT_DATASET = DatasetOptions()
+
+
+def restored_suffix(source: Path | Packed) -> str:
     """Suffix of the result for a picture in a folder: that of the picture, or .png if that can't be written."""
     return source.suffix if source.suffix.lower() in (*ALPHA_SUFFIXES, ".jpg", ".jpeg") else ".png"
 
@@ -31,9 +54,10 @@ def restored_suffix(source: Path) -> str:
 def pair(
     inputs: PathInput | Sequence[PathInput],
     output: PathInput,
-    suffix: Callable[[Path], str] = restored_suffix,
+    suffix: Callable[[Path | Packed], str] = restored_suffix,
     samples: int = 1,
     tell: Callable[[str], object] = lambda left_out: None,
+    dataset: DatasetOptions = DEFAULT_DATASET,
 ) -> list[Job]:
     """Pair the files to read with the files to write.
 
@@ -41,11 +65,13 @@ def pair(
     changes keeps its old suffix within the name: scan.png stays, scan.bmp becomes scan.bmp.png.
 
     Args:
-        inputs: one or several: files, folders (with all folders in them, whose layout is kept) and patterns.
+        inputs: one or several: files, folders (with all folders in them, whose layout is kept), patterns, tars, which
+            are as folders, and data sets, of the Hub or in a local folder.
         output: a file for one picture, else a folder: one that exists, or a name with a slash at its end or no suffix.
         suffix: of the result for a source, in a folder.
         samples: results for each input, which get a number each; 1 gets none.
         tell: is called with a sentence about what lies in a folder and is no picture.
+        dataset: what is read of data sets.
 
     Raises:
         ArgumentError: nothing to read, two results of one name, or a result that would replace an input.
@@ -54,17 +80,19 @@ def pair(
     output = _as_text("output", output)
     out = Path(output)
     folder = names_folder(output)
-    single = len(sources) == 1 and Path(sources[0]).is_file()
-    left_out: list[Path] = []
-    found = list(_expand(sources, out, left_out))
+    single = len(sources) == 1 and Path(sources[0]).is_file() and not is_tar(Path(sources[0]))
+    left_out: list[Path | Packed] = []
+    found = list(_expand(sources, out, left_out, dataset))
     if not folder and not single:
         raise ArgumentError(
-            "{output} {0!r} is the name of one file; folders, patterns and several files need a folder", output
+            "{output} {0!r} is the name of one file; folders, patterns, archives, data sets and several files need a "
+            "folder",
+            output,
         )
     if left_out:
         tell(f"left out, no pictures: {_some(left_out)}")
 
-    jobs: dict[tuple[Path, Path], Job] = {}
+    jobs: dict[tuple[Path | Packed, Path], Job] = {}
     names = _names(found, suffix)
     for (source, relative), name in zip(found, names, strict=True):
         target = out / name if folder else out
@@ -74,7 +102,7 @@ def pair(
     return list(jobs.values())
 
 
-def _names(found: Sequence[_Found], suffix: Callable[[Path], str]) -> list[Path]:
+def _names(found: Sequence[_Found], suffix: Callable[[Path | Packed], str]) -> list[Path]:
     """The results' places in the output folder, each with another name as far as its suffix allows."""
     plain = [relative.with_suffix(suffix(source)) for source, relative in found]
     wanted = Counter({(relative, name): 1 for (_, relative), name in zip(found, plain, strict=True)})
@@ -96,7 +124,12 @@ def _check_targets(jobs: Sequence[Job], output: str) -> None:
                     "{0!r} and {1!r} would both be written to {2!r}; restore them to different folders",
                     *(other.name, job.name, printable(target)),
                 )
-    check_not_overwritten(jobs, {"inputs": [job.source for job in jobs]}, output)
+    check_not_overwritten(jobs, {"inputs": files_of(jobs)}, output)
+
+
+def files_of(jobs: Iterable[Job]) -> list[Path]:
+    """The files that jobs read."""
+    return list({file for job in jobs if (file := job.file) is not None})
 
 
 def check_not_overwritten(
@@ -185,33 +218,77 @@ def check_writable(name: str, file: Path) -> None:
         )
 
 
-def _expand(inputs: Sequence[str], out: Path, left_out: list[Path]) -> Iterator[_Found]:
-    """Every input file; other files of folders and patterns are added to `left_out`."""
+def _expand(
+    inputs: Sequence[str], out: Path, left_out: list[Path | Packed], dataset: DatasetOptions
+) -> Iterator[_Found]:
+    """Every picture; what else is in folders, patterns and archives is added to `left_out`."""
     for text in inputs:
         path = Path(text)
         if path.is_dir():
             try:
-                below = [_Found(file, file.relative_to(path)) for file in _visible_files(path, out)]
+                files = list(_visible_files(path, out))
             except OSError as error:
                 raise ArgumentError("cannot read the folder {0!r}: {1}", text, error.strerror) from error
+            if _holds_dataset(files):
+                yield from _rows(text, dataset)
+                continue
+            where, below = "in the folder", _open_tars((file, file.relative_to(path)) for file in files)
+        elif path.is_file() and is_tar(path):
+            where, below = "in the archive", (_Found(member, member.relative) for member in members(path))
         elif path.is_file():
             yield _Found(path, Path(path.name))
             continue
         elif glob.has_magic(text):
             matches = [Path(match) for match in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207
-            below = [_Found(match, Path(match.name)) for match in matches if not match.is_dir()]
+            named = ((match, Path(match.name)) for match in matches if not match.is_dir())
+            where, below = "of the pattern", _open_tars(named)
         elif path.exists():
             raise ArgumentError("{0!r} is neither a file nor a folder, but a pipe, a device or the like", text)
         elif path.is_symlink():
             raise ArgumentError("{0!r} is a link to a file that doesn't exist", text)
+        elif _may_be_on_the_hub(text):
+            yield from _rows(text, dataset)
+            continue
         else:
             raise ArgumentError("there is no file or folder {0!r}", text)
-        found = [one for one in below if is_readable(one.source)]
-        left_out += (one.source for one in below if not is_readable(one.source))
+        found = []
+        for one in below:
+            if is_readable(one.source):
+                found.append(one)
+            else:
+                left_out.append(one.source)
         if not found:
-            where = "in the folder" if path.is_dir() else "of the pattern"
             raise ArgumentError("no pictures {0} {1!r}; they end in {2}", where, text, _SHOWN_SUFFIXES)
         yield from found
+
+
+def _open_tars(files: Iterable[tuple[Path, Path]]) -> Iterator[_Found]:
+    """Files and their places; what is in a tar has its place in a folder of the tar's name."""
+    for file, place in files:
+        if file.suffix.lower() == TAR and file.is_file():
+            yield from (_Found(member, place.with_suffix("") / member.relative) for member in members(file))
+        else:
+            yield _Found(file, place)
+
+
+def _rows(name: str, dataset: DatasetOptions) -> list[_Found]:
+    found = [_Found(row, row.relative) for row in rows(name, dataset.config_name, dataset.split, dataset.column)]
+    if not found:
+        raise ArgumentError("the data set {0!r} has no pictures in its split {1!r}", name, dataset.split)
+    return found
+
+
+def _holds_dataset(files: Iterable[Path]) -> bool:
+    """Whether a folder holds tables, and no pictures beside them."""
+    suffixes = {file.suffix.lower() for file in files}
+    return not suffixes.isdisjoint(_TABLES) and suffixes.isdisjoint(_suffixes() | {TAR})
+
+
+def _may_be_on_the_hub(text: str) -> bool:
+    """Whether a name that isn't here is that of a data set, and not a mistyped one of a file."""
+    owner, _, name = text.partition("/")
+    of_file = Path(name).suffix.lower() in _suffixes() | {TAR}
+    return bool(_OF_HUB.fullmatch(text)) and not Path(owner).exists() and not of_file
 
 
 def _visible_files(folder: Path, out: Path) -> Iterator[Path]:
@@ -222,14 +299,22 @@ def _visible_files(folder: Path, out: Path) -> Iterator[Path]:
     return (file for file in visible_files(folder) if inside is None or inside not in file.resolve().parents)
 
 
-def is_readable(path: Path) -> bool:
+def is_readable(path: Path | Packed) -> bool:
     """Whether a file is a picture, by its suffix; a broken link is none."""
+    return path.suffix.lower() in _suffixes() and (isinstance(path, Packed) or path.is_file())
+
+
+def _suffixes() -> frozenset[str]:
     from ..decoding import readable_suffixes  # with Pillow, which `--help` does without
 
-    return path.suffix.lower() in readable_suffixes() and path.is_file()
+    return readable_suffixes()
 
 
-def _some(files: Sequence[Path]) -> str:
+def _some(files: Sequence[Path | Packed]) -> str:
     """Names of files, of many the first ones."""
-    names = [printable(file) + (" (a broken link)" if not file.exists() else "") for file in files[:_SHOWN]]
+    names = [printable(file) + (" (a broken link)" if _is_broken(file) else "") for file in files[:_SHOWN]]
     return ", ".join(names) + (f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else "")
+
+
+def _is_broken(file: Path | Packed) -> bool:
+    return isinstance(file, Path) and not file.exists()

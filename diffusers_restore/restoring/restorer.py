@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -18,11 +18,33 @@ from ..errors import InvalidInputError, check_int, check_real
 from ..images import Picture
 from .arguments import ArgumentError, check, check_flag
 from .comparing import Comparison
-from .jobs import Done, Job, Outcome, PathInput, Remarks, describe_pages, duration, make_folders, run
+from .jobs import (
+    Done,
+    Job,
+    Outcome,
+    PathInput,
+    Remarks,
+    Result,
+    attempt,
+    describe_pages,
+    duration,
+    make_folders,
+    run_batches,
+)
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
-from .pairing import check_not_overwritten, check_outside, names_folder, pair, restored_suffix
+from .packed import load, size_of
+from .pairing import (
+    DEFAULT_DATASET,
+    DatasetOptions,
+    check_not_overwritten,
+    check_outside,
+    files_of,
+    names_folder,
+    pair,
+    restored_suffix,
+)
 from .processes import Processes
 from .progress import bar_options
 from .room import AUTO, LARGE, check_tile, make_room, seconds
@@ -30,8 +52,66 @@ from .room import AUTO, LARGE, check_tile, make_room, seconds
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
 
-Draw = Callable[[int], Tensor]
-"""The number of a sample, 0 the first -> a restored picture (1, C, H, W) in [-1, 1]."""
+
+@dataclass(frozen=True)
+class Draw:
+    """How a picture is restored: a function of tensors, which takes several pictures where theirs are stacked.
+
+    Attributes:
+        work: (`inputs`, the number of a sample, 0 the first) -> restored pictures (B, C, H, W) in [-1, 1]; what it
+            makes of a picture doesn't depend on the others.
+        inputs: (1, ...) each, by name.
+        alike: where it is equal, and not None, the functions are, too.
+    """
+
+    work: Callable[[Mapping[str, Tensor], int], Tensor]
+    inputs: Mapping[str, Tensor]
+    alike: Hashable = None
+
+    @property
+    def key(self) -> Hashable:
+        """What pictures that are restored together have in common; None for one that is restored alone."""
+        shapes = tuple((name, tuple(one.shape)) for name, one in self.inputs.items())
+        return None if self.alike is None else (self.alike, shapes)
+
+
+def draw_together(draws: Sequence[Draw], number: int) -> Sequence[Tensor]:
+    """A sample of each picture, (1, C, H, W); all have the same key."""
+    if len(draws) == 1:
+        return [draws[0].work(draws[0].inputs, number)]
+    inputs = {name: torch.cat([draw.inputs[name] for draw in draws]) for name in draws[0].inputs}
+    return draws[0].work(inputs, number).split(1)
+
+
+def generators(seed: int, inputs: Mapping[str, Tensor]) -> list[torch.Generator]:
+    """One for each picture, all with one seed, on the CPU: the same noise on every device, and beside any others."""
+    count = len(next(iter(inputs.values())))
+    return [torch.Generator().manual_seed(seed) for _ in range(count)]
+
+
+def _nothing(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+    raise AssertionError("a picture that couldn't be prepared is not restored")
+
+
+@dataclass
+class _Open:
+    """A picture that is being restored."""
+
+    job: Job
+    picture: Picture
+    stored_as_rgb: bool
+    alpha: Tensor | None
+    bits: int
+    draw: Draw = field(default_factory=lambda: Draw(_nothing, {}))
+    remarks: Remarks = field(default_factory=Remarks)
+    size: tuple[int, int] = (0, 0)
+    total: Tensor | None = None
+    failure: InvalidInputError | OSError | None = None
+
+    @property
+    def result(self) -> Result:
+        """What became of it."""
+        return self.failure or Done(self.job, self.size, self.remarks)
 
 
 class Restorer(ABC):
@@ -50,6 +130,7 @@ class Restorer(ABC):
         masks: of the pictures.
         settings: what the results depend on beside the pictures, for a list of what is done.
         quiet: whether no progress is shown.
+        batch_size: how many pictures may be restored at once.
         tell: is called with a sentence about what a large picture will take, before the work begins.
         makes_masks: whether results are masks: black and white, opaque, of 8 bits.
         pipe: the pipeline.
@@ -57,6 +138,7 @@ class Restorer(ABC):
 
     samples = 1
     average = False
+    batch_size = 1
     quiet = makes_masks = False
     tell: Callable[[str], object] = staticmethod(lambda sentence: None)
     pipe: Any
@@ -127,36 +209,72 @@ class Restorer(ABC):
             InvalidInputError: the picture can't be read or restored.
             OSError: the result can't be written.
         """
+        (result,) = self.restore_together([job], position, keep=keep)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def restore_together(self, jobs: Sequence[Job], position: str = "", *, keep: bool = False) -> list[Result]:
+        """What becomes of each picture, where those of one size that need the same are restored at once."""
+        opened = [attempt(self._open, job, keep) for job in jobs]
+        # By shape first: how a pipeline sees large pictures is set for one shape at a time.
+        for same in _grouped((one for one in opened if isinstance(one, _Open)), lambda one: one.picture.tensor.shape):
+            for one in same:
+                one.failure = attempt(self._prepare, one)
+            for together in _grouped(same, lambda one: one.draw.key or one.job):
+                self._restore(together, position, keep)
+        return [one.result if isinstance(one, _Open) else one for one in opened]
+
+    def _open(self, job: Job, keep: bool) -> _Open | Done:
         if keep and job.done:  # another run may have been faster
             _, _, height, width = images.load(job.targets[0]).tensor.shape
             return Done(job, (width, height))
-        picture = images.load(job.source, max_pixels=self.max_pixels)
+        picture = load(job.source, max_pixels=self.max_pixels)
         alpha, bits = (None, 8) if self.makes_masks else (job.alpha(picture), job.bits(picture))
         picture, stored_as_rgb = _as_grey(picture)
-        draw, remarks = self.prepare(picture, job)
-        size, total = (picture.tensor.shape[-1], picture.tensor.shape[-2]), torch.zeros(())
+        return _Open(job, picture, stored_as_rgb, alpha, bits)
 
-        def save(x: Tensor, target: Path) -> None:
-            quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
-            images.save(x, target, alpha=alpha, bits=bits, metadata=picture.metadata, quality=quality)
+    def _prepare(self, one: _Open) -> None:
+        one.draw, remarks = self.prepare(one.picture, one.job)
+        one.remarks = describe_pages(one.picture) + remarks
 
+    def _restore(self, together: Sequence[_Open], position: str, keep: bool) -> None:
         for i in range(self.samples):
-            if keep and not self.average and job.targets[i].exists():
+            wanted = [one for one in together if one.failure is None and not (keep and self._has(one.job, i))]
+            if not wanted:
                 continue
+            names = wanted[0].job.name + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
             count = f" {i + 1}/{self.samples}" if self.samples > 1 else ""
-            self.pipe.set_progress_bar_config(**bar_options(f"{position}{job.name}{count}", self.quiet))
-            with enough_memory(
-                "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", *size
-            ):
-                x = self._blend(draw(i), picture.tensor)
-            if stored_as_rgb and x.shape[1] == 1:
-                x = x.expand(-1, 3, -1, -1)
-            total = total + x if self.average else x
-            if not self.average:
-                save(x, job.targets[i])
+            self.pipe.set_progress_bar_config(**bar_options(f"{position}{names}{count}", self.quiet))
+            drawn = attempt(self._draw, wanted, i)
+            for n, one in enumerate(wanted):
+                one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[n], i)
+
+    def _has(self, job: Job, number: int) -> bool:
+        """Whether the file of a sample is there."""
+        return not self.average and job.targets[number].exists()
+
+    def _draw(self, pictures: Sequence[_Open], number: int) -> Sequence[Tensor]:
+        height, width = pictures[0].picture.tensor.shape[-2:]
+        with enough_memory(
+            "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", width, height
+        ):
+            return draw_together([one.draw for one in pictures], number)
+
+    def _add(self, one: _Open, x: Tensor, number: int) -> None:
+        """Write a sample, or the mean after the last one."""
+        x = self._blend(x, one.picture.tensor)
+        if one.stored_as_rgb and x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        one.size = (x.shape[-1], x.shape[-2])
+        target = one.job.targets[0 if self.average else number]
         if self.average:
-            save(total / self.samples, job.targets[0])
-        return Done(job, (total.shape[-1], total.shape[-2]), describe_pages(picture) + remarks)
+            one.total = x if one.total is None else one.total + x
+            if number < self.samples - 1:
+                return
+            x = one.total / self.samples
+        quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
+        images.save(x, target, alpha=one.alpha, bits=one.bits, metadata=one.picture.metadata, quality=quality)
 
     _find_room = staticmethod(make_room)
 
@@ -178,7 +296,9 @@ class Restorer(ABC):
             ModelError: the memory is too small.
         """
         height, width = shape[-2:]
-        room = self._find_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
+        room = self._find_room(
+            pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient, batch=self.batch_size
+        )
         seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
         if height * width >= LARGE:
             long = duration(seconds(pipe.unet, room.seen, evaluations * self.samples))
@@ -204,19 +324,21 @@ class Restorer(ABC):
         *,
         skip_existing: bool = False,
         tell: Callable[[str], object] = lambda left_out: None,
+        dataset: DatasetOptions = DEFAULT_DATASET,
     ) -> tuple[list[Job], list[Job]]:
         """The jobs to do, and those that are done; the folders for the results are not made.
 
         Args:
-            inputs, output: as in `pairing.pair`.
+            inputs, output, dataset: as in `pairing.pair`.
             skip_existing: keep what is there.
             tell: is called with a sentence about what lies in a folder and is no picture.
 
         Raises:
             ArgumentError: nothing to read, two results of one name, or a result in the place of a file that is read.
         """
-        suffix = (lambda source: ".png") if self.makes_masks else restored_suffix
-        jobs = self.masks.assign(pair(inputs, output, suffix, 1 if self.average else self.samples, tell))
+        suffix: Any = (lambda source: ".png") if self.makes_masks else restored_suffix
+        samples = 1 if self.average else self.samples
+        jobs = self.masks.assign(pair(inputs, output, suffix, samples, tell, dataset))
         check_not_overwritten(jobs, self.files_read)
         check_outside(jobs, str(self.settings.get("model", "")))
         todo: list[Job] = []
@@ -234,16 +356,20 @@ class Restorer(ABC):
         resume: bool = False,
         reference: str | PathLike[str] | None = None,
         sheet: str | PathLike[str] | None = None,
+        batch_size: int = 1,
+        dataset: DatasetOptions = DEFAULT_DATASET,
         report: Callable[[Outcome], object] = lambda outcome: None,
     ) -> list[Outcome]:
         """Restore files, folders and patterns to a file or a folder, as the command line does.
 
         Args:
-            inputs, output: as in `pairing.pair`.
+            inputs, output, dataset: as in `pairing.pair`.
             skip_existing: keep results that exist.
             resume: keep results that a run with the same options has made of the same pictures.
             reference: the undamaged picture, or a folder with one for each: gives psnr and ssim.
             sheet: a picture file to write, with the pictures before and after.
+            batch_size: how many pictures of one size are restored at once, which changes no result; a CPU's networks
+                see one at a time all the same.
             report: is called with each outcome as soon as it is known.
 
         Raises:
@@ -253,7 +379,15 @@ class Restorer(ABC):
         if not callable(report):
             raise ArgumentError("{report} must be a function of an Outcome, got {0!r:.99}", report)
         batch = Batch(
-            self, inputs, output, skip_existing=skip_existing, resume=resume, reference=reference, sheet=sheet
+            self,
+            inputs,
+            output,
+            skip_existing=skip_existing,
+            resume=resume,
+            reference=reference,
+            sheet=sheet,
+            batch_size=batch_size,
+            dataset=dataset,
         )
         return batch.run(report)
 
@@ -263,7 +397,7 @@ class Batch:
 
     Args:
         restorer: with its options; its pipeline is needed only by `run`.
-        inputs, output, skip_existing, resume, reference, sheet: as in `Restorer.restore_files`.
+        inputs, output, skip_existing, resume, reference, sheet, batch_size, dataset: as in `Restorer.restore_files`.
         tell: is called with a sentence about what lies in a folder and is no picture.
         processes: that share the files, each of which has a batch like this one.
 
@@ -285,6 +419,8 @@ class Batch:
         resume: bool = False,
         reference: str | PathLike[str] | None = None,
         sheet: str | PathLike[str] | None = None,
+        batch_size: int = 1,
+        dataset: DatasetOptions = DEFAULT_DATASET,
         tell: Callable[[str], object] = lambda left_out: None,
         processes: Processes | None = None,
     ) -> None:
@@ -296,7 +432,8 @@ class Batch:
         self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
         if reference is not None and restorer.makes_masks:
             raise ArgumentError("{reference} has no meaning where masks are made")
-        todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell)
+        restorer.batch_size = self._size = check("batch_size", check_int, batch_size, 1)
+        todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell, dataset=dataset)
         self._manifest: Manifest | None = None
         if names_folder(str(output)):
             shared = [] if restorer.masks.shared is None else list(restorer.files_read.get("mask", []))
@@ -308,12 +445,13 @@ class Batch:
         finished = set(done)
         jobs = [*done, *(job for job in todo if job not in finished)]
         self._any = len(jobs) > len(done)
+        jobs[len(done) :] = by_size(jobs[len(done) :]) if self._size > 1 else jobs[len(done) :]
         self.done, self.todo = self._processes.share(done), self._processes.share(jobs[len(done) :])
         self.comparison = Comparison(jobs, reference, sheet)
         check_not_overwritten(jobs, {"reference": self.comparison.files})
         if sheet is not None:
             drawn = [Job(Path(sheet), (Path(sheet),), fixed=True)]
-            read = {"inputs": [job.source for job in jobs], "reference": self.comparison.files}
+            read = {"inputs": files_of(jobs), "reference": self.comparison.files}
             check_not_overwritten(drawn, read | restorer.files_read, written_by="sheet")
             check_outside(drawn, str(restorer.settings.get("model", "")), written_by="sheet")
 
@@ -351,19 +489,26 @@ class Batch:
             self._manifest.remove()
         self._processes.wait()  # all have seen what is done; from here on, more is
         _ = self.remarks_of_done  # for the sheet
-        outcomes = run(self.todo, self._work, report)
+        batches = [self.todo[i : i + self._size] for i in range(0, len(self.todo), self._size)]
+        outcomes = run_batches(batches, self._work, report)
         self._processes.wait()
         if forgets and self._manifest is not None:
             self._manifest.remove()  # the run has come to its end
         self.comparison.finish()
         return outcomes
 
-    def _work(self, job: Job, position: str) -> Done:
-        before = None if self._manifest is None else self._manifest.state(job)  # the picture may change meanwhile
-        done = self.restorer.restore(job, position, keep=self._skip)
+    def _work(self, jobs: Sequence[Job], position: str) -> list[Result]:
+        # a picture may change meanwhile
+        before = [None if self._manifest is None else self._manifest.state(job) for job in jobs]
+        results = self.restorer.restore_together(jobs, position, keep=self._skip)
+        return [attempt(self._note, result, state) for result, state in zip(results, before, strict=True)]
+
+    def _note(self, result: Result, state: str | None) -> Done:
+        if isinstance(result, Exception):
+            raise result
         if self._manifest is not None:
-            self._manifest.add(done.job, before)
-        return done._replace(remarks=done.remarks + self._compare(done.job))
+            self._manifest.add(result.job, state)
+        return result._replace(remarks=result.remarks + self._compare(result.job))
 
     def _compare(self, job: Job) -> Remarks:
         if not self.comparison:
@@ -372,6 +517,19 @@ class Batch:
             return self.comparison.look(job)
         except InvalidInputError as error:
             return Remarks(warnings=(f"isn't compared: {error}",))
+
+
+def _grouped(pictures: Iterable[_Open], key: Callable[[_Open], Hashable]) -> list[list[_Open]]:
+    """The pictures, those of one key together."""
+    groups: dict[Hashable, list[_Open]] = {}
+    for one in pictures:
+        groups.setdefault(key(one), []).append(one)
+    return list(groups.values())
+
+
+def by_size(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, those with pictures of one size together."""
+    return sorted(jobs, key=lambda job: size_of(job.source))
 
 
 def _as_grey(picture: Picture) -> tuple[Picture, bool]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import check_int
-from ..pipelines.canvas import size_multiple
+from ..pipelines.canvas import pictures_at_once, size_multiple
 from ..pipelines.common import uncompiled
 from ..pipelines.tiles import TiledNetwork, at_zero, grey, reach
 from .arguments import ArgumentError, check
@@ -65,7 +65,14 @@ def check_tile(tile: int | str) -> int | str:
 
 
 def make_room(
-    pipe: Any, network: Any, shape: Sequence[int], more_per_pixel: int, tile: int | str, *, gradient: bool = False
+    pipe: Any,
+    network: Any,
+    shape: Sequence[int],
+    more_per_pixel: int,
+    tile: int | str,
+    *,
+    gradient: bool = False,
+    batch: int = 1,
 ) -> Room:
     """Have a picture seen whole or in tiles, and refuse it if the free memory is too small, before the work begins.
 
@@ -79,6 +86,7 @@ def make_room(
         more_per_pixel: bytes that the restoration needs beside the network.
         tile: "auto", "off" or the side of a tile.
         gradient: whether the method goes back through the network, for which tiles are of no use.
+        batch: how many pictures of this shape are restored at once.
 
     Raises:
         ArgumentError: a tile for a method that needs a gradient.
@@ -90,12 +98,14 @@ def make_room(
     multiple = size_multiple(network)
     size = height + -height % multiple, width + -width % multiple
     pipe.disable_tiling()
+    batch = pictures_at_once(network.device, batch)
+    more_per_pixel *= batch
     if isinstance(tile, int):
-        return _tiled(pipe, network, size, more_per_pixel, tile)
+        return _tiled(pipe, network, size, more_per_pixel, tile, batch)
     pixels = size[0] * size[1]
-    if pixels < SMALL:
+    if batch * pixels < SMALL:
         return Room(1, False, pixels, 0)
-    per_pixel = network_memory(network, *size, gradient=gradient) / pixels
+    per_pixel = batch * network_memory(network, *size, gradient=gradient) / pixels
     needed = int(pixels * (per_pixel + more_per_pixel))
     free = free_memory(network.device)
     if tile == AUTO and not gradient and needed > min(free, THRIFTY):
@@ -105,16 +115,16 @@ def make_room(
             budget = max(THRIFTY - beside, _LEAST) if exact else free
             seen = math.sqrt(max(0, min(budget, free - beside)) / per_pixel)
             side = int(seen) - 2 * TiledNetwork(network, int(seen) + 1, {}).margin
-            return _tiled(pipe, network, size, more_per_pixel, max(_LEAST_SIDE, side))
+            return _tiled(pipe, network, size, more_per_pixel, max(_LEAST_SIDE, side), batch)
     check_free(network, height, width, needed, gradient)
     return Room(1, False, pixels, needed)
 
 
-def _tiled(pipe: Any, network: Any, size: tuple[int, int], more_per_pixel: int, side: int) -> Room:
+def _tiled(pipe: Any, network: Any, size: tuple[int, int], more_per_pixel: int, side: int, batch: int) -> Room:
     view = TiledNetwork(network, side, {})
     tiles = view.tiles(*size)
     seen = [(down.last - down.first, right.last - right.first) for down, right in tiles]
-    needed = network_memory(network, *max(seen, key=math.prod)) + math.prod(size) * more_per_pixel
+    needed = batch * network_memory(network, *max(seen, key=math.prod)) + math.prod(size) * more_per_pixel
     check_free(network, *size, needed, gradient=False)
     if len(tiles) > 1:
         pipe.enable_tiling(side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -138,13 +139,13 @@ class ScratchRestorer(Restorer):
             share = float(damaged.mean())
             fills, remarks = 0 < share <= _ALL, _remarks(share, wide, filled=not self.makes_masks)
         if self.makes_masks:
-            return lambda i: 1 - 2 * damaged * fills, remarks
+            return Draw(lambda inputs, number: 1 - 2 * damaged * fills, {}), remarks
         if fills:
             steps = METHODS[ESTIMATOR].from_config(self.prior.scheduler.config).default_count
             self._make_room(self.prior, job, y.shape, MEMORY_OF_PRIOR, steps)
         remarks += self._make_room(self.pipe, job, y.shape, MEMORY, 1)
 
-        def draw(i: int) -> Tensor:
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
             whole = self._fill(y, damaged) if fills else y
             if examine(whole).clean:
                 return whole
@@ -153,7 +154,7 @@ class ScratchRestorer(Restorer):
             restored: Tensor = self.pipe(whole, generator=generator, **options)[0]
             return restored
 
-        return draw, remarks
+        return Draw(work, {}), remarks
 
     def _find(self, y: Tensor) -> tuple[Tensor, float]:
         """Where a picture is scratched, 1, (1, 1, H, W), on the CPU; and the share of what is too wide."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from .. import DEFAULT_RESTORER
 from ..errors import InvalidInputError, check_bool, check_int, one_line
@@ -17,7 +18,7 @@ from .kinds import COLD, MAX_SEED, OLD_PHOTO, PIX2PIX, RDDM
 from .loading import load_pipeline
 from .masks import Masks
 from .memory import check_memory, check_old_photo_memory, enough_memory
-from .restorer import Draw, Restorer
+from .restorer import Draw, Restorer, generators
 
 MEMORY = 120
 """Bytes for each pixel beside the network (benchmarks/results/memory.md)."""
@@ -76,7 +77,12 @@ class ColdRestorer(Restorer):
         evaluations = 1 if self.direct else self.steps or self.start or len(self.pipe.scheduler)
         remarks = self._make_room(self.pipe, job, picture.tensor.shape, MEMORY, evaluations)
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
-        return lambda i: self.pipe(picture.tensor, **options, output_type="latent", return_dict=False)[0], remarks
+
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+            restored: Tensor = self.pipe(**inputs, **options, output_type="latent", return_dict=False)[0]
+            return restored
+
+        return Draw(work, {"image": picture.tensor}, COLD), remarks
 
 
 class RDDMRestorer(Restorer):
@@ -133,21 +139,21 @@ class RDDMRestorer(Restorer):
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         if self._looks_first and (findings := examine(picture.tensor)).clean:
-            return lambda i: picture.tensor, findings.remarks
+            return Draw(lambda inputs, number: inputs["image"], {"image": picture.tensor}, "clean"), findings.remarks
         evaluations = (self.steps or 1) * (1 if self.pipe.unet_noise is None else 2)
         seen = self._make_room(self.pipe, job, picture.tensor.shape, MEMORY, evaluations)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
         remarks = findings.remarks if self._looks_first else Remarks()
+        inputs = {"image": picture.tensor}
         if self.masks:
             known, remarks = self.masks.of(job, picture.tensor)
-            options["mask"] = 1 - known
+            inputs["mask"] = 1 - known[None, None]
 
-        def draw(i: int) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device
-            restored: torch.Tensor = self.pipe(picture.tensor, generator=generator, **options)[0]
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+            restored: Tensor = self.pipe(**inputs, generator=generators(self.seed + number, inputs), **options)[0]
             return restored
 
-        return draw, remarks + seen
+        return Draw(work, inputs, RDDM), remarks + seen
 
 
 class Pix2PixRestorer(Restorer):
@@ -195,13 +201,12 @@ class Pix2PixRestorer(Restorer):
         """As `Restorer.prepare`."""
         check_memory(self.network, picture.tensor.shape, MEMORY)
 
-        def draw(i: int) -> torch.Tensor:
-            generator = torch.Generator().manual_seed(self.seed + i)  # on the CPU: the same noise on every device
-            options: dict[str, Any] = {"generator": generator, "output_type": "latent", "return_dict": False}
-            translated: torch.Tensor = self.pipe(picture.tensor, **options)[0]
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+            options: dict[str, Any] = {"output_type": "latent", "return_dict": False}
+            translated: Tensor = self.pipe(**inputs, generator=generators(self.seed + number, inputs), **options)[0]
             return translated
 
-        return draw, Remarks()
+        return Draw(work, {"image": picture.tensor}, PIX2PIX), Remarks()
 
 
 class OldPhotoRestorer(Restorer):
@@ -261,11 +266,10 @@ class OldPhotoRestorer(Restorer):
         """As `Restorer.prepare`."""
         detects = self.network.takes_mask and not self.masks
         check_old_photo_memory(self.pipe, picture.tensor.shape, OLD_PHOTO_MEMORY, detects=detects)
-        options: dict[str, Any] = {"output_type": "latent", "return_dict": False}
-        remarks = Remarks()
+        inputs, remarks = {"image": picture.tensor}, Remarks()
         if self.masks:
             known, remarks = self.masks.of(job, picture.tensor)
-            options["mask"] = 1 - known
+            inputs["mask"] = 1 - known[None, None]
         elif detects:
             pixels = (picture.tensor.shape[-1], picture.tensor.shape[-2])
             with enough_memory(
@@ -274,14 +278,14 @@ class OldPhotoRestorer(Restorer):
                 pictures = picture.tensor.to(self.pipe.device)
                 detector, size = self.pipe.scratch_detector, self.pipe.config.detection_size
                 found = find_scratches("scratch_detector", detector, pictures, size)
-            options["mask"] = (found >= self.pipe.config.threshold).float()
-            remarks = taken_for_scratches(float(options["mask"].mean()))
+            inputs["mask"] = (found >= self.pipe.config.threshold).float()
+            remarks = taken_for_scratches(float(inputs["mask"].mean()))
 
-        def draw(i: int) -> torch.Tensor:
-            restored: torch.Tensor = self.pipe(picture.tensor, **options)[0]
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+            restored: Tensor = self.pipe(**inputs, output_type="latent", return_dict=False)[0]
             return restored
 
-        return draw, remarks
+        return Draw(work, inputs, OLD_PHOTO), remarks
 
 
 def taken_for_scratches(share: float, *, filled: bool = True) -> Remarks:

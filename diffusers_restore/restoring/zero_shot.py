@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import operators
@@ -25,7 +24,7 @@ from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .masks import Masks
 from .measuring import check_noise_of_picture, is_picture, task_arguments
-from .restorer import Draw, Restorer
+from .restorer import Draw, Restorer, generators
 from .trained import check_steps
 
 ESTIMATE = "estimate"
@@ -195,15 +194,15 @@ class ZeroShotRestorer(Restorer):
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
         scheduler, etas, of_holes = self._method_for(Measurement(y, operator, sigma_y))
 
-        def draw(i: int) -> Tensor:
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
             self.pipe.scheduler = scheduler
             restored: Tensor = self.pipe(
-                y,
+                **inputs,
                 operator=self.task if by_name else operator,
                 sigma_y=sigma_y,
                 num_inference_steps=self.steps,
                 class_labels=self.class_label,
-                generator=torch.Generator().manual_seed(self.seed + i),  # on the CPU: the same noise on every device
+                generator=generators(self.seed + number, inputs),
                 output_type="latent",
                 return_dict=False,
                 **etas,
@@ -214,7 +213,9 @@ class ZeroShotRestorer(Restorer):
         gradient = scheduler.needs_gradient
         seen = self._make_room(self.pipe, job, operator.input_shape, MEMORY, evaluations, gradient)
         few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
-        return draw, remarks + of_noise + of_holes + seen + few
+        # A picture's own mask makes an operator of its own.
+        alike = None if self.masks and self.masks.shared is None else (type(scheduler), sigma_y)
+        return Draw(work, {"image": y}, alike), remarks + of_noise + of_holes + seen + few
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""

@@ -6,18 +6,18 @@ import gzip
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
-import datasets
 import numpy as np
-from datasets.utils.file_utils import xopen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..decoding import failing_as, readable_suffixes
-from ..errors import ImageError, InvalidInputError, check_int, one_line, unknown_name
+from ..errors import ImageError, InvalidInputError, check_int
 from ..files import visible_files
+from ..image_columns import item_bytes, load_images
 from ..images import PathInput, read_picture
 
 Pictures: TypeAlias = tuple[Image.Image, ...]
@@ -33,15 +33,11 @@ _MOST_COMPRESSED = 200  # times its size; digits have 5, blank pictures up to 10
 
 def read_item(item: Any) -> Image.Image:
     """The picture of an undecoded item of an Image column: {"bytes": ..., "path": ...}, or None."""
-    if item is None or (item["bytes"] is None and item["path"] is None):
-        raise ImageError("the item holds no picture")
-    if item["bytes"] is not None:
-        return read_picture(item["bytes"])
-    path = item["path"]
-    if "://" not in path:
+    path = None if item is None or item["bytes"] is not None else item["path"]
+    if path is not None and "://" not in path:
         return read_picture(path)
-    with failing_as(f"cannot read {path!r}"), xopen(path, "rb") as file:  # in an archive, or on the Hub
-        return read_picture(file.read())
+    with failing_as(f"cannot read {path!r}") if path is not None else nullcontext():
+        return read_picture(item_bytes(item))
 
 
 # --- sources --------------------------------------------------------------------------------------------------------
@@ -120,14 +116,10 @@ class IdxImages(Source):
 
 @final
 class DatasetImages(Source):
-    """The Image column of a `datasets.Dataset`.
-
-    Raises:
-        InvalidInputError: there is no such column, or it holds something else.
-    """
+    """The pictures of a `datasets.Dataset`, from `load_images`."""
 
     def __init__(self, dataset: Any, column: str) -> None:
-        self._dataset, self._column = _leave_undecoded(dataset, column), column
+        self._dataset, self._column = dataset, column
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -312,9 +304,9 @@ def open_source(
             f"exactly one of train_data_dir and dataset_name must be given, got {train_data_dir!r} and {dataset_name!r}"
         )
     source: Source
-    if train_data_dir is None:
-        source = DatasetImages(_load_dataset(dataset_name, dataset_config_name, split, streaming=False), image_column)
-    elif not Path(train_data_dir).exists():
+    if dataset_name is not None:
+        source = DatasetImages(*load_images(dataset_name, dataset_config_name, split, image_column))
+    elif train_data_dir is None or not Path(train_data_dir).exists():
         raise InvalidInputError(f"train_data_dir must be a folder or an idx file, got {str(train_data_dir)!r}")
     elif _idx_file(Path(train_data_dir)) is not None:
         source = IdxImages(train_data_dir)
@@ -337,27 +329,7 @@ def open_stream(
     Raises:
         InvalidInputError: nothing that can be loaded, or no such column of pictures.
     """
-    return _leave_undecoded(_load_dataset(dataset_name, dataset_config_name, split, streaming=True), image_column)
-
-
-def _load_dataset(name: str | None, config_name: str | None, split: str, *, streaming: bool) -> Any:
-    try:
-        return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
-    except Exception as error:  # a RuntimeError for a script, those of pyarrow and of the HTTP library
-        raise InvalidInputError(
-            f"cannot load dataset_name {name!r}, dataset_config_name {config_name!r}, split {split!r}: "
-            f"{one_line(error)}"
-        ) from error
-
-
-def _leave_undecoded(dataset: Any, column: str) -> Any:
-    """The dataset, of either kind, with an Image column that leaves decoding to the reader of an item."""
-    features = dataset.features or {}
-    if column not in features:
-        raise unknown_name("image_column", column, features)
-    if not isinstance(features[column], datasets.Image):
-        raise InvalidInputError(f"image_column {column!r} must be a column of datasets.Image, got {features[column]}")
-    return dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    return load_images(dataset_name, dataset_config_name, split, image_column, streaming=True)[0]
 
 
 def _picture_files(argument: str, folder: PathInput) -> tuple[Path, ...]:
