@@ -212,7 +212,7 @@ class ResidualUNet2DModel(SavesPlugIn, ModelMixin, PlainConfigMixin):
         if (class_labels is None) != (self.class_embedding is None):
             raise InvalidInputError("class_labels must be given to a class-conditional network, and to no other")
         times = _for_each("timestep", timestep, sample)
-        features = self.time_proj(times).to(self.dtype)  # in float32 up to here
+        features = self.time_proj(times).to(sample.dtype)  # in float32 up to here
         embedding = self.time_embedding(features)
         if self.class_embedding is not None and class_labels is not None:
             labels = _for_each("class_labels", class_labels, sample)

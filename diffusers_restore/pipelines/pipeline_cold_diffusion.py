@@ -220,12 +220,12 @@ class ColdDiffusionPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         parts = x.split(size)
         states = [{name: value[i * size : (i + 1) * size] for name, value in state.items()} for i in range(len(parts))]
 
-        watch = Watch()
+        watch, dtype = Watch(), self.unet.dtype
 
         def step(k: int, samples: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
             made = []
             for sample, known in zip(samples, states, strict=True):
-                x0_hat = watch.see("unet", k, self._predict(canvas, sample, k))
+                x0_hat = watch.see("unet", k, self._predict(canvas, dtype, sample, k))
                 looked = (x0_hat, x0_hat) if direct else None
                 made.append(looked or scheduler.step(x0_hat, k, sample, state=known, return_dict=False))
             return made
@@ -236,11 +236,11 @@ class ColdDiffusionPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         self.maybe_free_model_hooks()
         return to_output(restored, output_type, return_dict)
 
-    def _predict(self, canvas: Canvas, sample: Tensor, timestep: int) -> Tensor:
+    def _predict(self, canvas: Canvas, dtype: torch.dtype, sample: Tensor, timestep: int) -> Tensor:
         """R(x_t, k) in float32."""
         extended = canvas.extend(sample)
         t = torch.full((len(extended),), timestep, device=extended.device)
-        output = self._in_tiles(self.unet)(extended.to(self.unet.dtype), t, return_dict=False)[0]
+        output = self._in_tiles(self.unet)(extended.to(dtype), t, return_dict=False)[0]
         check_shape("unet's output", output, "its input", extended.shape, extended.device)
         return canvas.crop(output).to(sample.dtype)
 

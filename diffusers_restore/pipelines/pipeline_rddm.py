@@ -313,7 +313,10 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         masks: Sequence[Tensor | None] = [None] * len(parts)
         if shown is not None:
             masks = canvas.extend(shown).repeat_interleave(canvas.split, dim=0).split(size)
-        conditions = [network_condition(inputs, *pair) for pair in zip(parts, masks, strict=True)]
+        dtype = self.unet.dtype
+        conditions = [
+            tuple(one.to(dtype) for one in network_condition(inputs, *pair)) for pair in zip(parts, masks, strict=True)
+        ]
 
         def draw() -> Tensor:
             shape = (len(pictures), canvas.split * inputs.channels, *degraded.shape[2:])
@@ -325,7 +328,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
             noises: Sequence[Tensor | None] = draw().split(size) if eta > 0 else [None] * len(parts)
             made = []
             for x, part, condition, noise in zip(states, parts, conditions, noises, strict=True):
-                output = watch.see(networks, t, self._predict(scheduler, x, condition, t))
+                output = watch.see(networks, t, self._predict(scheduler, dtype, x, condition, t))
                 made.append(scheduler.step(output, t, x, part, eta=eta, variance_noise=noise, return_dict=False))
             return made
 
@@ -371,11 +374,14 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         return degraded
 
     def _predict(
-        self, scheduler: RDDMScheduler, sample: Tensor, condition: tuple[Tensor, ...], timestep: int
+        self,
+        scheduler: RDDMScheduler,
+        dtype: torch.dtype,
+        sample: Tensor,
+        condition: tuple[Tensor, ...],
+        timestep: int,
     ) -> Tensor:
         """The networks' outputs in float32."""
-        dtype = self.unet.dtype
-        condition = tuple(one.to(dtype) for one in condition)
         unet_noise = None if self.unet_noise is None else self._in_tiles(self.unet_noise)
         output = network_outputs(
             self._in_tiles(self.unet), unet_noise, scheduler, sample.to(dtype), condition, timestep

@@ -96,20 +96,26 @@ def split_measurement(whole: Measurement) -> list[Measurement]:
 
 
 def predict(
-    unet: Network, scheduler: ZeroShotScheduler, sample: Tensor, timestep: int, labels: Tensor | None
+    unet: Network,
+    scheduler: ZeroShotScheduler,
+    sample: Tensor,
+    timestep: int,
+    labels: Tensor | None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The network's output (b, C, H, W) in the sample's dtype, its first channels if it predicts a variance too.
 
     A VE network (arXiv:2011.13456) predicts the score of x0 + sigma z, for pictures in [0, 1]:
-    epsilon_hat = -sigma score.
+    epsilon_hat = -sigma score. `dtype` is the network's, which takes long to find; None looks for it.
     """
+    dtype = unet.dtype if dtype is None else dtype
     if is_score_network(unet):
         sigma = scheduler.sigma(timestep) / 2
         x = (sample / sqrt(scheduler.alpha_bar(timestep)) + 1) / 2
         levels = torch.full((len(x),), sigma, device=x.device)
-        score = unet(x.to(unet.dtype), levels, class_labels=labels, return_dict=False)[0]
+        score = unet(x.to(dtype), levels, class_labels=labels, return_dict=False)[0]
         return first_channels("unet's output", score, sample).to(sample.dtype) * -sigma
-    x = scheduler.scale_model_input(sample, timestep).to(unet.dtype)
+    x = scheduler.scale_model_input(sample, timestep).to(dtype)
     t = torch.full((len(x),), timestep, device=x.device)
     output = unet(x, t, class_labels=labels, return_dict=False)[0]
     return first_channels("unet's output", output, sample).to(sample.dtype)
@@ -142,6 +148,7 @@ class Chain:
         guide: Guide | None = None,
     ) -> None:
         self.unet, self.method, self.measurement = unet, copy(method), measurement
+        self.dtype = unet.dtype
         self.labels, self.guide = labels, guide
         self.evaluations = 0
         if self.method.needs_gradient and any(parameter.is_inference() for parameter in unet.parameters()):
@@ -159,7 +166,7 @@ class Chain:
     def evaluate(self, sample: Tensor, timestep: int) -> Tensor:
         """The network's output at any state, guided."""
         self.evaluations += 1
-        output = predict(self.unet, self.method, sample, timestep, self.labels)
+        output = predict(self.unet, self.method, sample, timestep, self.labels, self.dtype)
         return output if self.guide is None else self.guide(output, sample, timestep)
 
     def predict(self, sample: Tensor, step: int) -> tuple[Tensor, Tensor]:

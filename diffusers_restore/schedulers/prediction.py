@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, unknown_name
@@ -34,11 +35,12 @@ def predict_x0_and_epsilon(
     """
     a, b = sqrt(alpha_bar), sqrt(1 - alpha_bar)
     if prediction_type == "epsilon":
-        return (sample - b * model_output) / a, model_output
+        return torch.sub(sample, model_output, alpha=b).div_(a), model_output
     if prediction_type == "sample":
-        return model_output, (sample - a * model_output) / b
+        return model_output, torch.sub(sample, model_output, alpha=a).div_(b)
     check_prediction_type(prediction_type)
-    return a * sample - b * model_output, b * sample + a * model_output
+    x0_hat = torch.mul(sample, a).sub_(model_output, alpha=b)
+    return x0_hat, torch.mul(sample, b).add_(model_output, alpha=a)
 
 
 def first_channels(name: str, output: object, sample: Tensor) -> Tensor:

@@ -72,10 +72,15 @@ def ddrm_update(
     value = operator.single_value if sigma_y > 0 else inf
     # u - V^T x = pull (y_bar - V^T x0_hat) + renoise V^T z - c V^T epsilon_hat; pull and renoise depend on s only.
     if value is not None:  # one rule for every measured coefficient: one transform of the three images combined
-        x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
         pull, renoise = _single_rule(sigma_y / value, sigma_next, c, eta_noise, eta_b)
+        if measured is None and operator.complete:  # no coefficient is left for the first rule, and V V^T = I
+            x = torch.mul(x0_hat, 1 - pull).add_(noise, alpha=renoise + eta_noise)
+            return x.add_(operator.v(y_bar), alpha=pull)
         change = torch.mul(noise, renoise).sub_(x0_hat, alpha=pull).sub_(epsilon_hat, alpha=c)
         coefficients = operator.vt(change)
+        x = torch.add(x0_hat, epsilon_hat, alpha=c).add_(noise, alpha=eta_noise)
+        if coefficients is change and measured is not None:  # V = I, as of a mask
+            return x.addcmul_(measured.like(noise), change.add_(y_bar, alpha=pull))
         if measured is not None:
             coefficients = scale(coefficients, measured.like(noise))
         return x.add_(operator.v(torch.add(coefficients, y_bar, alpha=pull)))
