@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from warm import Python
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "hub.md"
 BEGIN, END = "<!-- table: python tests/hub_matrix.py --write -->", "<!-- end of the table -->"
@@ -61,9 +63,10 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
             if method not in OF_DDPM and ("custom" in way or "stock" in way):
                 continue  # the network of a DDPM undoes no degradation, translates nothing and finds no scratches
             for state in STATES:
-                for trust in (False, True):
-                    if not (state in ("installed", "absent") and way.startswith("class")):  # the class is imported
-                        yield way, method, state, trust
+                if not way.startswith("class"):
+                    yield from ((way, method, state, trust) for trust in (False, True))
+                elif state in ("before", "after"):  # the class is imported, and asks for no trust
+                    yield way, method, state, False
 
 
 def prepare(folder: Path) -> None:
@@ -205,22 +208,27 @@ def serve(order: str, folder: Path) -> None:
     print(json.dumps(results))
 
 
-def measure(environment: dict[str, str], folder: Path) -> dict[tuple[str, str, str, bool], str]:
-    """The outcome of every cell, on the Hub that `environment` names."""
+def measure(environment: dict[str, str], folder: Path, warm: Python) -> dict[tuple[str, str, str, bool], str]:
+    """The outcome of every cell, on the Hub that `environment` names.
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, __file__, *arguments, "--folder", str(folder)]
-        settings = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(
+    Args:
+        environment: that talks to the Hub.
+        folder: for what is saved.
+        warm: runs processes with that environment, in which diffusers is imported and the package isn't.
+    """
+    warm.run(__file__, "--prepare", "--folder", folder, timeout=550, check=True)
+    answers = [warm.run(__file__, "--serve", "after", "--folder", folder, timeout=550, check=True)]
+    command = [sys.executable, __file__, "--serve", "before", "--folder", str(folder)]
+    settings = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+    answers.append(
+        subprocess.run(
             command, env=os.environ | settings | environment, cwd=folder, capture_output=True, text=True, timeout=550
         )
-        assert result.returncode == 0, result.stderr
-        return result.stdout.splitlines()[-1] if result.stdout else ""
-
-    run("--prepare")
+    )
+    assert answers[-1].returncode == 0, answers[-1].stderr
     found = {}
-    for order in ("before", "after"):
-        for way, method, state, trust, said in json.loads(run("--serve", order)):
+    for answer in answers:
+        for way, method, state, trust, said in json.loads(answer.stdout.splitlines()[-1]):
             found[way, method, state, trust] = said
     return found
 
@@ -233,7 +241,8 @@ def table(found: dict[tuple[str, str, str, bool], str]) -> str:
     for way, title in WAYS.items():
         rows: dict[tuple[str, ...], list[str]] = {}
         for method, name in PIPELINES.items():
-            row = tuple(found.get((way, method, state, trust), NONE) for state, trust in columns)
+            asks = not way.startswith("class")
+            row = tuple(found.get((way, method, state, trust and asks), NONE) for state, trust in columns)
             if set(row) != {NONE}:
                 rows.setdefault(row, []).append(name.removesuffix("Pipeline"))
         for row, names in rows.items():
@@ -268,8 +277,8 @@ def main() -> None:
     else:
         with tempfile.TemporaryDirectory() as root:
             (Path(root) / "saved").mkdir()
-            with loopback_hub(Path(root) / "hub") as environment:
-                text = table(measure(environment, Path(root) / "saved"))
+            with loopback_hub(Path(root) / "hub") as environment, Python(environment) as warm:
+                text = table(measure(environment, Path(root) / "saved", warm))
         print(text)
         if given.write:
             page = PAGE.read_text()

@@ -57,8 +57,8 @@ FROZEN = {
 }
 
 
-def test_every_way_of_loading(hub: dict[str, str], tmp_path: Path) -> None:
-    found = hub_matrix.measure(hub, tmp_path)
+def test_every_way_of_loading(hub: dict[str, str], hub_python: Python, tmp_path: Path) -> None:
+    found = hub_matrix.measure(hub, tmp_path, hub_python)
     assert set(found) == set(hub_matrix.cells())
     for (way, method, state, trust), outcome in found.items():
         wanted = hub_matrix.LOADS
