@@ -10,11 +10,13 @@ from it, so that every read and every copy between it and the CPU is noticed.
 from __future__ import annotations
 
 import os
-import traceback
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -93,7 +95,7 @@ def test_half_precision_is_finite_and_close(name: str, half: str, device: torch.
     wanted = call(name, pipe, 2, seeded(3, 4))
     made = call(name, pipe.to(HALVES[half]), 2, seeded(3, 4))
     assert made.isfinite().all()
-    assert float((made - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.1
+    assert float((made - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()) < 0.1 * CASES[name].rounding
 
 
 @on_a_gpu
@@ -243,12 +245,11 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _note(self, func: Any) -> None:
-        for frame in reversed(traceback.extract_stack()):
-            _, inside, path = frame.filename.rpartition("diffusers_restore/")
-            if inside:
-                self.found[f"{path}:{frame.lineno} {func}"] += 1
-                return
-        self.found[str(func)] += 1
+        frame: FrameType | None = sys._getframe()
+        while frame is not None and "diffusers_restore/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        path = "" if frame is None else frame.f_code.co_filename.rpartition("diffusers_restore/")[2]
+        self.found[f"{path}:{0 if frame is None else frame.f_lineno} {func}"] += 1
 
 
 class Gpu:
@@ -418,7 +419,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
     "pix2pix": {"task": "colorize", "generator": "resnet_6", "generator_channels": 4, "discriminator_channels": 4},
     "old-photo-detector": NARROW,
     "old-photo-vae": {"resolution": 96, "block_out_channels": "4,4,6", "num_blocks": 1, "discriminator_channels": 2},
-    "old-photo-mapping": {"resolution": 96, "mapping_channels": "8,8", "num_blocks": 1, "discriminator_channels": 2},
+    "old-photo-mapping": {"resolution": 96, "mapping_channels": "8,8", "num_blocks": 2, "discriminator_channels": 2},
 }
 
 
@@ -453,13 +454,13 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
     """To rounding: kernels of a GPU need not add in one order."""
     if device.type == "cpu" and half == "fp16":
         pytest.skip("mixed_precision=fp16 needs a GPU")
-    options = {"optimizer": optimizer, "mixed_precision": half, "learning_rate": 1e-3, "checkpointing_steps": 2}
-    trains("prior", photos, tmp_path / "unbroken", **options, max_train_steps=4)
-    trains("prior", photos, tmp_path / "broken", **options)
-    trains("prior", photos, tmp_path / "broken", **options, max_train_steps=4, resume_from_checkpoint="latest")
-    first, second = (
-        load_checkpoint(tmp_path / folder / "checkpoint-4")[0]["unet"] for folder in ("unbroken", "broken")
-    )
+    options = {"optimizer": optimizer, "mixed_precision": half, "learning_rate": 1e-3, "max_train_steps": 4}
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    trains("prior", photos, unbroken, **options)
+    shutil.copytree(unbroken, broken)
+    shutil.rmtree(broken / "checkpoint-4")
+    trains("prior", photos, broken, **options, resume_from_checkpoint="latest")
+    first, second = (load_checkpoint(folder / "checkpoint-4")[0]["unet"] for folder in (unbroken, broken))
     for key, value in first.items():
         assert float((second[key] - value).norm()) <= 0.02 * float(value.norm()) + 1e-5, key
 
@@ -489,10 +490,11 @@ def test_the_state_of_a_resumed_optimiser_is_with_its_parameters(place: str) -> 
 @on_a_gpu
 @pytest.mark.parametrize("words", [["--task", "sr2"], ["--task", "denoise", "--sigma-y", "0.2"], []], ids=" ".join)
 def test_restore(words: list[str], photos: Path, tmp_path: Path, device: torch.device) -> None:
-    made = {}
+    made, small = {}, tmp_path / "small.png"
+    Image.open(photos / "0.png").resize((32, 24)).save(small)
     for place in ("cpu", device.type):
         output = tmp_path / f"{place}.png"
-        given = [str(photos / "0.png"), "-o", str(output), "--device", place, "--dtype", "float32"]
+        given = [str(small), "-o", str(output), "--device", place, "--dtype", "float32"]
         result = CliRunner().invoke(cli.main, ["restore", *given, *words])
         assert result.exit_code == 0, (result.output, result.exception)
         made[place] = np.asarray(Image.open(output)).astype(int)
