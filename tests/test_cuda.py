@@ -1,4 +1,4 @@
-"""What only a GPU shows: results beside those of a CPU, half precision, memory, training; and steps that don't wait for it.
+"""What only a GPU shows: results beside those of a CPU, half precision, training; and steps that don't wait for it.
 
 `pytest -m cuda` selects what needs a CUDA device; without one, it is skipped. CUDA_TESTS_ON=cpu runs the same bodies on
 the CPU, so that they can be tried anywhere.
