@@ -430,7 +430,7 @@ def prepared(name: str, half: str, on: Settings) -> Iterator[tuple[Callable[[], 
     """A step of a trainer on pictures that lie ready, the loader's pictures per second, and what it is."""
     with fresh_accelerate(), tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "photos").mkdir()
-        write_photos(Path(scratch) / "photos", 4 if on.toy else 64)
+        write_photos(Path(scratch) / "photos", 4 if on.toy else 16)
         workers = 0 if on.toy else min(8, os.cpu_count() or 1)
         values = {"mixed_precision": half, "dataloader_num_workers": workers, "validation_images": 0}
         objective, networks, data, optimizers, config = captured(name, values, Path(scratch), on.toy)
@@ -516,8 +516,10 @@ def syncs(on: Settings) -> Iterator[Case]:
 
     kinds = [(f"step of {name}", partial(method, name)) for name in METHODS]
     kinds += [(f"training step of {name}", partial(trainer, name)) for name in TRAINERS]
-    for what, measure in kinds:
-        yield {"what": what}, measure if on.cuda else lambda: {"note": "CUDA counts them; see tests/test_cuda.py"}
+    for what, measure in kinds if on.cuda else ():
+        yield {"what": what}, measure
+    if not on.cuda:
+        yield {"what": "all steps"}, lambda: {"note": "CUDA counts them; without a card, tests/test_cuda.py does"}
 
 
 def tests(on: Settings) -> Iterator[Case]:
@@ -535,10 +537,7 @@ def tests(on: Settings) -> Iterator[Case]:
 
 def counts(line: str) -> dict[str, int]:
     """The numbers of pytest's last line."""
-    found = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
-    for number, name in re.findall(r"(\d+) (passed|failed|skipped|error)", line):
-        found[name] = int(number)
-    return found
+    return {name: int(number) for number, name in re.findall(r"(\d+) (passed|failed|skipped|errors?)", line)}
 
 
 # --- the report ------------------------------------------------------------------------------------------------------
@@ -599,6 +598,7 @@ def run_parts(names: Sequence[str], on: Settings, write: Callable[[dict[str, lis
                     raise OutOfTime
                 signal.setitimer(signal.ITIMER_REAL, max(0.01, end - perf_counter()))
                 rows.setdefault(name, []).append(measured(labels, measure, on))
+                print(name, rows[name][-1], flush=True)
             except OutOfTime:
                 left.append(f"{name}: " + ", ".join(map(str, labels.values())))
             finally:
@@ -639,7 +639,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     def write(rows: dict[str, list[Row]], left: list[str]) -> None:
         run["minutes"] = round((perf_counter() - begun) / 60, 2)
         write_report(args.output, {"run": run, "rows": rows, "left out": left}, to_markdown(run, rows, left))
-        print(run["minutes"], "min:", list(rows.values())[-1][-1] if rows else left[-1], flush=True)
 
     before = signal.signal(signal.SIGALRM, _alarm)
     try:
