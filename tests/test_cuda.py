@@ -32,7 +32,6 @@ from test_operators import examples
 from test_training_pix2pix import fresh_accelerate, words_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from diffusers_restore import ColdDiffusionScheduler, DDRMPipeline, OldPhotoVAE, cli, operators
 from diffusers_restore.degradations import Synthetic
@@ -225,23 +224,24 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        there = any(one.is_meta for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor))
-        if func in READS and there:
+        if func in READS and any(isinstance(one, Tensor) and one.is_meta for one in args):
             self._note(func)
             if func is ATEN._local_scalar_dense.default:
                 kind = args[0].dtype
                 return True if kind is torch.bool else 0.5 if kind.is_floating_point else 0
-        if func is ATEN.index.Tensor and there and any(one is not None and one.dtype is torch.bool for one in args[1]):
+        elif func is ATEN.index.Tensor and args[0].is_meta:
+            if any(one is not None and one.dtype is torch.bool for one in args[1]):
+                self._note(func)
+        elif func is ATEN.copy_.default and args[0].is_meta != args[1].is_meta:
             self._note(func)
-        moved = func is ATEN._to_copy.default and kwargs.get("device") is not None
-        if moved and (torch.device(kwargs["device"]).type == "meta") != args[0].is_meta:
+        elif func is ATEN._to_copy.default and kwargs.get("device") is not None:
+            if (torch.device(kwargs["device"]).type == "meta") == args[0].is_meta:
+                return func(*args, **kwargs)
             if not kwargs.get("non_blocking"):
                 self._note(func)
             if args[0].is_meta:  # what asks whether all is well hears that it is
                 kind = kwargs.get("dtype") or args[0].dtype
                 return torch.full(args[0].shape, kind is torch.bool, dtype=kind)
-        if func is ATEN.copy_.default and args[0].is_meta != args[1].is_meta:
-            self._note(func)
         return func(*args, **kwargs)
 
     def _note(self, func: Any) -> None:

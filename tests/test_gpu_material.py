@@ -13,6 +13,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 from diffusers import UNet2DModel
+from test_cuda import Waits
+from torch.utils._pytree import tree_map
 
 from diffusers_restore import cli
 
@@ -121,3 +123,19 @@ def test_every_trainer_is_measured(script: Any) -> None:
         assert loss.isfinite()
         assert rate() > 0
         assert (what["pixels"], what["batch"]) == (32, 2)
+
+
+@pytest.mark.parametrize("name", ["prior", "cold", "rddm", "pix2pix", "old-photo-vae"])
+def test_losses_and_gradients_wait_for_nothing(script: Any, name: str, tmp_path: Path) -> None:
+    """By the meta device, for pictures that are damaged already."""
+    (tmp_path / "photos").mkdir()
+    script.write_photos(tmp_path / "photos", 2)
+    objective, networks, *_ = script.captured(name, {"validation_images": 0}, tmp_path, True)
+    side = 96 if "resolution" in script.TRAINERS[name][1] else 32
+    corrupted = objective.corrupt((torch.zeros(2, 3, side, side),), torch.Generator().manual_seed(0))
+    there = tree_map(lambda one: one.to("meta") if isinstance(one, torch.Tensor) else one, corrupted)
+    placed = {key: network.to("meta").train() for key, network in networks.items()}
+    with Waits() as waits:
+        for phase in objective.phases:
+            torch.stack(list(objective.losses(phase, placed, there).values())).sum().backward()
+    assert not waits.found
