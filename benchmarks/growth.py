@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+from gpu import CELEBAHQ
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -155,17 +156,10 @@ def measure(what: str, value: int) -> dict[str, Any]:
 def on_paper() -> list[dict[str, Any]]:
     """What two networks ask of many GPUs: computed, and not measured."""
     prior = DDRMPipeline.from_pretrained(diffusers_restore.DEFAULT_PRIOR).unet
-    # The configuration of google/ddpm-celebahq-256.
-    large = {
-        "block_out_channels": (128, 128, 256, 256, 512, 512),
-        "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
-        "layers_per_block": 2,
-    }
     with torch.device("meta"):
         networks = {
             "the bundled prior": type(prior)(**{k: v for k, v in prior.config.items() if not k.startswith("_")}),
-            "that of google/ddpm-celebahq-256": UNet2DModel(sample_size=256, **large),
+            "that of google/ddpm-celebahq-256": UNet2DModel(**CELEBAHQ),
         }
     rows = []
     for name, network in networks.items():

@@ -465,7 +465,6 @@ def test_a_resumed_run_ends_as_an_unbroken_one(
         assert float((second[key] - value).norm()) <= 0.02 * float(value.norm()) + 1e-5, key
 
 
-@pytest.mark.xfail(strict=True, reason="`load_optimizer_tensors` leaves the steps of Muon's AdamW on the CPU")
 @pytest.mark.parametrize("place", ["meta", pytest.param("cuda", marks=cuda)])
 def test_the_state_of_a_resumed_optimiser_is_with_its_parameters(place: str) -> None:
     """A fused AdamW of a GPU takes the addresses of its steps, which must be there."""

@@ -11,6 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..caching import keep_tables
 from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError
 from .image_translator import check_sample
@@ -37,9 +38,14 @@ class ConvNorm(nn.Module):
 
 def halve(x: Tensor) -> Tensor:
     """Every second pixel after a blur by [1, 2, 1] / 4 in both directions, with mirrored borders (arXiv:1904.11486)."""
-    taps = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype, device=x.device) / 4
-    kernel = (taps[:, None] * taps).expand(x.shape[1], 1, 3, 3)
+    kernel = _blur(x.device, x.dtype).expand(x.shape[1], 1, 3, 3)
     return functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+@keep_tables()
+def _blur(device: torch.device, dtype: torch.dtype) -> Tensor:
+    taps = torch.tensor([1.0, 2.0, 1.0], dtype=dtype, device=device) / 4
+    return taps[:, None] * taps
 
 
 class ScratchDetector(SavesPlugIn, ModelMixin, PlainConfigMixin):

@@ -12,6 +12,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..caching import keep_tables
 from ..errors import check_int
 from .canvas import size_multiple
 from .common import Network, uncompiled
@@ -19,6 +20,7 @@ from .common import Network, uncompiled
 DEFAULT_SIDE = 1024
 """Pixels of a tile's side, without its margins."""
 
+_CPU = torch.device("cpu")
 _FARTHEST = 1024
 """Side of the largest picture on which a network's reach is looked for."""
 
@@ -42,7 +44,10 @@ def parts(length: int, side: int, margin: int, multiple: int) -> list[Part]:
     return [Part(start, stop, max(0, start - margin), min(length, stop + margin)) for start, stop in pairwise(cuts)]
 
 
-def weights(part: Part, length: int, margin: int) -> Tensor:
+@keep_tables(256)
+def weights(
+    part: Part, length: int, margin: int, device: torch.device = _CPU, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Of the pixels that a tile sees, along one axis: ramps over both margins; those of all tiles add up to 1."""
     weight = torch.ones(part.last - part.first)
     ramp = (torch.arange(2 * margin) + 0.5) / (2 * margin)
@@ -50,7 +55,7 @@ def weights(part: Part, length: int, margin: int) -> Tensor:
         weight[: 2 * margin] *= ramp
     if part.stop < length:
         weight[-2 * margin :] *= 1 - ramp
-    return weight
+    return weight.to(device, dtype)
 
 
 def grey(network: Network, side: int) -> Tensor:
@@ -152,7 +157,7 @@ class TiledNetwork:
     def _place(self, made: Tensor, output: Tensor, down: Part, right: Part) -> None:
         if self.blends:
             for dim, part in ((2, down), (3, right)):
-                weight = weights(part, made.shape[dim], self.margin).to(output)
+                weight = weights(part, made.shape[dim], self.margin, output.device, output.dtype)
                 output = output * weight.reshape(-1, *(1,) * (3 - dim))
             made[:, :, down.first : down.last, right.first : right.last] += output
             return

@@ -187,7 +187,8 @@ def _peak(
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device; of the machine's, no more than a container or a limit leaves."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # for reuse
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     memory = psutil.virtual_memory()
     limits = [memory.available + psutil.swap_memory().free, *_container_limit(), *_address_limit()]
     return int(min(limits))

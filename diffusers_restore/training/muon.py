@@ -74,7 +74,8 @@ class Muon(Optimizer):
     ) -> None:
         common = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
         groups = [
-            {"params": list(others), "lr": lr, "matrices": False},
+            # "fused" says that a resumed run's steps belong on the parameters' device
+            {"params": list(others), "lr": lr, "matrices": False, "fused": True},
             {"params": list(matrices), "lr": matrix_lr, "matrices": True},
         ]
         super().__init__([group for group in groups if group["params"]], common)
