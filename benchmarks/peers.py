@@ -9,7 +9,7 @@ deepinv needs torchvision, which may not enter ours. One thread, float32; a libr
 
 (a) Time, time outside the network, PSNR and misfit: a turn for each picture, in one process. What passes through the
 network, forward and back, is timed where it enters and where it leaves, for every library alike.
-(b) Memory, one process for each method and library.
+(b) Memory, in a copy of the process for each method and library.
 (c) Operators.
 (d) The noise that is really injected, and what a method makes of a Gaussian prior: each library's own code, with the
 exact denoiser in place of the network.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import resource
 import subprocess
 import sys
@@ -70,13 +71,12 @@ TASKS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "deblurring, noise 0.02": ("deblur-gauss", 0.02, {"border": "circular"}),
 }
 DPIR_STEPS = 8  # of deepinv's, where nobody can change it
-WEIGHTS = {
-    "ours": ("zeta", (1, 3, 10, 30)),
-    "azula": ("zeta", (1, 3, 10, 30)),
-    "deepinv": ("weight", (1, 10, 100, 1000)),
-}
+WEIGHTS = dict.fromkeys(("ours", "azula"), ("zeta", (1, 3, 10, 30))) | {"deepinv": ("weight", (1, 10, 100, 1000))}
 CASES = {"not measured": 0.0, "measured, r = g / 5": 1.0, "measured, r = 2 g": 0.1}  # s
 G, SIGMA_Y, Y_BAR = 0.2, 0.04, 0.4  # of these cases; so small that what libraries clip to [-1, 1] hardly matters
+COLUMNS = dict.fromkeys(("peer", "method", "note", "evaluations", "s", "ratio (min to max)", "outside"), "") | {
+    **{"overhead, ms": "", "overhead ratio": ".2f", "PSNR": "", "misfit": "", "remark": ""}
+}
 WANTED = 1 / 3  # our time outside the network over deepinv's
 
 
@@ -109,8 +109,8 @@ RUNS = (
     Run("azula", "pigdm"),
 )
 SETTINGS = {
-    "ours": "the schedulers' defaults: DDRM eta 0.85, eta_b 1; DiffPIR lambda 1.75, zeta 0.3; DPS zeta 0.3; DPIR lambda "
-    "0.23; MMPS 2 iterations; PiGDM prior_sd 1",
+    "ours": "the schedulers' defaults: DDRM eta 0.85, eta_b 1; DiffPIR lambda 1.75, zeta 0.3; DPS zeta 0.3; DPIR "
+    "lambda 0.23; MMPS 2 iterations; PiGDM prior_sd 1",
     "deepinv": "DiffusersDenoiserWrapper; DDRM eta 0.85, etab 1, sigmas linspace(1, 0, steps); DiffPIR lambda_ 7, zeta "
     "0.1; DPS schedule vp, solver ddpm, weight 1; DPIR; Denoising, Inpainting, Downsampling (circular), BlurFFT",
     "azula": "plugins.adm.AblatedDenoiser, clip_mean as its models have it; DPSSampler zeta 1; PGDMSampler eta 0; "
@@ -123,12 +123,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default=diffusers_restore.DEFAULT_PRIOR, help="prior: a folder")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/testsets"), help="folder with the zips")
     parser.add_argument("--limit", type=int, default=2, help="the first N pictures of each set")
-    parser.add_argument("--crop", type=int, default=96, help="side of the centre crop")
+    parser.add_argument("--crop", type=int, default=64, help="side of the centre crop")
     parser.add_argument("--steps", type=int, default=20, help=f"of every method but DPIR, which has {DPIR_STEPS}")
     parser.add_argument("--pixels", type=int, default=192, help="side of the picture whose memory is measured")
     parser.add_argument("--coefficients", type=int, default=3 * 128**2, help="independent ones of each exact test")
     parser.add_argument("--quick", action="store_true", help="small, and only printed: does it run?")
-    parser.add_argument("--memory", nargs=2, metavar=("LIBRARY", "METHOD"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS / "peers", help="result files, without their suffix")
     args = parser.parse_args(argv)
     if args.quick:
@@ -200,8 +199,8 @@ class Problem:
     seed: int = 0
 
 
-# A library's `ready` sets a method up and returns the call that makes the picture, in [-1, 1]. `floor` is what it is told
-# of the noise where it can't do with the 0 that is true.
+# A library's `ready` sets a method up and returns the call that makes the picture, in [-1, 1]. `floor` is what it is
+# told of the noise where it can't do with the 0 that is true.
 
 
 class Ours:
@@ -222,14 +221,14 @@ class Ours:
 class OursExact:
     """Our schedulers with the exact denoiser of N(0, g^2); `record` gets each state and its noise level, in VE form."""
 
-    def __init__(self, g: float, record: Callable[[Tensor, float], None], timesteps: Sequence[int] = ()) -> None:
+    def __init__(
+        self, g: float, record: Callable[[Tensor, float], None], timesteps: Sequence[int] | None = None
+    ) -> None:
         self.g, self.record, self.timesteps = g, record, timesteps
 
     def ready(self, method: str, problem: Problem) -> Callable[[], Tensor]:
         scheduler, measurement, generator = METHODS[method](), problem.measurement, seeded(problem.seed)
-        scheduler.set_timesteps(
-            **({"timesteps": self.timesteps} if self.timesteps else {"num_inference_steps": problem.steps})
-        )
+        scheduler.set_timesteps(None if self.timesteps else problem.steps, timesteps=self.timesteps)
         scheduler.prepare(measurement)
 
         def model(x: Tensor, t: int) -> Tensor:
@@ -260,6 +259,8 @@ class Deepinv:
         y = (problem.measurement.y + operator.forward(torch.ones(1, *operator.input_shape))) / 2
         restore = deepinv_method(method, self.denoiser, problem.sigma / 2, problem.steps, **options)
         physics = deepinv_physics(operator, problem.sigma / 2)
+        if method == "ddrm" and not hasattr(physics, "U"):
+            raise TypeError(f"DDRM needs an SVD, and {type(physics).__name__} has none")
         torch.manual_seed(problem.seed)
         return lambda: 2 * restore(y, physics).float() - 1
 
@@ -419,7 +420,7 @@ def first_try(library: Any, method: str, problem: Problem) -> tuple[Problem, str
     for sigma in dict.fromkeys((problem.sigma, max(problem.sigma, library.floor))):
         problem = replace(problem, sigma=sigma)
         try:
-            finite = bool(library.ready(method, problem)().isfinite().all())
+            finite = bool(library.ready(method, replace(problem, steps=min(problem.steps, 3)))().isfinite().all())
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             return problem, f"can't: {error}"
         if finite:
@@ -453,7 +454,7 @@ def compare(
             return row
         if run.tuned:
             options[name] = best_weight(libraries[name], name, problems[name], x)
-            row["note"] += f"; {name} {options[name]}"
+            row["note"] += f"; {name} {' '.join(map(str, *options[name].items()))}"
     for picture in pictures:
         measurement = measured(task, picture)
         for name, problem in problems.items():
@@ -483,20 +484,40 @@ def summary(
     }
 
 
-def memory(library: str, method: str, model: str, side: int) -> float:
-    """MB that this process needs for a picture of `side` pixels more than for one of 32 (deblurring, 3 steps)."""
-    ours = Ours(model)
-    made = {
-        "ours": lambda: ours,
-        "deepinv": lambda: Deepinv(deepinv_network(model, ours.pipe.unet)),
-        "azula": lambda: Azula(lambda shape: azula_network(ours.pipe.unet, shape)),
-    }[library]()
-    peaks = []
-    for size in (32, side):
-        picture = Picture("", "", 0, torch.zeros(1, 3, size, size))
-        made.ready(method, Problem(measured("deblurring, noise 0.02", picture), 0.02, 3))()
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
-    return peaks[1] - peaks[0]
+def memory_rows(libraries: Mapping[str, Any], methods: Sequence[str], side: int) -> list[dict[str, Any]]:
+    """MB that deblurring a picture of `side` pixels takes more than one of 32, in 3 steps."""
+
+    def needed(library: Any, method: str) -> float:
+        peaks = []
+        for size in (32, side):
+            picture = Picture("", "", 0, torch.zeros(1, 3, size, size))
+            library.ready(method, Problem(measured("deblurring, noise 0.02", picture), 0.02, 3))()
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+        return peaks[1] - peaks[0]
+
+    rows = []
+    for method in tqdm(methods, desc="memory", leave=False):
+        names = ["ours", *(peer for peer, of in PEERS.items() if method in of)]
+        rows.append(
+            {"method": method} | {name: in_a_copy(lambda n=name, m=method: needed(libraries[n], m)) for name in names}
+        )
+    return rows
+
+
+def in_a_copy(work: Callable[[], float]) -> float:
+    """What a function gives in a copy of this process, which has its own peak of memory."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, str(work()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    return float(answer)
 
 
 def operator_rows(side: int) -> list[dict[str, Any]]:
@@ -542,7 +563,7 @@ def exact_chain(
 ) -> tuple[Tensor, list[tuple[Tensor, float]]]:
     """`count` results for independent coefficients of N(0, g^2), and all states with their levels, in VE form.
 
-    y = s y_bar; without s, y = y_bar by an operator that leaves pictures as they are, but has an SVD in a Fourier basis.
+    y = s y_bar; without s, y = y_bar by an operator that leaves pictures as they are, with an SVD in a Fourier basis.
     """
     states: list[tuple[Tensor, float]] = []
     if s is None:
@@ -624,30 +645,27 @@ def pair(values: Sequence[float] | None, form: str) -> str | None:
     return None if values is None else " / ".join(format(value, form) for value in values)
 
 
-def named(row: Mapping[str, Any]) -> str:
-    return f"{row['peer']}'s {row['method']}" + (f" ({row['note']})" if row["note"] else "") + f", {row['task']}"
-
-
 def figures_say(rows: Sequence[Mapping[str, Any]], needed: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on time and memory."""
+    """Sentences on time and memory, of the libraries' defaults."""
     said = []
     for peer in PEERS:
-        of = [row for row in rows if row["peer"] == peer and "s" in row]
-        if not of:
-            continue
-        outside, ratios = [row["overhead ratio"] for row in of], [row["ratio"][1] for row in of if not row["note"]]
-        said.append(
-            f"Time outside the network, for each of its evaluations: ours is at most a third of {peer}'s in "
-            f"{sum(ratio <= WANTED for ratio in outside)} of {len(of)} rows and less in "
-            f"{sum(ratio < 1 for ratio in outside)}; the median ratio is {median(outside):.2f}."
-        )
-        said.append(
-            f"Whole calls: ours takes {median(ratios):.2f} of {peer}'s time in the median row of defaults "
-            f"({min(ratios):.2f} to {max(ratios):.2f})."
-        )
-        more = [row["ours"] / row[peer] for row in needed if row.get(peer)]
-        if more:
-            said.append(f"Memory: ours needs {median(more):.2f} of {peer}'s ({min(more):.2f} to {max(more):.2f}).")
+        of = [row for row in rows if row["peer"] == peer and "s" in row and not row["note"]]
+        if of:
+            outside, ratios = [row["overhead ratio"] for row in of], [row["ratio"][1] for row in of]
+            said.append(
+                f"Time outside the network, for each of its evaluations: ours is at most a third of {peer}'s in "
+                f"{sum(ratio <= WANTED for ratio in outside)} of {len(of)} rows of defaults, less in "
+                f"{sum(ratio < 1 for ratio in outside)}; the median ratio is {median(outside):.2f}."
+            )
+            said.append(
+                f"Whole calls: ours takes {median(ratios):.2f} of {peer}'s time in the median of these rows "
+                f"({min(ratios):.2f} to {max(ratios):.2f})."
+            )
+        memory = [row["ours"] / row[peer] for row in needed if row.get(peer)]
+        if memory:
+            said.append(
+                f"Memory: ours needs {median(memory):.2f} of {peer}'s ({min(memory):.2f} to {max(memory):.2f})."
+            )
     return said
 
 
@@ -655,45 +673,38 @@ def peers_better(
     rows: Sequence[Mapping[str, Any]], needed: Sequence[Mapping[str, Any]], exact: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Where a peer is better: by 0.1 dB, by 5 % of the time or of the memory, nearer to a Gaussian's posterior."""
-    said = []
-    for row in rows:
-        if "s" not in row:
-            continue
-        ours, theirs = row["PSNR"]
+    kinds = ("A higher PSNR", "Less time", "Less time outside the network", "Less memory", "Nearer to the posterior")
+    psnrs, times, outside, memory, nearer = found = [], [], [], [], []
+    for row in (row for row in rows if "s" in row):
+        name = ", ".join(filter(None, (f"{row['peer']}'s {row['method']}", row["note"], row["task"])))
+        (ours, theirs), (our_ms, their_ms) = row["PSNR"], row["overhead"]
         if theirs > ours + 0.1:
-            said.append(f"PSNR: {named(row)}: {theirs:.2f} dB, ours {ours:.2f}.")
-        if row["ratio"][0] > 1.05:
-            said.append(f"Time: {named(row)}: ours takes {row['ratio'][1]:.2f} times as long.")
-        if row["overhead ratio"] > 1.05:
-            ours, theirs = row["overhead"]
-            said.append(f"Outside the network: {named(row)}: {theirs:.2f} ms per evaluation, ours {ours:.2f}.")
+            psnrs.append(f"{name}: {theirs:.2f} dB against {ours:.2f}")
+        if row["ratio"][1] > 1.05 and not row["note"]:
+            times.append(f"{name}: {row['s'][1]:.2f} s against {row['s'][0]:.2f}")
+        if our_ms > 1.05 * their_ms and not row["note"]:
+            outside.append(f"{name}: {their_ms:.2f} ms against {our_ms:.2f}")
     for row in needed:
-        said += [
-            f"Memory: {peer}'s {row['method']}: {row[peer]:.0f} MB, ours {row['ours']:.0f}."
-            for peer in PEERS
-            if row.get(peer) and row["ours"] > 1.05 * row[peer]
-        ]
+        for peer in PEERS:
+            if row.get(peer) and row["ours"] > 1.05 * row[peer]:
+                memory.append(f"{peer}'s {row['method']}: {row[peer]:.0f} MB against {row['ours']:.0f}")
     ours_exact = {row["method"]: row for row in exact if row["library"] == "ours"}
     for row in exact:
         for case in CASES if row["library"] in PEERS else ():
-            (error, _, ratio, _), (our_error, _, our_ratio, _) = row[case], ours_exact[row["method"]][case]
-            if distance(error, ratio) < 0.8 * distance(our_error, our_ratio):
-                said.append(
-                    f"Gaussian prior: {row['library']}'s {row['method']}, {case}: {error:+.2f} / {ratio:.3f}, "
-                    f"ours {our_error:+.2f} / {our_ratio:.3f}."
-                )
-    return said
+            theirs, ours = row[case], ours_exact[row["method"]][case]
+            if distance(theirs) < 0.8 * distance(ours):
+                figures = f"{theirs[0]:+.2f} / {theirs[2]:.3f} against {ours[0]:+.2f} / {ours[2]:.3f}"
+                nearer.append(f"{row['library']}'s {row['method']}, {case}: {figures}")
+    return [f"{kind}: {'; '.join(items)}." for kind, items in zip(kinds, found, strict=True) if items]
 
 
-def distance(error: float, ratio: float) -> float:
-    """The Wasserstein distance of two Gaussians, in sds of the posterior."""
-    return sqrt(error**2 + (sqrt(ratio) - 1) ** 2)
+def distance(errors: Sequence[float]) -> float:
+    """The Wasserstein distance of two Gaussians, in sds of the posterior, from what `gaussian_errors` gives."""
+    return sqrt(errors[0] ** 2 + (sqrt(errors[2]) - 1) ** 2)
 
 
 def faults(
-    rows: Sequence[Mapping[str, Any]],
-    exactness: Sequence[Mapping[str, Any]],
-    noise: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]], exactness: Sequence[Mapping[str, Any]], noise: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """What a user isn't told, of every library alike, ours included."""
     said = []
@@ -707,12 +718,12 @@ def faults(
     for row in exactness:
         bad = {name: row[name] for name in ("adjoint", "V", "A A^+") if row.get(name, 0) > 1e-4}
         said += [f"{row['library']}, {row['task']}: {name} is wrong by {value:.1e}." for name, value in bad.items()]
-    for row in noise:
-        if abs(row["ratio"] - 1) > 5 * row["standard error"]:
-            said.append(
-                f"{row['library']}'s {row['method']}, {row['rule']}: its states have {row['ratio']:.3f} of the noise "
-                "variance that the paper's rule gives."
-            )
+    said += [
+        f"{row['library']}'s {row['method']}, {row['rule']}: the states have {row['ratio']:.3f} of the noise variance "
+        "that the paper's rule gives."
+        for row in noise
+        if abs(row["ratio"] - 1) > 5 * row["standard error"]
+    ]
     return list(dict.fromkeys(said))
 
 
@@ -720,10 +731,10 @@ def to_markdown(run: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     rows, needed = data["rows"], data["memory"]
     parts = [
         "# Our methods beside those of deepinv and azula",
-        f"One network, the same {run['pictures']} pictures and measurements, {run['steps']} steps (DPIR {DPIR_STEPS}), by "
-        "turns; means of PSNR, medians of the rest. Pairs are ours / the peer's. `outside` is the share of the time that "
-        "isn't spent in the network, forward or back; `overhead` the same in ms for each evaluation; `misfit` the root "
-        "mean square of A x - y. What each library is given:",
+        f"One network, the same {run['pictures']} pictures and measurements, {run['steps']} steps (DPIR {DPIR_STEPS}), "
+        "by turns; means of PSNR and misfit, medians of time. Pairs are ours / the peer's. `outside` is the share of "
+        "the time that isn't spent in the network, forward or back; `overhead` the same in ms for each evaluation; "
+        "`misfit` the root mean square of A x - y. What each library is given:",
         listed(f"{name}: {setting}." for name, setting in SETTINGS.items()),
         "So few steps of DPS aren't what its weights are made for; hence the rows with tuned ones.",
         "## What the figures say",
@@ -733,17 +744,6 @@ def to_markdown(run: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         "## What a user isn't told",
         listed(faults(rows, data["operators"], data["noise"])),
     ]
-    shown = (
-        "peer",
-        "method",
-        "note",
-        "evaluations",
-        "s",
-        "ratio (min to max)",
-        "outside",
-        "overhead, ms",
-        "overhead ratio",
-    )
     for task in TASKS:
         table = [
             {
@@ -755,16 +755,14 @@ def to_markdown(run: Mapping[str, Any], data: Mapping[str, Any]) -> str:
                 "overhead, ms": pair(row.get("overhead"), ".2f"),
                 "PSNR": pair(row.get("PSNR"), ".2f"),
                 "misfit": pair(row.get("misfit"), ".4f"),
-                "remark": "; ".join(row[f"{n} remark"] for n in ("ours", row["peer"]) if row.get(f"{n} remark"))
-                or None,
+                "remark": "; ".join(filter(None, (row.get(f"{name} remark") for name in ("ours", row["peer"])))),
             }
             for row in rows
             if row["task"] == task
         ]
-        formats = dict.fromkeys([*shown, "PSNR", "misfit", "remark"], "") | {"overhead ratio": ".2f"}
-        parts += [f"## {task[0].upper()}{task[1:]}", markdown_table(table, formats)]
+        parts += [f"## {task[0].upper()}{task[1:]}", markdown_table(table, COLUMNS)]
     exact = [
-        {**row, **{case: "{0:+.2f} ± {1:.2f} / {2:.3f} ± {3:.3f}".format(*row[case]) for case in CASES}}
+        {**row, **{case: "{:+.2f} ± {:.2f} / {:.3f} ± {:.3f}".format(*row[case]) for case in CASES}}
         for row in data["gaussian"]
     ]
     closed = [{**row, "library": "ours, closed form"} for row in data["closed form"]]
@@ -783,10 +781,10 @@ def to_markdown(run: Mapping[str, Any], data: Mapping[str, Any]) -> str:
             data["noise"], {"library": "", "method": "", "rule": "", "ratio": ".3f", "standard error": ".3f"}
         ),
         "## A Gaussian prior\n\nError of the mean in sds of the posterior / variance over that of the posterior, of "
-        f"each library's own chain of {run['steps']} steps with the exact denoiser of N(0, g^2); y is that of 2 g, without "
-        f"noise. 0 / 1 is a posterior sample, 0 / 0 its mean. g = {G}; DPS depends on the number of coefficients, "
-        f"{run['coefficients']}. The closed form is that of methods.md, on 20 levels that end at 0.02 instead of the "
-        "default timesteps, with g = 0.5, and there are prior_sd = g and more iterations.",
+        f"each library's own chain of {run['steps']} steps with the exact denoiser of N(0, g^2); y is that of 2 g, "
+        f"without noise. 0 / 1 is a posterior sample, 0 / 0 its mean. g = {G}; DPS depends on the number of "
+        f"coefficients, {run['coefficients']}. The closed form is that of methods.md, on 20 levels that end at "
+        "0.02 instead of the default timesteps, with g = 0.5, prior_sd = g and more iterations.",
         markdown_table([*exact, *closed], dict.fromkeys(("method", "library", *CASES), "")),
         "## How it was run",
         listed(f"{name}: {value}" for name, value in run.items()),
@@ -813,28 +811,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)
     model = str(args.model)
-    if args.memory:
-        print(memory(*args.memory, model, args.pixels))
-        return
     pictures = pictures_for(args)
-    needed = []
-    for method in tqdm(OURS, desc="memory", leave=False):
-        row: dict[str, Any] = {"method": method}
-        for name in ("ours", *(peer for peer, methods in PEERS.items() if method in methods)):
-            command = [
-                sys.executable,
-                __file__,
-                "--memory",
-                name,
-                method,
-                "--pixels",
-                str(args.pixels),
-                "--model",
-                model,
-            ]
-            row[name] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
-        needed.append(row)
     libraries, clock = load_libraries(model)
+    needed = memory_rows(libraries, OURS, args.pixels)  # first: no thread may be there when a process is copied
     cases = [(run, task) for task in TASKS for run in RUNS]
     rows = [
         compare(libraries, clock, run, task, pictures, args.steps)
