@@ -104,8 +104,8 @@ def processes(data: Mapping[str, Any]) -> str:
         f"`accelerate launch` or torchrun with {run['pictures']} pictures of {run['side']} px and one thread for each "
         f"process, on two cores.\n\n{markdown_table(data['rows'], columns)}\n"
         f"Killed by SIGKILL {kills['kills']} times at random moments, {during} of them while pictures were being "
-        f"restored, and gone on with by `--resume`: {wrong} pictures lost, wrong or left over, {again} made twice after "
-        f"they were noted as done, {between} made again because the kill fell between writing and noting."
+        f"restored, and gone on with by `--resume`: {wrong} pictures lost, wrong or left over, {again} made twice "
+        f"after they were noted as done, {between} made again because the kill fell between writing and noting."
     )
 
 
@@ -148,6 +148,7 @@ def peers(data: Mapping[str, Any]) -> str:
             if (row["peer"], row["method"]) == (peer, method) and row["note"] == "" and "s" in row
         ]
         ratios = [ratio for row in rows for ratio in row["ratio"]]
+        outside = [median(row["overhead"][i] for row in rows) for i in (0, 1)]
         needed = next(row for row in data["memory"] if row["method"] == method)
         lines.append(
             {
@@ -155,9 +156,7 @@ def peers(data: Mapping[str, Any]) -> str:
                 "method": method,
                 "tasks": len(rows),
                 "ours / its time": f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-                "outside the network, ours / its ms": pair(
-                    [median(row["overhead"][i] for row in rows) for i in (0, 1)]
-                ),
+                "outside the network, ours / its ms": pair(outside),
                 "PSNR, ours / its dB": pair([fmean(row["PSNR"][i] for row in rows) for i in (0, 1)]),
                 "MB, ours / its": pair([needed["ours"], needed[peer]], ".0f"),
             }

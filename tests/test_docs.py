@@ -11,6 +11,7 @@ import re
 import shlex
 import struct
 import sys
+import tarfile
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cli_page
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -65,10 +67,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture in a tar, and one in a data set."""
+    folder = tmp_path_factory.mktemp("packed")
+    Image.effect_noise((24, 32), 50).save(folder / "a.png")
+    (folder / "shards").mkdir()
+    with tarfile.open(folder / "shards" / "0.tar", "w") as tar:
+        tar.add(folder / "a.png", "a.png")
+    (folder / "owner" / "name").mkdir(parents=True)
+    rows = {"image": [{"bytes": (folder / "a.png").read_bytes(), "path": None}]}
+    dataset = datasets.Dataset.from_dict(rows, datasets.Features({"image": datasets.Image()}))
+    dataset.to_parquet(folder / "owner" / "name" / "test-00000-of-00001.parquet")
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRepo, checkpoint: Path) -> Path:
+def folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_repo: WriteRepo, checkpoint: Path, packed: Path
+) -> Path:
     """The working directory that the documentation has in mind."""
     write_repo(make_unet(levels=4), at_root=True, name="google/ddpm-celebahq-256")
+    for name in ("shards", "owner"):
+        (tmp_path / name).symlink_to(packed / name)
     (tmp_path / "ffhq.pt").symlink_to(checkpoint)
     torch.save(randomised(UNet((4, 8, 8, 8)), dtype=torch.float32).state_dict(), tmp_path / "latest_net_G.pth")
     write_checkpoints(tmp_path / "checkpoints")
