@@ -13,7 +13,8 @@ from .. import operators
 from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
 from ..evaluation.noise import estimate_noise
 from ..images import Picture
-from ..operators import Measurement, Operator, SVDOperator
+from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
+from ..operators.families import DisjointRows
 from ..registries import METHODS
 from ..registry import PlugInError
 from ..schedulers.scheduling_dpir import hole_radius
@@ -40,8 +41,11 @@ _WIDE = 6
 """Radius in pixels of a hole in which a picture is no matter of estimation (benchmarks/results/methods.md)."""
 
 _ONE_STEP = "was restored in one step, which begins where hardly any noise is left and changes little; take more steps"
-MEMORY = 280
+MEMORY = 130
 """Bytes for each pixel of the restored picture beside the network (benchmarks/results/memory.md)."""
+
+MEMORY_OF_TRANSFORMS = 280
+"""The same for an operator that lives in another basis than pixels and blocks of them."""
 
 
 class ZeroShotRestorer(Restorer):
@@ -211,7 +215,7 @@ class ZeroShotRestorer(Restorer):
 
         evaluations = self.steps or scheduler.default_count
         gradient = scheduler.needs_gradient
-        seen = self._make_room(self.pipe, job, operator.input_shape, MEMORY, evaluations, gradient)
+        seen = self._make_room(self.pipe, job, operator.input_shape, memory_beside(operator), evaluations, gradient)
         few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
         # A picture's own mask makes an operator of its own.
         alike = None if self.masks and self.masks.shared is None else (type(scheduler), sigma_y)
@@ -254,6 +258,11 @@ class ZeroShotRestorer(Restorer):
             )
         if of_picture and not is_picture(operator):
             raise InvalidInputError(f"a measurement for the task {self.task} is no picture; a .npy file is expected")
+
+
+def memory_beside(operator: Operator) -> int:
+    """Bytes for each pixel that restoring from measurements of an operator takes beside the network."""
+    return MEMORY if isinstance(operator, (Identity, Mask, DisjointRows)) else MEMORY_OF_TRANSFORMS
 
 
 def has_wide_holes(measurement: Measurement) -> bool:
