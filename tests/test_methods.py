@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import math
 import pytest
 import torch
 from conftest import make_unet
@@ -553,3 +554,13 @@ def test_a_method_without_a_step_is_no_method() -> None:
 def test_no_such_method() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'dpir'"):
         METHODS["dpirr"]
+
+
+def test_diffpir_looks_oftener_where_the_noise_is_weak() -> None:
+    """Its authors' "quad" counts from the strongest noise: timesteps 999 - int(sqrt(linspace(0, 1000^2, n)))."""
+    scheduler = METHODS["diffpir"]()
+    scheduler.set_timesteps(20)
+    seen = [int(math.sqrt(i * 1000**2 / 19)) for i in range(19)]
+    assert scheduler.timesteps.tolist() == [999 - one for one in seen] + [0]
+    assert scheduler.timesteps[:3].tolist() == [999, 770, 675]
+    assert [scheduler.space(n) for n in (1, 2, 3)] == [[999], [999, 0], [999, 292, 0]]

@@ -81,8 +81,9 @@ class DiffPIRScheduler(ZeroShotScheduler):
         check_real("zeta", zeta, 0, 1)
 
     def space(self, count: int) -> list[int]:
-        """T sqrt(i / (n - 1)), denser where the noise is strong."""
-        wanted = [int(len(self) * sqrt(1 - i / max(1, count - 1))) for i in range(count)]
+        """T - 1 - T sqrt(i / (n - 1)), denser where the noise is weak."""
+        last = len(self) - 1
+        wanted = [last - min(last, int(len(self) * sqrt(i / max(1, count - 1)))) for i in range(count)]
         return distinct(wanted, len(self))
 
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
