@@ -256,9 +256,9 @@ class Restorer(ABC):
 
     def _draw(self, pictures: Sequence[_Open], number: int) -> Sequence[Tensor]:
         height, width = pictures[0].picture.tensor.shape[-2:]
-        with enough_memory(
-            "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", width, height
-        ):
+        fewer = "a smaller {batch_size}" if len(pictures) > 1 else "a smaller picture"
+        message = f"not enough memory for {{0}}x{{1}} pixels; take {fewer}, or another {{device}}"
+        with enough_memory(message, width, height):
             return draw_together([one.draw for one in pictures], number)
 
     def _add(self, one: _Open, x: Tensor, number: int) -> None:
