@@ -26,6 +26,9 @@ CURVES = ROOT / "docs" / "images"
 
 Rows = Sequence[Mapping[str, Any]]
 
+_LITTLE = 50.0
+"""MB that aren't worth a logarithm."""
+
 
 def range_of(rows: Rows, name: str, form: str = ".2f") -> str:
     """The least and the largest value of a column."""
@@ -231,9 +234,9 @@ def draw_curves(rows: Rows, folder: Path) -> list[Path]:
 
     mpl.use("agg")
 
-    def save(figure: Any, name: str) -> Path:
+    def save(figure: Any, name: str, width: float = 1.0) -> Path:
         file = io.BytesIO()
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0, width, 1))
         figure.savefig(file, format="png", dpi=80, metadata={"Software": None})
         plt.close(figure)
         write_bytes(folder / name, file.getvalue())
@@ -245,6 +248,7 @@ def draw_curves(rows: Rows, folder: Path) -> list[Path]:
         ticks = sorted({one for x, _ in curves.values() for one in x})
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
+        axis.yaxis.set_major_formatter("{x:g}")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(label, fontsize=8)
         axis.tick_params(labelsize=7)
@@ -259,6 +263,9 @@ def draw_curves(rows: Rows, folder: Path) -> list[Path]:
         panel(panels[0, i], "seconds", labels.get(axis, axis), {axis: (x, [row["s"] for row in some])})
         used = [max(row["peak, MB"], 1.0) for row in some]
         panel(panels[1, i], "MB beyond the model", labels.get(axis, axis), {axis: (x, used)})
+        if max(used) < _LITTLE:  # no more than the allocator's moods
+            panels[1, i].set_yscale("linear")
+            panels[1, i].set_ylim(0, _LITTLE)
     written = [save(figure, "growth.png")]
     tasks = list(dict.fromkeys(row["task"] for row in rows if "task" in row))
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.6))
@@ -272,8 +279,7 @@ def draw_curves(rows: Rows, folder: Path) -> list[Path]:
         curves = {task: ([row["side"] for row in some], [row[name] for row in some]) for task, some in by_task.items()}
         panel(one, title, "side, px", curves)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="center right", fontsize=7)
-    figure.subplots_adjust(right=0.85)
-    written.append(save(figure, "growth_operators.png"))
+    written.append(save(figure, "growth_operators.png", width=0.88))
     return written
 
 
