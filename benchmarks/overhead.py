@@ -8,12 +8,14 @@ and in bfloat16. Wanted: at most 1.02 at 256 px and 1.05 at 64 px. (b) One updat
 included, over its floor: drawing that noise, one pass over the picture and, for operators that live in another basis,
 one transform of the picture and back: the plain real FFT for those of a Fourier basis, the operator's own for the
 others. Wanted: at most 1.3, and 2 where the floor is the operator's own transforms. (c) The same updates by
-torch.compile, which needs a C++ compiler. All by turns, least, median and largest of three runs.
+torch.compile, which needs a C++ compiler. All by turns, least, median and largest of three runs. (d) What updates with
+noise are made of, by torch's profiler; --profile measures that alone anew, and keeps the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
+from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
 import diffusers_restore
@@ -61,6 +64,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default=diffusers_restore.DEFAULT_PRIOR, help="prior: a folder or a Hub repository")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=sorted(operators.TASKS))
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--profile", action="store_true", help="measure (d) alone, keep the rest")
     parser.add_argument("--quick", action="store_true", help="small pictures, few repetitions: does it run?")
     parser.add_argument("--output", type=Path, default=RESULTS / "overhead", help="result files, without their suffix")
     return parser.parse_args(argv)
@@ -172,6 +176,42 @@ def update_row(task: str, size: int, sigma_y: float, repeats: int, update_of: An
     }
 
 
+PARTS = {
+    "noise": ("aten::normal_",),
+    "transforms": ("aten::_fft", "aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm"),
+    "copies and flips": ("aten::copy_", "aten::flip", "aten::cat", "aten::fill_", "aten::repeat", "aten::index"),
+    "arithmetic": ("aten::mul", "aten::add", "aten::sub", "aten::div", "aten::where", "aten::sqrt", "aten::sum"),
+}
+
+
+def profile_row(task: str, size: int, sigma_y: float = 0.05, repeats: int = 20) -> dict[str, Any]:
+    """Shares of the time of an update with noise; transforms by their number, too."""
+    operator, shape = operators.create(task, image_shape=(3, size, size)), (1, 3, size, size)
+    x = torch.rand(shape) * 2 - 1
+    measurement = operators.measure(operator, x, sigma_y)
+
+    def update() -> None:
+        ddrm_update(x, x, randn_tensor(shape), measurement, sigma_next=0.5)
+
+    update()
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        for _ in range(repeats):
+            update()
+    spent = dict.fromkeys([*PARTS, "the rest"], 0.0)
+    for event in watched.key_averages():
+        part = next((part for part, names in PARTS.items() if event.key.startswith(names)), "the rest")
+        spent[part] += event.self_cpu_time_total / 1000 / repeats
+    whole = sum(spent.values())
+    ffts = sum(event.count for event in watched.key_averages() if event.key.startswith("aten::_fft")) / repeats
+    return {
+        "operator": operator.kind,
+        "pixels": size,
+        "ms": whole,
+        **{part: time / whole for part, time in spent.items()},
+        "FFTs": round(ffts),
+    }
+
+
 def met(rows: Sequence[dict[str, Any]]) -> str:
     good = sum(row["ratio"] <= row["wanted"] for row in rows)
     missed = [" ".join(str(value) for value in row.values() if not isinstance(value, float)) for row in rows]
@@ -180,7 +220,11 @@ def met(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def to_markdown(
-    run: dict[str, Any], calls: list[dict[str, Any]], updates: list[dict[str, Any]], compiled: list[dict[str, Any]]
+    run: dict[str, Any],
+    calls: list[dict[str, Any]],
+    updates: list[dict[str, Any]],
+    compiled: list[dict[str, Any]],
+    profiles: list[dict[str, Any]],
 ) -> str:
     def formats(row: dict[str, Any]) -> dict[str, str]:
         digits = {"ratio": ".3f", "min": ".3f", "max": ".3f"}
@@ -204,6 +248,12 @@ def to_markdown(
             "## By torch.compile\n\nThe same updates; every other noise level compiles them anew.\n",
             markdown_table(compiled, formats(compiled[0])),
         ]
+    shares = dict.fromkeys([*PARTS, "the rest"], ".0%")
+    parts += [
+        "## What an update with noise is made of\n\nShares of its time, by torch's profiler, which slows small ones "
+        "down; a real FFT and its inverse count as one each.\n",
+        markdown_table(profiles, formats(profiles[0]) | {"ms": ".2f", "FFTs": "d"} | shares),
+    ]
     parts += ["## How it was run\n\n" + "\n".join(f"- {name}: {value}" for name, value in run.items()) + "\n"]
     return "\n".join(parts)
 
@@ -213,6 +263,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse_args(argv)
     torch.set_num_threads(1)
+    if args.profile:
+        kept = json.loads(args.output.with_suffix(".json").read_text())
+        write(args.output, **{**kept, "profiles": profiles_of(args.tasks, args.quick)})
+        return
     sizes, steps = ((32,), 2) if args.quick else ((64, 256), args.steps)
     calls: list[dict[str, Any]] = []
     for dtype in DTYPES:
@@ -245,9 +299,24 @@ def main(argv: Sequence[str] | None = None) -> None:
                 }
             )
     run = {**how_it_was_run("benchmarks/overhead.py", argv), "steps": f"{steps}, of RDDM {min(5, steps)}"}
-    text = to_markdown(run, calls, updates, compiled)
-    report = {"run": run, "calls": calls, "updates": updates, "compiled": compiled}
-    written = write_report(args.output, report, text)
+    write(args.output, run, calls, updates, compiled, profiles_of(args.tasks, args.quick))
+
+
+def profiles_of(tasks: Sequence[str], quick: bool) -> list[dict[str, Any]]:
+    return [profile_row(task, size) for size in ((32,) if quick else (256, 1024)) for task in tasks]
+
+
+def write(
+    output: Path,
+    run: dict[str, Any],
+    calls: list[dict[str, Any]],
+    updates: list[dict[str, Any]],
+    compiled: list[dict[str, Any]],
+    profiles: list[dict[str, Any]],
+) -> None:
+    text = to_markdown(run, calls, updates, compiled, profiles)
+    report = {"run": run, "calls": calls, "updates": updates, "compiled": compiled, "profiles": profiles}
+    written = write_report(output, report, text)
     print(text)
     print("written: " + ", ".join(str(path) for path in written))
 
