@@ -56,7 +56,7 @@ def make_pictures(folder: Path, count: int, side: int) -> Path:
     x = images.load(PHOTO).tensor
     folder.mkdir()
     for i in range(count):
-        top, left = 13 * i % (x.shape[2] - side), 29 * i % (x.shape[3] - side)
+        top, left = 13 * i % (x.shape[2] - side + 1), 29 * i % (x.shape[3] - side + 1)
         images.save(x[..., top : top + side, left : left + side], folder / f"{i:03}.png")
     return folder
 
