@@ -10,6 +10,8 @@ from datasets.utils.file_utils import xopen
 
 from .errors import ImageError, InvalidInputError, one_line, unknown_name
 
+DEFAULT_SPLIT = "train"
+
 _SAVED = ("state.json", "dataset_dict.json")
 """Files of a folder that `save_to_disk` has written: of one split, and of several."""
 
@@ -65,7 +67,16 @@ def _load(name: str, config_name: str | None, split: str, streaming: bool) -> An
     if not any(Path(name, file).is_file() for file in _SAVED):
         return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
     saved = datasets.load_from_disk(name)
-    one = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+    if config_name is not None:
+        raise InvalidInputError("what save_to_disk has written has no configurations")
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise InvalidInputError(f"there is no such split; there are: {', '.join(saved)}")
+        one = saved[split]
+    elif split in (DEFAULT_SPLIT, str(saved.split)):
+        one = saved
+    else:
+        raise InvalidInputError(f"it is the split {str(saved.split)!r} alone")
     return one.to_iterable_dataset() if streaming else one
 
 

@@ -17,7 +17,7 @@ from diffusers_restore import DEFAULT_PRIOR, DDRMPipeline, DDRMScheduler, images
 from diffusers_restore.cli import main
 from diffusers_restore.pipelines.tiles import TiledNetwork, reach
 from diffusers_restore.restoring import ArgumentError, ModelError, memory, restorer, room
-from diffusers_restore.restoring.room import check_tile, make_room, seconds
+from diffusers_restore.restoring.room import Room, check_tile, make_room, seconds
 
 PHOTO = Path(diffusers_restore.__file__).parent / "assets" / "photos" / "chelsea.png"
 SHAPE = (1, 3, 1000, 1300)
@@ -116,10 +116,26 @@ def test_tiles_that_are_refused(tile: Any) -> None:
 
 
 def test_seconds_are_those_of_the_pixels() -> None:
-    network = make_unet()
-    few, many = seconds(network, 256**2, 1), seconds(network, 256**2, 1000)
+    network, room = make_unet(), Room(1, False, 256**2, 0)
+    few, many = seconds(network, room, 1), seconds(network, room, 1000)
     assert few > 0
     assert 100 < many / few < 10_000  # the machine may be busy
+
+
+def test_seconds_are_looked_for_on_no_more_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def at_zero(network: Any, x: torch.Tensor) -> None:
+        seen.append(x.shape[-1])
+        if len(seen) > 4:
+            raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("diffusers_restore.restoring.room.at_zero", at_zero)
+    network = make_unet()
+    assert seconds(network, Room(4, False, 4 * 100**2, 0), 1) > 0
+    assert max(seen) <= 100
+    assert seconds(network, Room(1, False, 2000**2, 0), 1) is None
+    assert seen[3:] == [256, 256]
 
 
 # Not the photograph's whole: its 451 x 300 pixels would take two seconds.

@@ -8,7 +8,7 @@ import click
 
 from ..restoring.jobs import make_folders, run
 from ..restoring.kinds import MAX_SEED
-from .options import operator_options, options_named, output_options, real
+from .options import dataset_options, operator_options, options_named, output_options, real, take_dataset
 from .printing import Printer
 
 
@@ -24,6 +24,7 @@ from .printing import Printer
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Of the noise.")
 @click.option("--crop", is_flag=True, help="Crop a picture whose size doesn't fit the task, around its centre.")
+@dataset_options
 @output_options
 @click.pass_context
 def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **options: Any) -> None:
@@ -34,19 +35,22 @@ def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     diffusers-restore degrade photo.png -o noisy.npy --task denoise --sigma-y 0.2
     diffusers-restore restore noisy.npy -o back.png --task denoise --sigma-y 0.2
 
+    IN are those of `restore`: pictures, folders, patterns, tars and data sets.
+
     A measurement is written as a picture, clipped and rounded, or as exact numbers if OUT ends in .npy, which holds no
     transparency. In a folder it is a PNG. Compressed sensing (cs2, cs4) measures no picture and always gives .npy.
 
     The exit status is 0 if all is done, 1 if something failed, 2 for wrong options, 130 after Ctrl-C.
     """  # noqa: D301  # click reads the control character
     quiet, verbose, as_json = (options.pop(name) for name in ("quiet", "verbose", "as_json"))
+    dataset = take_dataset(options)
     printer = Printer(ctx, quiet, verbose, as_json, timed=False)
     printer.settings = {name: value for name, value in options.items() if value is not None}
     with options_named(ctx):
         from ..restoring.measuring import Measurer
 
         measurer = Measurer(**options)
-        jobs = measurer.plan(inputs, output, printer.tell)
+        jobs = measurer.plan(inputs, output, printer.tell, dataset)
         make_folders(jobs)
     try:
         run(jobs, measurer.measure, printer.report)

@@ -16,6 +16,7 @@ from ..errors import InvalidInputError, check_real, one_line, unknown_name
 from ..registries import METHODS, TASKS
 from ..restoring import ArgumentError, ModelError
 from ..restoring.kinds import FILE_ARGUMENTS
+from ..restoring.pairing import DatasetOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -166,6 +167,19 @@ output_options = with_options(
     click.option("--json", "as_json", is_flag=True, help="A line of JSON on stdout for each picture."),
 )
 """Options of what is printed."""
+
+
+dataset_options = with_options(
+    click.option("--dataset-config-name", metavar="NAME", help="Of an IN that is a data set: which configuration."),
+    click.option("--dataset-split", metavar="NAME", default="train", show_default=True, help="And which split."),
+    click.option("--image-column", metavar="NAME", help="And which column.  [default: the only one with pictures]"),
+)
+"""Options of what is read of a data set."""
+
+
+def take_dataset(options: dict[str, Any]) -> DatasetOptions:
+    """What `dataset_options` say, taken out of all options."""
+    return DatasetOptions(*(options.pop(name) for name in ("dataset_config_name", "dataset_split", "image_column")))
 
 
 def size(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from .. import restoring
 from ..restoring.kinds import MAX_SEED
 from .options import (
     class_label_option,
+    dataset_options,
     device_option,
     dtype_option,
     is_given,
@@ -21,6 +22,7 @@ from .options import (
     output_options,
     parse_args,
     real,
+    take_dataset,
 )
 from .printing import Printer
 
@@ -137,9 +139,7 @@ from .printing import Printer
     metavar="N",
     help="Pictures of one size that a GPU restores at once. It changes no result; a CPU takes one at a time.",
 )
-@click.option("--dataset-config-name", metavar="NAME", help="Of an IN that is a data set: which configuration.")
-@click.option("--dataset-split", metavar="NAME", default="train", show_default=True, help="And which split.")
-@click.option("--image-column", metavar="NAME", help="And which column.  [default: the only one with pictures]")
+@dataset_options
 @click.option("--skip-existing", is_flag=True, help="Keep existing results, whatever made them.")
 @click.option(
     "--resume",
@@ -178,14 +178,13 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     model, device, dtype = (options.pop(name) for name in ("model", "device", "dtype"))
     quiet, verbose, as_json = (options.pop(name) for name in ("quiet", "verbose", "as_json"))
     of_run = {name: options.pop(name) for name in ("skip_existing", "resume", "reference", "sheet", "batch_size")}
-    of_dataset = [options.pop(name) for name in ("dataset_config_name", "dataset_split", "image_column")]
+    dataset = take_dataset(options)
     given = {name: value for name, value in options.items() if is_given(ctx, name)}
     printer = Printer(ctx, quiet, verbose, as_json)
     with options_named(ctx):
         chosen, kind = restoring.choose(model, given)
 
         from ..restoring.loading import find_device
-        from ..restoring.pairing import DatasetOptions
         from ..restoring.processes import running
         from ..restoring.restorer import Batch
         from ..training.processes import check_processes
@@ -204,7 +203,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
             output,
             tell=printer.tell if processes.rank == 0 else str,
             processes=processes,
-            dataset=DatasetOptions(*of_dataset),
+            dataset=dataset,
             **of_run,
         )
         find_device(device)

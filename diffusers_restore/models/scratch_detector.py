@@ -11,7 +11,6 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..caching import keep_tables
 from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError
 from .image_translator import check_sample
@@ -38,14 +37,10 @@ class ConvNorm(nn.Module):
 
 def halve(x: Tensor) -> Tensor:
     """Every second pixel after a blur by [1, 2, 1] / 4 in both directions, with mirrored borders (arXiv:1904.11486)."""
-    kernel = _blur(x.device, x.dtype).expand(x.shape[1], 1, 3, 3)
+    taps = x.new_ones(3)  # no copy of numbers to a GPU, which would wait
+    taps[1] = 2
+    kernel = (taps[:, None] * taps / 16).expand(x.shape[1], 1, 3, 3)
     return functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, stride=2, groups=x.shape[1])
-
-
-@keep_tables()
-def _blur(device: torch.device, dtype: torch.dtype) -> Tensor:
-    taps = torch.tensor([1.0, 2.0, 1.0], dtype=dtype, device=device) / 4
-    return taps[:, None] * taps
 
 
 class ScratchDetector(SavesPlugIn, ModelMixin, PlainConfigMixin):

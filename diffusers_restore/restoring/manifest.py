@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ImageError
 from .jobs import Job, printable
+from .packed import Packed
 
 NAME = ".restored.jsonl"
 
@@ -32,7 +33,7 @@ class Manifest:
     def __init__(self, folder: Path, settings: Mapping[str, Any], files: list[Path], resume: bool) -> None:
         self._folder, self._file = folder, folder / NAME
         settings_text = json.dumps(settings, sort_keys=True, default=str)
-        self._settings = _digest([settings_text.encode(), *(file.read_bytes() for file in files)])
+        self._settings = _digest([hashlib.sha256(settings_text.encode()).digest(), *map(_digest_of, files)])
         self._done: dict[str, str] = {}
         if resume:
             text = self._text()
@@ -76,7 +77,8 @@ class Manifest:
     def state(self, job: Job) -> str | None:
         """What the result of a job depends on; None if a file of it can't be read."""
         try:
-            return _digest([self._settings.encode(), *(file.read_bytes() for file in (job.source, job.mask) if file)])
+            parts = [_digest_of(file) for file in (job.source, job.mask) if file]
+            return _digest([hashlib.sha256(self._settings.encode()).digest(), *parts])
         except (OSError, ImageError):
             return None
 
@@ -108,9 +110,14 @@ def _records(text: str) -> Iterator[tuple[str, str]]:
             continue
 
 
+def _digest_of(source: Path | Packed) -> bytes:
+    """SHA-256 of a file."""
+    if not isinstance(source, Path):
+        return hashlib.sha256(source.read_bytes()).digest()
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def _digest(parts: list[bytes]) -> str:
-    """SHA-256 of parts, whose borders count."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(hashlib.sha256(part).digest())
-    return whole.hexdigest()
+    """SHA-256 of digests, one after the other."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()

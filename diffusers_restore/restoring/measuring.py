@@ -23,7 +23,7 @@ from .kinds import FILE_ARGUMENTS, MAX_SEED
 from .masks import Masks
 from .memory import enough_memory
 from .packed import load
-from .pairing import check_not_overwritten, pair
+from .pairing import DEFAULT_DATASET, DatasetOptions, check_not_overwritten, pair
 
 _MOST_NOISE = 2.0
 
@@ -83,9 +83,10 @@ class Measurer:
         inputs: PathInput | Sequence[PathInput],
         output: PathInput,
         tell: Callable[[str], object] = lambda left_out: None,
+        dataset: DatasetOptions = DEFAULT_DATASET,
     ) -> list[Job]:
         """The jobs, as `Restorer.plan` does it."""
-        jobs = self.masks.assign(pair(inputs, output, lambda source: ".png", tell=tell))
+        jobs = self.masks.assign(pair(inputs, output, lambda source: ".png", tell=tell, dataset=dataset))
         read = {} if self.masks.partners is None else {"mask": self.masks.partners.files()}
         check_not_overwritten(jobs, read | ({} if self.kernel is None else {"kernel": [self.kernel]}))
         return jobs

@@ -44,6 +44,7 @@ class DatasetOptions:
 
 
 DEFAULT_DATASET = DatasetOptions()
+_OPTIONS = {"config_name": "dataset_config_name", "split": "dataset_split", "column": "image_column"}
 
 
 def restored_suffix(source: Path | Packed) -> str:
@@ -83,6 +84,11 @@ def pair(
     single = len(sources) == 1 and Path(sources[0]).is_file() and not is_tar(Path(sources[0]))
     left_out: list[Path | Packed] = []
     found = list(_expand(sources, out, left_out, dataset))
+    given = [
+        name for name in ("config_name", "split", "column") if getattr(dataset, name) != getattr(DEFAULT_DATASET, name)
+    ]
+    if given and not any(isinstance(one.source, Packed) and one.source.file is None for one in found):
+        raise ArgumentError(f"{{{_OPTIONS[given[0]]}}} is for an input that is a data set; there is none")
     if not folder and not single:
         raise ArgumentError(
             "{output} {0!r} is the name of one file; folders, patterns, archives, data sets and several files need a "
@@ -230,11 +236,15 @@ def _expand(
             except OSError as error:
                 raise ArgumentError("cannot read the folder {0!r}: {1}", text, error.strerror) from error
             if _holds_dataset(files):
+                if path.resolve() in (out.resolve(), *out.resolve().parents):
+                    raise ArgumentError("{output} {0!r} must not lie within the data set {1!r}", str(out), text)
                 yield from _rows(text, dataset)
                 continue
             where, below = "in the folder", _open_tars((file, file.relative_to(path)) for file in files)
         elif path.is_file() and is_tar(path):
             where, below = "in the archive", (_Found(member, member.relative) for member in members(path))
+        elif path.suffix.lower() in _TABLES and path.is_file():
+            raise ArgumentError("{0!r} is a table of a data set: give the folder that it is in", text)
         elif path.is_file():
             yield _Found(path, Path(path.name))
             continue
@@ -253,7 +263,7 @@ def _expand(
             raise ArgumentError("there is no file or folder {0!r}", text)
         found = []
         for one in below:
-            if is_readable(one.source):
+            if is_readable(one.source) or _is_damaged_tar(one.source):
                 found.append(one)
             else:
                 left_out.append(one.source)
@@ -263,12 +273,24 @@ def _expand(
 
 
 def _open_tars(files: Iterable[tuple[Path, Path]]) -> Iterator[_Found]:
-    """Files and their places; what is in a tar has its place in a folder of the tar's name."""
+    """Files and their places; what is in a tar has its place in a folder of the tar's name.
+
+    One that is damaged doesn't stop the others: it stays as it is, and fails as a picture.
+    """
     for file, place in files:
-        if file.suffix.lower() == TAR and file.is_file():
-            yield from (_Found(member, place.with_suffix("") / member.relative) for member in members(file))
-        else:
+        if not (file.suffix.lower() == TAR and file.is_file()):
             yield _Found(file, place)
+            continue
+        try:
+            inside = members(file)
+        except ArgumentError:
+            yield _Found(file, place)
+            continue
+        yield from (_Found(member, place.with_suffix("") / member.relative) for member in inside)
+
+
+def _is_damaged_tar(source: Path | Packed) -> bool:
+    return isinstance(source, Path) and source.suffix.lower() == TAR and source.is_file()
 
 
 def _rows(name: str, dataset: DatasetOptions) -> list[_Found]:
@@ -287,7 +309,8 @@ def _holds_dataset(files: Iterable[Path]) -> bool:
 def _may_be_on_the_hub(text: str) -> bool:
     """Whether a name that isn't here is that of a data set, and not a mistyped one of a file."""
     owner, _, name = text.partition("/")
-    of_file = Path(name).suffix.lower() in _suffixes() | {TAR}
+    suffix = Path(name).suffix
+    of_file = suffix.lower() in _suffixes() or (suffix and not suffix[1].isdigit())  # models and data have versions
     return bool(_OF_HUB.fullmatch(text)) and not Path(owner).exists() and not of_file
 
 

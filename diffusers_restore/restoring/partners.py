@@ -10,6 +10,7 @@ from pathlib import Path
 from ..files import visible_files
 from .arguments import ArgumentError, check_path
 from .jobs import Job, printable
+from .packed import TAR
 from .pairing import is_readable
 
 
@@ -34,6 +35,8 @@ class Partners:
         if self.is_folder:
             for file in filter(is_readable, visible_files(self.path)):
                 self._files.setdefault(_key(file.relative_to(self.path)), []).append(file)
+        elif self.path.suffix.lower() == TAR:
+            raise ArgumentError(f"{{{name}}} {{0!r}} must be a file or a folder: unpack it", printable(self.path))
         elif not self.path.is_file():
             raise ArgumentError(
                 f"{{{name}}}: there is no file {{0!r}}, and no folder of this name", printable(self.path)

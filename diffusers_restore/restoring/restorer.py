@@ -130,7 +130,6 @@ class Restorer(ABC):
         masks: of the pictures.
         settings: what the results depend on beside the pictures, for a list of what is done.
         quiet: whether no progress is shown.
-        batch_size: how many pictures may be restored at once.
         tell: is called with a sentence about what a large picture will take, before the work begins.
         makes_masks: whether results are masks: black and white, opaque, of 8 bits.
         pipe: the pipeline.
@@ -138,7 +137,6 @@ class Restorer(ABC):
 
     samples = 1
     average = False
-    batch_size = 1
     quiet = makes_masks = False
     tell: Callable[[str], object] = staticmethod(lambda sentence: None)
     pipe: Any
@@ -247,8 +245,16 @@ class Restorer(ABC):
             count = f" {i + 1}/{self.samples}" if self.samples > 1 else ""
             self.pipe.set_progress_bar_config(**bar_options(f"{position}{names}{count}", self.quiet))
             drawn = attempt(self._draw, wanted, i)
+            if isinstance(drawn, Exception) and len(wanted) > 1:  # one of them, or all at once, is too much
+                for one in wanted:
+                    self._restore_alone(one, i)
+                continue
             for n, one in enumerate(wanted):
                 one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[n], i)
+
+    def _restore_alone(self, one: _Open, number: int) -> None:
+        drawn = attempt(self._draw, [one], number)
+        one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[0], number)
 
     def _has(self, job: Job, number: int) -> bool:
         """Whether the file of a sample is there."""
@@ -256,9 +262,9 @@ class Restorer(ABC):
 
     def _draw(self, pictures: Sequence[_Open], number: int) -> Sequence[Tensor]:
         height, width = pictures[0].picture.tensor.shape[-2:]
-        fewer = "a smaller {batch_size}" if len(pictures) > 1 else "a smaller picture"
-        message = f"not enough memory for {{0}}x{{1}} pixels; take {fewer}, or another {{device}}"
-        with enough_memory(message, width, height):
+        with enough_memory(
+            "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", width, height
+        ):
             return draw_together([one.draw for one in pictures], number)
 
     def _add(self, one: _Open, x: Tensor, number: int) -> None:
@@ -296,13 +302,12 @@ class Restorer(ABC):
             ModelError: the memory is too small.
         """
         height, width = shape[-2:]
-        room = self._find_room(
-            pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient, batch=self.batch_size
-        )
+        room = self._find_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
         seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
         if height * width >= LARGE:
-            long = duration(seconds(pipe.unet, room.seen, evaluations * self.samples))
-            words = [f"{job.name}: {width}x{height}", seen, f"about {long}", f"{room.needed / 1e9:.1f} GB of memory"]
+            long = seconds(pipe.unet, room, evaluations * self.samples)
+            about = "" if long is None else f"about {duration(long)}"
+            words = [f"{job.name}: {width}x{height}", seen, about, f"{room.needed / 1e9:.1f} GB of memory"]
             self.tell(", ".join(filter(None, words)))
         return Remarks((f"seen in {seen}",)) if seen else Remarks()
 
@@ -432,7 +437,7 @@ class Batch:
         self._skip, self._resume = check_flag("skip_existing", skip_existing), check_flag("resume", resume)
         if reference is not None and restorer.makes_masks:
             raise ArgumentError("{reference} has no meaning where masks are made")
-        restorer.batch_size = self._size = check("batch_size", check_int, batch_size, 1)
+        self._size = check("batch_size", check_int, batch_size, 1)
         todo, done = restorer.plan(inputs, output, skip_existing=skip_existing, tell=tell, dataset=dataset)
         self._manifest: Manifest | None = None
         if names_folder(str(output)):

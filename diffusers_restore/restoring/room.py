@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import check_int
-from ..pipelines.canvas import pictures_at_once, size_multiple
+from ..pipelines.canvas import size_multiple
 from ..pipelines.common import uncompiled
 from ..pipelines.tiles import TiledNetwork, at_zero, grey, reach
 from .arguments import ArgumentError, check
@@ -30,8 +30,11 @@ LARGE = 4_000_000
 _LEAST_SIDE = 256
 """Of tiles that are chosen here: smaller ones would see more of their margins than of themselves."""
 
-_TIMED_SIDE = 768
-"""Of a picture whose evaluation is timed: with smaller ones, which fit into a processor's caches, a pixel takes less."""
+_TIMED_SIDES = (256, 768)
+"""Of pictures whose evaluation is timed: of small ones, which fit into a processor's caches, a pixel takes less."""
+
+_QUICK = 0.5
+"""Seconds for the smaller one below which the larger one is worth its time."""
 
 
 class Room(NamedTuple):
@@ -73,7 +76,6 @@ def make_room(
     tile: int | str,
     *,
     gradient: bool = False,
-    batch: int = 1,
 ) -> Room:
     """Have a picture seen whole or in tiles, and refuse it if the free memory is too small, before the work begins.
 
@@ -87,7 +89,6 @@ def make_room(
         more_per_pixel: bytes that the restoration needs beside the network.
         tile: "auto", "off" or the side of a tile.
         gradient: whether the method goes back through the network, for which tiles are of no use.
-        batch: how many pictures of this shape are restored at once.
 
     Raises:
         ArgumentError: a tile for a method that needs a gradient.
@@ -99,14 +100,12 @@ def make_room(
     multiple = size_multiple(network)
     size = height + -height % multiple, width + -width % multiple
     pipe.disable_tiling()
-    batch = pictures_at_once(network.device, batch)
-    more_per_pixel *= batch
     if isinstance(tile, int):
-        return _tiled(pipe, network, size, more_per_pixel, tile, batch)
+        return _tiled(pipe, network, size, more_per_pixel, tile)
     pixels = size[0] * size[1]
-    if batch * pixels < SMALL:
+    if pixels < SMALL:
         return Room(1, False, pixels, 0)
-    per_pixel = batch * network_memory(network, *size, gradient=gradient) / pixels
+    per_pixel = network_memory(network, *size, gradient=gradient) / pixels
     needed = int(pixels * (per_pixel + more_per_pixel))
     free = free_memory(network.device)
     if tile == AUTO and not gradient and needed > min(free, THRIFTY):
@@ -116,31 +115,43 @@ def make_room(
             budget = max(THRIFTY - beside, _LEAST) if exact else free
             seen = math.sqrt(max(0, min(budget, free - beside)) / per_pixel)
             side = int(seen) - 2 * TiledNetwork(network, int(seen) + 1, {}).margin
-            return _tiled(pipe, network, size, more_per_pixel, max(_LEAST_SIDE, side), batch)
+            return _tiled(pipe, network, size, more_per_pixel, max(_LEAST_SIDE, side))
     check_free(network, height, width, needed, gradient)
     return Room(1, False, pixels, needed)
 
 
-def _tiled(pipe: Any, network: Any, size: tuple[int, int], more_per_pixel: int, side: int, batch: int) -> Room:
+def _tiled(pipe: Any, network: Any, size: tuple[int, int], more_per_pixel: int, side: int) -> Room:
     view = TiledNetwork(network, side, {})
     tiles = view.tiles(*size)
     seen = [(down.last - down.first, right.last - right.first) for down, right in tiles]
-    needed = batch * network_memory(network, *max(seen, key=math.prod)) + math.prod(size) * more_per_pixel
+    needed = network_memory(network, *max(seen, key=math.prod)) + math.prod(size) * more_per_pixel
     check_free(network, *size, needed, gradient=False)
     if len(tiles) > 1:
         pipe.enable_tiling(side)
     return Room(len(tiles), view.blends and len(tiles) > 1, sum(map(math.prod, seen)), needed)
 
 
-def seconds(network: Any, pixels: int, evaluations: int) -> float:
-    """About how long a network takes for so many pixels, so many times, from how long it takes for a few."""
-    own = uncompiled(network)
-    at_zero(own, grey(own, _LEAST_SIDE))  # the first evaluation takes longer
-    x = grey(own, _TIMED_SIDE)
-    if own.device.type == "cuda":
-        torch.cuda.synchronize(own.device)
-    began = time.perf_counter()
-    at_zero(own, x)
-    if own.device.type == "cuda":
-        torch.cuda.synchronize(own.device)
-    return (time.perf_counter() - began) * pixels / x[0, 0].numel() * evaluations
+def seconds(network: Any, room: Room, evaluations: int) -> float | None:
+    """About how long a network takes for a picture, so many times, from how long it takes for a part of it.
+
+    Returns:
+        None where the memory is too small to try.
+    """
+    own, multiple = uncompiled(network), size_multiple(network)
+    largest = max(multiple, math.isqrt(room.seen // room.tiles) // multiple * multiple)
+    rate = 0.0
+    try:
+        at_zero(own, grey(own, min(_TIMED_SIDES[0], largest)))  # the first evaluation takes longer
+        for side in _TIMED_SIDES:
+            x = grey(own, min(side, largest))
+            began = time.perf_counter()
+            at_zero(own, x)
+            if own.device.type == "cuda":
+                torch.cuda.synchronize(own.device)
+            spent = time.perf_counter() - began
+            rate = spent / x[0, 0].numel()
+            if spent > _QUICK:
+                break
+    except (MemoryError, RuntimeError):  # the picture's own evaluation says what is wrong
+        return None
+    return rate * room.seen * evaluations

@@ -39,8 +39,7 @@ def predict_x0_and_epsilon(
     if prediction_type == "sample":
         return model_output, torch.sub(sample, model_output, alpha=a).div_(b)
     check_prediction_type(prediction_type)
-    x0_hat = torch.mul(sample, a).sub_(model_output, alpha=b)
-    return x0_hat, torch.mul(sample, b).add_(model_output, alpha=a)
+    return torch.sub(a * sample, model_output, alpha=b), torch.add(b * sample, model_output, alpha=a)
 
 
 def first_channels(name: str, output: object, sample: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def ddrm_update(
     if value is not None:  # one rule for every measured coefficient: one transform of the three images combined
         pull, renoise = _single_rule(sigma_y / value, sigma_next, c, eta_noise, eta_b)
         if measured is None and operator.complete:  # no coefficient is left for the first rule, and V V^T = I
-            x = torch.mul(x0_hat, 1 - pull).add_(noise, alpha=renoise + eta_noise)
+            x = torch.add((1 - pull) * x0_hat, noise, alpha=renoise + eta_noise)
             return x.add_(operator.v(y_bar), alpha=pull)
         change = torch.mul(noise, renoise).sub_(x0_hat, alpha=pull).sub_(epsilon_hat, alpha=c)
         coefficients = operator.vt(change)
