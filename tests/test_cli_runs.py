@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,19 +260,19 @@ def test_noise_in_grey_levels(scans: Path, tmp_path: Path) -> None:
 def test_a_picture_that_changes_or_goes_while_it_is_restored(scans: Path, model: Path, tmp_path: Path) -> None:
     """What counts is what was read."""
     restorer = restoring.load(model, task="denoise", sigma_y=0.1, steps=2, device="cpu")
-    restore = restorer.restore
+    restore = restorer.restore_together
 
-    def change(job: jobs.Job, *position: Any, **options: Any) -> jobs.Done:
-        done = restore(job, *position, **options)
-        if job.source == scans / "a.png":
-            picture(job.source, 99)
-        elif job.source == scans / "b.png":
-            job.source.unlink()
+    def change(batch: Sequence[jobs.Job], *position: Any, **options: Any) -> list[jobs.Result]:
+        done = restore(batch, *position, **options)
+        if batch[0].source == scans / "a.png":
+            picture(scans / "a.png", 99)
+        elif batch[0].source == scans / "b.png":
+            (scans / "b.png").unlink()
         return done
 
-    restorer.restore = change  # type: ignore[method-assign]
+    restorer.restore_together = change  # type: ignore[method-assign]
     assert [one.error for one in restorer.restore_files(scans, tmp_path / "out", resume=True)] == [None] * 3
-    restorer.restore = restore  # type: ignore[method-assign]
+    restorer.restore_together = restore  # type: ignore[method-assign]
     again = restorer.restore_files(scans, tmp_path / "out", resume=True)
     assert [one.job.source for one in again] == [scans / "a.png"]
 
@@ -307,16 +307,16 @@ def test_quality_is_that_of_the_file(restore: Restore, tmp_path: Path) -> None:
 def test_a_stopped_folder_goes_on(
     scans: Path, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = restoring.restorer.Restorer.restore
+    work = restoring.restorer.Restorer.restore_together
 
-    def stops(self: object, job: jobs.Job, *rest: object, **more: object) -> object:
-        if job.source.name == "b.png":
+    def stops(self: object, batch: Sequence[jobs.Job], *rest: object, **more: object) -> object:
+        if batch[0].source.name == "b.png":
             raise KeyboardInterrupt
-        return work(self, job, *rest, **more)  # type: ignore[arg-type]
+        return work(self, batch, *rest, **more)  # type: ignore[arg-type]
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(restoring.restorer.Restorer, "restore", stops)
+        patch.setattr(restoring.restorer.Restorer, "restore_together", stops)
         result = restore(scans, "-o", out)
     assert result.exit_code == 130
     assert "stopped: 1 of 3 done; the same command with --resume goes on" in result.stderr
