@@ -40,6 +40,27 @@ def pytest_collection_finish() -> None:
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+LONG = (
+    "test_what_happens_on_a_hub",
+    "test_every_way_of_loading",
+    "test_every_module_imports_alone",
+    "test_two_processes_restore_each_picture_once",
+    "test_the_command_line_prints_what_its_page_says",
+    "test_the_example_trains_on_two_processes_and_another_process_restores",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests, half of them in each half of the list, which is what two workers begin with.
+
+    Last, one worker would wait for them.
+    """
+    long = sorted((item for item in items if item.name in LONG), key=lambda item: LONG.index(item.name))
+    others = [item for item in items if item.name not in LONG]
+    half = len(others) // 2
+    items[:] = [*long[::2], *others[:half], *long[1::2], *others[half:]]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Golden arrays and test pictures, which are not part of the project."""
