@@ -736,7 +736,9 @@ def to_markdown(run: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         "the time that isn't spent in the network, forward or back; `overhead` the same in ms for each evaluation; "
         "`misfit` the root mean square of A x - y. What each library is given:",
         listed(f"{name}: {setting}." for name, setting in SETTINGS.items()),
-        "So few steps of DPS aren't what its weights are made for; hence the rows with tuned ones.",
+        "So few steps of DPS aren't what its weights are made for; hence the rows with tuned ones. In pictures this "
+        "small, what any library does beside the network is mostly Python and the start of some twenty operations; "
+        "[overhead.md](overhead.md) has ours for larger ones, and what they are made of.",
         "## What the figures say",
         listed(figures_say(rows, needed)),
         "## What the peers do better",
