@@ -245,7 +245,7 @@ def to_markdown(
     ]
     if compiled:
         parts += [
-            "## By torch.compile\n\nThe same updates; every other noise level compiles them anew.\n",
+            "## By torch.compile\n\nThe same updates, each compiled for its size.\n",
             markdown_table(compiled, formats(compiled[0])),
         ]
     shares = dict.fromkeys([*PARTS, "the rest"], ".0%")
@@ -299,26 +299,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 }
             )
     run = {**how_it_was_run("benchmarks/overhead.py", argv), "steps": f"{steps}, of RDDM {min(5, steps)}"}
-    write(args.output, run, calls, updates, compiled, profiles_of(args.tasks, args.quick))
+    profiles = profiles_of(args.tasks, args.quick)
+    write(args.output, run=run, calls=calls, updates=updates, compiled=compiled, profiles=profiles)
 
 
 def profiles_of(tasks: Sequence[str], quick: bool) -> list[dict[str, Any]]:
     return [profile_row(task, size) for size in ((32,) if quick else (256, 1024)) for task in tasks]
 
 
-def write(
-    output: Path,
-    run: dict[str, Any],
-    calls: list[dict[str, Any]],
-    updates: list[dict[str, Any]],
-    compiled: list[dict[str, Any]],
-    profiles: list[dict[str, Any]],
-) -> None:
-    text = to_markdown(run, calls, updates, compiled, profiles)
-    report = {"run": run, "calls": calls, "updates": updates, "compiled": compiled, "profiles": profiles}
-    written = write_report(output, report, text)
+def write(output: Path, **report: Any) -> None:
+    text = to_markdown(**report)
     print(text)
-    print("written: " + ", ".join(str(path) for path in written))
+    print("written: " + ", ".join(str(path) for path in write_report(output, report, text)))
 
 
 if __name__ == "__main__":

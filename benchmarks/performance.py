@@ -65,7 +65,7 @@ def beside_the_network(data: Mapping[str, Any]) -> str:
     if compiled:
         text += (
             f" `torch.compile` makes updates {range_of(compiled, 'compiled / eager')} times as long on this CPU"
-            ", and compiles anew for each noise level: the package doesn't compile them."
+            ": the package doesn't compile them."
         )
     return f"{markdown_table(lines, dict.fromkeys(lines[0], ''))}\n{text}"
 

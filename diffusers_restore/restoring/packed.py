@@ -150,9 +150,9 @@ def members(archive: Path) -> list[Packed]:
             end = _Slice(archive, tar.offset, min(tarfile.BLOCKSIZE, max(0, size - tar.offset)))()
             if end.strip(b"\0"):
                 raise tarfile.ReadError(f"it is damaged at byte {tar.offset}")
+    except ArgumentError:  # a ValueError, too
+        raise
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        if isinstance(error, ArgumentError):
-            raise
         raise ArgumentError("cannot read the archive {0!r}: {1}", str(archive), one_line(error)) from error
     return [Packed(str(archive), Path(*place.parts), found[place], archive) for place in sorted(found)]
 
