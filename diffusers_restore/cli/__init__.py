@@ -1,4 +1,4 @@
-"""The command line: `diffusers-restore restore | degrade | sample | train | convert | push | tasks | methods`.
+"""The command line: `diffusers-restore restore | app | degrade | sample | train | convert | push | tasks | methods`.
 
 A file for each command. torch and diffusers are imported inside the commands, so that `--help` is answered at once.
 """
@@ -11,7 +11,7 @@ import sys
 import click
 
 from .. import __version__
-from . import convert, degrade, listing, push, restore, sample, train
+from . import app, convert, degrade, listing, push, restore, sample, train
 from .printing import INTERRUPTED
 from .train import train_cold, train_pix2pix, train_prior, train_rddm
 
@@ -36,6 +36,7 @@ def main() -> None:
 
     \b
     diffusers-restore restore old.jpg -o new.jpg
+    diffusers-restore app
     diffusers-restore restore photo.png -o restored.png --task denoise --sigma-y 0.2
     diffusers-restore restore small.png -o large.png --task sr4
     diffusers-restore sample -o grid.png
@@ -49,7 +50,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-for command in (restore.restore, degrade.degrade, sample.sample, train.train, convert.convert, push.push):
+for command in (restore.restore, app.app, degrade.degrade, sample.sample, train.train, convert.convert, push.push):
     main.add_command(command)
 for command in (listing.tasks, listing.methods):
     main.add_command(command)

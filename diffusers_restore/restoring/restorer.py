@@ -48,6 +48,7 @@ from .pairing import (
 from .processes import Processes
 from .progress import bar_options
 from .room import AUTO, LARGE, check_tile, make_room, seconds
+from .watching import Step, stoppable
 
 _GREY = 2.5 * 2 / 255
 """How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
@@ -131,6 +132,8 @@ class Restorer(ABC):
         settings: what the results depend on beside the pictures, for a list of what is done.
         quiet: whether no progress is shown.
         tell: is called with a sentence about what a large picture will take, before the work begins.
+        watch: is called with each `Step` of what has several; None if nobody looks.
+        stop: is asked before each evaluation of a network; where it is true, `Stopped` ends the work.
         makes_masks: whether results are masks: black and white, opaque, of 8 bits.
         pipe: the pipeline.
     """
@@ -139,6 +142,8 @@ class Restorer(ABC):
     average = False
     quiet = makes_masks = False
     tell: Callable[[str], object] = staticmethod(lambda sentence: None)
+    watch: Callable[[Step], object] | None = None
+    stop: Callable[[], bool] | None = None
     pipe: Any
 
     def __init__(
@@ -189,6 +194,11 @@ class Restorer(ABC):
         return self.pipe.unet
 
     @property
+    def pipes(self) -> Sequence[Any]:
+        """The pipelines, of which there may be several."""
+        return [self.pipe]
+
+    @property
     def description(self) -> str:
         """The model and its method, for a reader."""
         parameters = sum(one.numel() for one in self.network.parameters()) / 1e6
@@ -206,6 +216,7 @@ class Restorer(ABC):
         Raises:
             InvalidInputError: the picture can't be read or restored.
             OSError: the result can't be written.
+            Stopped: `stop` was true.
         """
         (result,) = self.restore_together([job], position, keep=keep)
         if isinstance(result, Exception):
@@ -214,6 +225,10 @@ class Restorer(ABC):
 
     def restore_together(self, jobs: Sequence[Job], position: str = "", *, keep: bool = False) -> list[Result]:
         """What becomes of each picture, where those of one size that need the same are restored at once."""
+        with stoppable(self.pipes, self.stop):
+            return self._restore_together(jobs, position, keep)
+
+    def _restore_together(self, jobs: Sequence[Job], position: str, keep: bool) -> list[Result]:
         opened = [attempt(self._open, job, keep) for job in jobs]
         # By shape first: how a pipeline sees large pictures is set for one shape at a time.
         for same in _grouped((one for one in opened if isinstance(one, _Open)), lambda one: one.picture.tensor.shape):

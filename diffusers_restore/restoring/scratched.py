@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from .memory import enough_memory
 from .restorer import Draw, Restorer
 from .trained import MEMORY, taken_for_scratches
 from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
+from .watching import watched
 from .zero_shot import MEMORY as MEMORY_OF_PRIOR
 
 AUTO, FIND = "auto", "find"
@@ -118,6 +119,12 @@ class ScratchRestorer(Restorer):
         return self.pipe.detector if self.makes_masks else self.pipe.unet
 
     @property
+    def pipes(self) -> Sequence[Any]:
+        """As `Restorer.pipes`."""
+        detector = [] if self.masks else [self.detector]
+        return detector if self.makes_masks else [*detector, self.prior, self.pipe]
+
+    @property
     def description(self) -> str:
         """As `Restorer.description`."""
         return super().description + ("" if self.makes_masks else ", after scratches were found and filled in")
@@ -181,6 +188,7 @@ class ScratchRestorer(Restorer):
             generator=torch.Generator().manual_seed(self.seed),  # on the CPU: the same noise on every device
             output_type="latent",
             return_dict=False,
+            **watched(self.watch, 0),
         )[0]
         return torch.where(damaged.bool(), filled, y)
 

@@ -19,6 +19,7 @@ from .loading import load_pipeline
 from .masks import Masks
 from .memory import check_memory, check_old_photo_memory, enough_memory
 from .restorer import Draw, Restorer, generators
+from .watching import watched
 
 MEMORY = 120
 """Bytes for each pixel beside the network (benchmarks/results/memory.md)."""
@@ -79,7 +80,8 @@ class ColdRestorer(Restorer):
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
-            restored: Tensor = self.pipe(**inputs, **options, output_type="latent", return_dict=False)[0]
+            seen = watched(self.watch, number)
+            restored: Tensor = self.pipe(**inputs, **options, **seen, output_type="latent", return_dict=False)[0]
             return restored
 
         return Draw(work, {"image": picture.tensor}, COLD), remarks
@@ -150,7 +152,8 @@ class RDDMRestorer(Restorer):
             inputs["mask"] = 1 - known[None, None]
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
-            restored: Tensor = self.pipe(**inputs, generator=generators(self.seed + number, inputs), **options)[0]
+            noise = generators(self.seed + number, inputs)
+            restored: Tensor = self.pipe(**inputs, generator=noise, **options, **watched(self.watch, number))[0]
             return restored
 
         return Draw(work, inputs, RDDM), remarks + seen

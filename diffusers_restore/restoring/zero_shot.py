@@ -27,6 +27,7 @@ from .masks import Masks
 from .measuring import check_noise_of_picture, is_picture, task_arguments
 from .restorer import Draw, Restorer, generators
 from .trained import check_steps
+from .watching import watched
 
 ESTIMATE = "estimate"
 """The value of sigma_y for the noise that is seen in a picture."""
@@ -210,6 +211,7 @@ class ZeroShotRestorer(Restorer):
                 output_type="latent",
                 return_dict=False,
                 **etas,
+                **watched(self.watch, number),
             )[0]
             return restored
 

@@ -1,0 +1,198 @@
+"""What a visitor has chosen, as a model and options of `restoring.load`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InvalidInputError
+from ..registries import METHODS, TASKS
+from ..registry import PlugInError
+from ..restoring.kinds import FILE_ARGUMENTS
+from ..schedulers.zero_shot import method_options
+
+BETTER, OLD, TASK, MODEL = "better", "old", "task", "model"
+"""What a visitor may want: a better photograph, an old one without scratches, a damage undone, a model of their own."""
+
+ROUNDING, ESTIMATED, GIVEN = "rounding", "estimate", "given"
+"""What is known of the noise: no more than the file's rounding, nothing, or its standard deviation."""
+
+AUTO = "auto"
+"""The method's name for the one that suits the task."""
+
+LABELS = {
+    "task": "What was done to it",
+    "sigma_y": "Noise",
+    "mask": "the mask",
+    "kernel": "the blur kernel",
+    "model": "Model",
+    "method": "Method",
+    "steps": "Steps",
+    "seed": "Seed",
+    "samples": "Samples",
+    "average": "Mean of the samples",
+    "strength": "Strength",
+    "start": "Severity",
+    "direct": "First estimate only",
+    "scratches": "An old photograph",
+    "max_pixels": "the limit of",
+}
+"""The page's names for arguments of `restoring`."""
+
+_OF_GOAL = {
+    BETTER: ("strength",),
+    OLD: ("strength", "seed"),
+    TASK: ("strength", "seed", "steps", "samples", "average"),
+    MODEL: ("strength", "seed", "steps", "samples", "average", "start", "direct"),
+}
+_DEFAULTS = {"strength": 1, "seed": 0, "samples": 1, "average": False, "direct": False, "steps": 0, "start": 0}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a task or a method, which a visitor may change.
+
+    Attributes:
+        owner: "task:sr-blur4" or "method:dpir".
+        name: as `restoring` knows it.
+        default: None where it has none, or decides by itself.
+    """
+
+    owner: str
+    name: str
+    default: Any
+
+    @property
+    def key(self) -> str:
+        """Its name among all values of the page."""
+        return f"{self.owner}:{self.name}"
+
+    def value_of(self, given: Any) -> Any:
+        """The value, of the type of its default; None where nothing was typed.
+
+        Raises:
+            InvalidInputError: a text that is no value.
+        """
+        if not isinstance(given, str) or isinstance(self.default, str):
+            return given
+        text = given.strip()
+        if not text:
+            return None
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            if self.default is None and text.isidentifier():
+                return text
+            raise InvalidInputError(f"{self.name} must be a number or a list of numbers, got {text!r:.99}") from error
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model, and the options that aren't as they always are.
+
+    Attributes:
+        model: a repository or a folder; None is a bundled one.
+        options: of `restoring.load`.
+    """
+
+    model: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def arguments_of_tasks() -> dict[str, list[Argument]]:
+    """The arguments of each task that can be loaded, those that are files left out."""
+    found = {}
+    for name in TASKS:
+        try:
+            parameters: dict[str, inspect.Parameter] = TASKS[name].arguments
+        except PlugInError:
+            continue
+        found[name] = [
+            Argument(f"task:{name}", key, None if p.default is p.empty else p.default)
+            for key, p in parameters.items()
+            if key not in FILE_ARGUMENTS
+        ]
+    return found
+
+
+def file_arguments(task: str) -> tuple[str, ...]:
+    """Those of a task that are files: mask, kernel."""
+    return tuple(name for name in FILE_ARGUMENTS if name in TASKS[task].arguments)
+
+
+def arguments_of_methods() -> dict[str, list[Argument]]:
+    """The options of each method that can be loaded, and those of its steps."""
+    found = {}
+    for name in METHODS:
+        try:
+            method = METHODS[name]
+        except PlugInError:
+            continue
+        options = {**method_options(method), **dict.fromkeys(method.step_options)}
+        found[name] = [Argument(f"method:{name}", key, default) for key, default in options.items()]
+    return found
+
+
+def asked(values: Mapping[str, Any], mask: Path | None = None, kernel: Path | None = None) -> Asked:
+    """What is chosen on the page.
+
+    Args:
+        values: by name: goal, task, model, method, noise, grey_levels, steps ..., and by `Argument.key`.
+        mask: file of a mask, if there is one.
+        kernel: file of a blur kernel, if there is one.
+
+    Raises:
+        InvalidInputError: a text that is no value.
+    """
+    goal: str = values["goal"]
+    options: dict[str, Any] = {}
+    if goal == OLD:
+        options["scratches"] = "auto"
+    if goal == TASK:
+        options |= _of_task(values)
+        if kernel is not None and "kernel" in file_arguments(values["task"]):
+            options["kernel"] = str(kernel)
+    takes_mask = goal in (OLD, MODEL) or (goal == TASK and "mask" in file_arguments(values["task"]))
+    if mask is not None and takes_mask:
+        options["mask"] = str(mask)
+    for name in _OF_GOAL[goal]:
+        value = values.get(name)
+        if value is not None and value != _DEFAULTS.get(name):
+            options[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    model = (values.get("model") or "").strip() if goal in (TASK, MODEL) else ""
+    if goal == MODEL and not model:
+        raise InvalidInputError("Model: name a repository of the Hub or a folder")
+    return Asked(model or None, options)
+
+
+def _of_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task and a method are told."""
+    task, method = values["task"], values.get("method") or AUTO
+    options: dict[str, Any] = {"task": task}
+    if arguments := _changed(arguments_of_tasks().get(task, []), values):
+        options["operator_args"] = arguments
+    if values["noise"] != ROUNDING:
+        options["sigma_y"] = "estimate" if values["noise"] == ESTIMATED else values["grey_levels"] / 127.5
+    if method != AUTO:
+        options["method"] = method
+        of_steps = METHODS[method].step_options
+        changed = _changed(arguments_of_methods().get(method, []), values)
+        if of_method := {name: value for name, value in changed.items() if name not in of_steps}:
+            options["method_args"] = of_method
+        options |= {name: value for name, value in changed.items() if name in of_steps}
+    return options
+
+
+def _changed(arguments: list[Argument], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that aren't the defaults."""
+    found = {one.name: one.value_of(values.get(one.key)) for one in arguments}
+    default = {one.name: one.default for one in arguments}
+    return {name: value for name, value in found.items() if value is not None and not _same(value, default[name])}
+
+
+def _same(value: Any, default: Any) -> bool:
+    return list(value) == list(default) if isinstance(default, (list, tuple)) else bool(value == default)

@@ -1,0 +1,248 @@
+"""Restores for visitors: one job at a time, in a thread that a page looks at, and that can be stopped."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from .. import restoring
+from ..errors import InvalidInputError, one_line
+from ..restoring import Outcome
+from ..restoring.jobs import duration
+from ..restoring.pairing import restored_suffix
+from ..restoring.watching import Step, Stopped
+from .asking import LABELS, Asked
+from .views import as_data
+
+_EVERY = 0.2
+"""Seconds between two estimates that are shown."""
+
+
+@dataclass(frozen=True)
+class Working:
+    """How far the work is.
+
+    Attributes:
+        text: for a reader.
+        share: of all, 0..1.
+        estimate: the address of a small picture of what is known so far, None if there is nothing new.
+    """
+
+    text: str
+    share: float
+    estimate: str | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of the work.
+
+    Attributes:
+        outcomes: of the pictures that were done.
+        inputs: names of the pictures, as a command would be given them.
+        output: name of the result, or of the folder of results.
+        error: why it ended early, if it did.
+        stopped: whether the visitor stopped it.
+    """
+
+    outcomes: Sequence[Outcome] = ()
+    inputs: Sequence[str] = ()
+    output: str = ""
+    error: str | None = None
+    stopped: bool = False
+
+
+News: TypeAlias = Working | Ended
+
+
+@dataclass
+class Visit:
+    """What a visitor has here, until the page is closed.
+
+    Attributes:
+        folder: for all that is made.
+        stop: set to end the work.
+        uploads: the files that came.
+        runs: how many there were.
+    """
+
+    folder: Path
+    stop: threading.Event = field(default_factory=threading.Event)
+    uploads: set[Path] = field(default_factory=set)
+    runs: int = 0
+
+    def new_folder(self) -> Path:
+        """An empty folder for a run."""
+        self.runs += 1
+        folder = self.folder / f"{self.runs:04d}"
+        folder.mkdir(parents=True)
+        return folder
+
+
+class Workshop:
+    """A device, on which one job is done at a time, and the visits to it.
+
+    Args:
+        device, dtype: as of `restoring.load`.
+        max_pixels: of a picture, of its restoration and of a mask.
+    """
+
+    def __init__(self, device: str = "auto", dtype: str = "auto", max_pixels: int | None = None) -> None:
+        self.device, self.dtype, self.max_pixels = device, dtype, max_pixels
+        self.root = Path(tempfile.mkdtemp(prefix="diffusers_restore-app-"))
+        self._lock = threading.Lock()  # one job at a time
+        self._visits: dict[str, Visit] = {}
+
+    def visit(self, name: str) -> Visit:
+        """That of a visitor."""
+        return self._visits.setdefault(name, Visit(self.root / name))
+
+    def leave(self, name: str) -> None:
+        """End a visit: its work is stopped, its files are removed."""
+        visit = self._visits.pop(name, None)
+        if visit is None:
+            return
+        visit.stop.set()
+        shutil.rmtree(visit.folder, ignore_errors=True)
+        for file in visit.uploads:
+            shutil.rmtree(file.parent, ignore_errors=True)  # each has a folder of its own
+
+    def close(self) -> None:
+        """End all visits, and remove all files."""
+        for name in list(self._visits):
+            self.leave(name)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def work(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path) -> Iterator[News]:
+        """Restore files, and tell how far it is; the last news is the end.
+
+        Args:
+            visit: whose `stop` ends it.
+            asked: the model and its options.
+            files: the pictures.
+            folder: for the results.
+        """
+        news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        thread = threading.Thread(target=self._run, args=(visit, asked, files, folder, news.put), daemon=True)
+        thread.start()
+        try:
+            while True:
+                one = news.get()
+                while isinstance(one, Working) and not news.empty():  # older ones are of no interest
+                    one = news.get()
+                yield one
+                if isinstance(one, Ended):
+                    return
+        finally:
+            if thread.is_alive():  # nobody looks any more
+                visit.stop.set()
+
+    def _run(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> None:
+        if not self._lock.acquire(blocking=False):
+            tell(Working("Waiting for another picture to be done", 0.0))
+            while not self._lock.acquire(timeout=_EVERY):
+                if visit.stop.is_set():
+                    return tell(Ended(stopped=True))
+        try:
+            tell(self._restored(visit, asked, files, folder, tell))
+        except Stopped:
+            tell(Ended(stopped=True))
+        except (InvalidInputError, OSError) as error:
+            tell(Ended(error=message(error)))
+        except Exception as error:  # a visitor sees what went wrong, the terminal sees where
+            tell(Ended(error=f"{type(error).__name__}: {one_line(error)}; the terminal shows more"))
+            raise
+        finally:
+            self._lock.release()
+
+    def _restored(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> Ended:
+        tell(Working("Loading the model", 0.0))
+        limit = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
+        restorer = restoring.load(asked.model, device=self.device, dtype=self.dtype, **asked.options, **limit)
+        sources = _laid_out(files, folder)
+        target = _target(sources)
+        watcher = _Watcher(len(sources), restorer.samples, tell)
+        restorer.quiet, restorer.tell = True, lambda sentence: tell(Working(sentence, watcher.share))
+        restorer.watch, restorer.stop = watcher.look, visit.stop.is_set
+        tell(Working("Restoring", 0.0))
+        try:
+            outcomes = restorer.restore_files(sources, folder / target, report=watcher.note)
+        except Stopped:
+            outcomes, stopped = watcher.outcomes, True
+        else:
+            stopped = False
+        return Ended(outcomes, [file.name for file in sources], target, stopped=stopped)
+
+
+class _Watcher:
+    """Tells of steps and outcomes."""
+
+    def __init__(self, pictures: int, samples: int, tell: Any) -> None:
+        self._pictures, self._samples, self._tell = pictures, samples, tell
+        self._last = 0.0
+        self.outcomes: list[Outcome] = []
+        self.share = 0.0
+
+    def look(self, step: Step) -> None:
+        """Tell of a step, unless another one was told just now."""
+        now = time.monotonic()
+        within = (step.sample - 1 + step.number / step.count) / self._samples
+        self.share = (len(self.outcomes) + within) / self._pictures
+        if now - self._last < _EVERY and step.number < step.count:
+            return
+        self._last = now
+        words = [f"picture {len(self.outcomes) + 1} of {self._pictures}"] if self._pictures > 1 else []
+        words += [f"sample {step.sample} of {self._samples}"] if self._samples > 1 else []
+        words += [f"step {step.number} of {step.count}"]
+        self._tell(Working(", ".join(words).capitalize(), self.share, as_data(step.estimate)))
+
+    def note(self, outcome: Outcome) -> None:
+        """Tell of an outcome."""
+        self.outcomes.append(outcome)
+        self.share = len(self.outcomes) / self._pictures
+        if self._pictures > 1:
+            left = f", {duration(outcome.seconds_left)} left" if outcome.seconds_left else ""
+            self._tell(Working(f"{len(self.outcomes)} of {self._pictures} pictures are done{left}", self.share))
+
+
+def message(error: Exception) -> str:
+    """What to say of an error, in the page's names."""
+    if isinstance(error, restoring.ArgumentError):
+        text = " ".join(error.message_for(lambda name: LABELS.get(name, name)).split())
+    else:
+        text = one_line(error)
+    return text[:1].upper() + text[1:]
+
+
+def _laid_out(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The files under names of which there is one each, in a folder of their own."""
+    inputs = folder / "inputs"
+    inputs.mkdir()
+    laid_out: list[Path] = []
+    taken: set[str] = set()
+    for file in files:
+        name, number = file.name, 2
+        while Path(name).stem in taken:
+            name, number = f"{file.stem}-{number}{file.suffix}", number + 1
+        taken.add(Path(name).stem)
+        laid_out.append(inputs / name)
+        try:
+            os.link(file, laid_out[-1])
+        except OSError:  # another file system
+            shutil.copyfile(file, laid_out[-1])
+    return laid_out
+
+
+def _target(sources: Sequence[Path]) -> str:
+    """A file for one picture, else a folder."""
+    if len(sources) > 1 or sources[0].suffix.lower() == ".tar":
+        return "restored/"
+    return f"{sources[0].stem}-restored{restored_suffix(sources[0])}"
