@@ -19,6 +19,7 @@ from PIL import Image
 from diffusers_restore import RDDMPipeline, RDDMScheduler, images, restoring
 from diffusers_restore.cli import main
 from diffusers_restore.restoring import ArgumentError, ModelError, Outcome, memory
+from diffusers_restore.restoring.watching import Step, Stopped
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +237,56 @@ def test_a_denoiser_says_that_it_was_told_of_no_noise(prior: str, tmp_path: Path
         restorer = restoring.load(prior, task="denoise", steps=1, device="cpu", **options)
         (outcome,) = restorer.restore_files(tmp_path / "a.png", tmp_path / "b.png")
         assert ("only rounding noise, as no sigma_y is given" in outcome.remarks.notes) is told
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"task": "sr2", "steps": 3, "samples": 2, "eta": 0.5}, 3), ({"task": "denoise", "sigma_y": 0.1}, 1)],
+)
+def test_steps_can_be_watched_and_change_nothing(
+    options: dict[str, Any], steps: int, prior: str, photos: Path, tmp_path: Path
+) -> None:
+    restorer = restoring.load(prior, device="cpu", **options)
+    (plain,) = restorer.restore_files([str(photos / "a.png")], str(tmp_path / "plain.png"))
+    seen: list[Step] = []
+    restorer.watch = seen.append
+    (watched,) = restorer.restore_files([str(photos / "a.png")], str(tmp_path / "watched.png"))
+    samples = options.get("samples", 1)
+    wanted = [(sample + 1, number + 1, steps) for sample in range(samples) for number in range(steps)]
+    assert [(one.sample, one.number, one.count) for one in seen] == wanted
+    last = seen[-1].estimate.clamp(-1, 1)
+    assert last.shape[-2:] == (plain.size[1], plain.size[0])  # type: ignore[index]
+    made = images.load(watched.job.targets[-1]).tensor
+    assert (last - made).abs().max() < 1 / 127  # the last estimate is the result, before it is rounded
+    for one, other in zip(plain.job.targets, watched.job.targets, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_every_kind_can_be_stopped(masked: str, prior: str, photos: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 12), 255).save(tmp_path / "mask.png")
+    makers: list[dict[str, Any]] = [
+        {"model": prior, "task": "denoise", "sigma_y": 0.1, "steps": 5},
+        {"model": masked, "mask": tmp_path / "mask.png"},
+        {"scratches": "auto"},
+        {"scratches": "find"},
+        {},
+    ]
+    for options in makers:
+        restorer = restoring.load(device="cpu", **options)
+        asked: list[bool] = []
+
+        def stop(asked: list[bool] = asked) -> bool:
+            asked.append(True)
+            return len(asked) > 1  # at the first evaluation
+
+        restorer.stop = stop
+        with pytest.raises(Stopped):
+            restorer.restore_files([str(photos / "a.png")], str(tmp_path / "stopped.png"))
+        assert len(asked) == 2
+        assert not (tmp_path / "stopped.png").exists()
+        restorer.stop = None  # and no hook of it is left
+        assert [one.error for one in restorer.restore_files([str(photos / "a.png")], str(tmp_path / "all.png"))] == [
+            None
+        ]
+        assert len(asked) == 2
+        (tmp_path / "all.png").unlink()

@@ -10,7 +10,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from ..errors import InvalidInputError
-from .working import Workshop
 
 _LARGEST = 500 * 2**20
 """Bytes of an uploaded file."""
@@ -59,6 +58,7 @@ def serve(
     from ..restoring.kinds import RDDM
     from ..restoring.loading import find_device, find_dtype
     from .page import CSS, THEME, build
+    from .working import Workshop
 
     find_dtype(dtype, find_device(device), RDDM)
     workshop = Workshop(device, dtype, max_pixels)

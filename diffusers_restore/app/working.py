@@ -112,7 +112,8 @@ class Workshop:
             return
         visit.stop.set()
         shutil.rmtree(visit.folder, ignore_errors=True)
-        for file in visit.uploads:
+        others = {file for other in self._visits.values() for file in other.uploads}
+        for file in visit.uploads - others:  # the same picture has one file, whoever brings it
             shutil.rmtree(file.parent, ignore_errors=True)  # each has a folder of its own
 
     def close(self) -> None:

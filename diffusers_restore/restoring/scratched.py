@@ -24,8 +24,8 @@ from .masks import Masks
 from .memory import enough_memory
 from .restorer import Draw, Restorer
 from .trained import MEMORY, taken_for_scratches
-from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
 from .watching import watched
+from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
 from .zero_shot import MEMORY as MEMORY_OF_PRIOR
 
 AUTO, FIND = "auto", "find"
