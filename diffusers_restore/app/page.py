@@ -45,6 +45,7 @@ CSS = """
 .dark .status.failed { background: #4a1d1d; color: #ffd7d7; }
 .status progress { width: 100%; height: .6em; }
 .status ul { margin: .3em 0 0 1.2em; }
+.actions { position: sticky; bottom: 0; z-index: 10; padding: .5em 0; background: var(--body-background-fill); }
 .live img { width: 100%; max-height: 70vh; object-fit: contain; image-rendering: auto; border-radius: 8px; }
 .live figcaption { opacity: .7; font-size: .9em; }
 """
@@ -82,7 +83,7 @@ class _Page:
                     self._lay_out_task()
                     self._lay_out_mask()
                     self._lay_out_more()
-                    with gr.Row():
+                    with gr.Row(elem_classes="actions"):
                         self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
                         self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
                 with gr.Column(scale=3, min_width=340):
@@ -93,8 +94,8 @@ class _Page:
         self.files = gr.File(
             label="Drop a photograph here, or several", file_count="multiple", elem_id="files", height=150
         )
+        gr.Markdown("Nothing at hand? Try")
         with gr.Row():
-            gr.Markdown("Nothing at hand? Try")
             self.examples = [(gr.Button(name, size="sm", min_width=80), name) for name in EXAMPLES]
         self.preview = gr.Image(
             label="What you dropped", interactive=False, height=260, visible=False, buttons=["fullscreen"]

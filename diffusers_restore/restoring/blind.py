@@ -1,8 +1,6 @@
-"""What the bundled restorer looks for before it touches a picture: whether it is clean, or beyond its training."""
+"""When the bundled restorer leaves a picture as it is, and when a picture is beyond its training."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,66 +8,41 @@ from ..errors import InvalidInputError
 from ..evaluation.noise import estimate_noise
 from .jobs import Remarks
 
-# Where restoring begins to help (benchmarks/results/noise.md).
-_CLEAN_NOISE = 2.5  # grey levels of 255
-_CLEAN_BLOCKS = 1.065
-_SHARP = 0.305
+LITTLE = 2.0
+"""Grey levels of 255: of a clean picture, restoring changes less, and only does harm (benchmarks/results/noise.md)."""
+
 _TRAINED_NOISE = 30.0  # grey levels of 255: the most that the recipe `blind` adds
 _BEYOND = 1.15 * _TRAINED_NOISE
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What a picture looks like.
+def settled(restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
+    """The restored picture, or the given one where that was clean, and what a user should know.
 
-    Attributes:
-        noise: its sd in grey levels of 255, None if the picture is too small to tell.
-        blocks: differences across the borders of JPEG's blocks over those inside; 1 without blocks.
-        fineness: energy of the differences of neighbours over that of pixels two apart: 0.25 of a smooth picture, 1 of
-            white noise.
+    What is clean is not for the picture's noise or blocks to say: JPEG hides noise, and noise hides JPEG. The root mean
+    square of what the network changes tells both.
+
+    Args:
+        restored, given: (1, C, H, W) in [-1, 1].
     """
-
-    noise: float | None
-    blocks: float
-    fineness: float
-
-    @property
-    def clean(self) -> bool:
-        """Whether restoring would do more harm than good."""
-        few = self.noise is not None and self.noise < _CLEAN_NOISE
-        return few and self.blocks < _CLEAN_BLOCKS and self.fineness > _SHARP
-
-    @property
-    def remarks(self) -> Remarks:
-        """What a user should know."""
-        if self.clean:
-            return Remarks((f"left as it is: sharp, without JPEG blocks, noise {self.noise:.1f} of 255 grey levels",))
-        if self.noise is None or self.noise <= _BEYOND:
-            return Remarks()
-        return Remarks(
-            warnings=(
-                f"has noise of about {self.noise:.0f} of 255 grey levels, and this restorer was trained for "
-                f"{_TRAINED_NOISE:.0f} at most; the task denoise with a noise of {self.noise / 127.5:.2f} does better",
-            )
-        )
+    if restored.shape != given.shape:
+        return restored, Remarks()
+    change = 127.5 * float((restored - given.to(restored)).square().mean().sqrt())
+    if not change < LITTLE:
+        return restored, Remarks()
+    return given, Remarks((f"left as it is: clean, restoring would change it by {change:.1f} of 255 grey levels",))
 
 
-def examine(picture: Tensor) -> Findings:
-    """Look at a picture (1, C, H, W) in [-1, 1]."""
+def of_noise(picture: Tensor) -> Remarks:
+    """What a user should know of a picture (1, C, H, W) in [-1, 1] that has more noise than the restorer was shown."""
     try:
         noise = 127.5 * estimate_noise(picture)
     except InvalidInputError:  # too small
-        return Findings(None, 1.0, 0.0)
-    grey = picture.mean(dim=1)[0]
-    across, down = grey.diff(dim=1), grey.diff(dim=0)
-    blocks = (_border_ratio(across.abs().mean(dim=0)) + _border_ratio(down.abs().mean(dim=1))) / 2
-    near = float(across.square().mean() + down.square().mean())
-    far = float((grey[:, 2:] - grey[:, :-2]).square().mean() + (grey[2:] - grey[:-2]).square().mean())
-    return Findings(noise, blocks, near / far if far > 0 else 0.0)
-
-
-def _border_ratio(differences: Tensor) -> float:
-    """The mean of every eighth difference, where JPEG's blocks meet, over the mean of the others."""
-    border = differences[7::8].mean()
-    others = (differences.sum() - differences[7::8].sum()) / (len(differences) - len(differences[7::8]))
-    return float(border / others) if float(others) > 0 else 1.0
+        return Remarks()
+    if noise <= _BEYOND:
+        return Remarks()
+    return Remarks(
+        warnings=(
+            f"has noise of about {noise:.0f} of 255 grey levels, and this restorer was trained for "
+            f"{_TRAINED_NOISE:.0f} at most; the task denoise with a noise of {noise / 127.5:.2f} does better",
+        )
+    )

@@ -284,7 +284,8 @@ class Restorer(ABC):
 
     def _add(self, one: _Open, x: Tensor, number: int) -> None:
         """Write a sample, or the mean after the last one."""
-        x = self._blend(x, one.picture.tensor)
+        x, remarks = self.settle(x, one.picture.tensor)
+        one.remarks += remarks if number == 0 else Remarks()
         if one.stored_as_rgb and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         one.size = (x.shape[-1], x.shape[-2])
@@ -326,16 +327,23 @@ class Restorer(ABC):
             self.tell(", ".join(filter(None, words)))
         return Remarks((f"seen in {seen}",)) if seen else Remarks()
 
-    def _blend(self, restored: Tensor, given: Tensor) -> Tensor:
-        """The restoration by `strength`, between the picture that was given and the restored one."""
+    def settle(self, restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
+        """What becomes of a restored picture, by `strength` between the one that was given and itself.
+
+        Args:
+            restored, given: (1, C, H, W) in [-1, 1]; their shapes may differ.
+
+        Raises:
+            InvalidInputError: they do, and the strength isn't 1.
+        """
         if self.strength == 1:
-            return restored
+            return restored, Remarks()
         if restored.shape != given.shape:
             raise InvalidInputError(
                 f"strength must be 1 where the result has another size or other colours than the picture: "
                 f"{tuple(restored.shape[1:])} and {tuple(given.shape[1:])}, got {self.strength:g}"
             )
-        return torch.lerp(given.to(restored), restored, self.strength)
+        return torch.lerp(given.to(restored), restored, self.strength), Remarks()
 
     def plan(
         self,

@@ -16,7 +16,7 @@ from ..operators import Measurement
 from ..pipelines.pipeline_scratch_detection import find_scratches
 from ..registries import METHODS
 from .arguments import ArgumentError, check
-from .blind import examine
+from .blind import settled
 from .jobs import Job, PathInput, Remarks
 from .kinds import DETECTOR, MAX_SEED, PRIOR, RDDM
 from .loading import load_pipeline
@@ -154,12 +154,9 @@ class ScratchRestorer(Restorer):
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
             whole = self._fill(y, damaged) if fills else y
-            if examine(whole).clean:
-                return whole
             options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}
             generator = torch.Generator().manual_seed(self.seed)
-            restored: Tensor = self.pipe(whole, generator=generator, **options)[0]
-            return restored
+            return settled(self.pipe(whole, generator=generator, **options)[0], whole)[0]
 
         return Draw(work, {}), remarks
 

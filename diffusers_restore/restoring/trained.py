@@ -12,7 +12,7 @@ from ..errors import InvalidInputError, check_bool, check_int, one_line
 from ..images import Picture
 from ..pipelines.pipeline_scratch_detection import find_scratches
 from .arguments import ArgumentError, check, check_samples
-from .blind import examine
+from .blind import of_noise, settled
 from .jobs import Job, PathInput, Remarks
 from .kinds import COLD, MAX_SEED, OLD_PHOTO, PIX2PIX, RDDM
 from .loading import load_pipeline
@@ -129,7 +129,7 @@ class RDDMRestorer(Restorer):
         """As `Restorer.load`."""
         self.pipe = load_pipeline(RDDM, model, device, dtype)
         # A strength that was asked for is made whatever the picture looks like.
-        self._looks_first = model == DEFAULT_RESTORER and self.settings.get("strength") is None
+        self._settles = model == DEFAULT_RESTORER and self.settings.get("strength") is None
         if self.steps is None:
             self.steps = min(5, len(self.pipe.scheduler))
         check_steps(self.pipe, self.steps)
@@ -140,12 +140,10 @@ class RDDMRestorer(Restorer):
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
-        if self._looks_first and (findings := examine(picture.tensor)).clean:
-            return Draw(lambda inputs, number: inputs["image"], {"image": picture.tensor}, "clean"), findings.remarks
         evaluations = (self.steps or 1) * (1 if self.pipe.unet_noise is None else 2)
         seen = self._make_room(self.pipe, job, picture.tensor.shape, MEMORY, evaluations)
         options: dict[str, Any] = {"num_inference_steps": self.steps, "output_type": "latent", "return_dict": False}
-        remarks = findings.remarks if self._looks_first else Remarks()
+        remarks = of_noise(picture.tensor) if self._settles else Remarks()
         inputs = {"image": picture.tensor}
         if self.masks:
             known, remarks = self.masks.of(job, picture.tensor)
@@ -157,6 +155,10 @@ class RDDMRestorer(Restorer):
             return restored
 
         return Draw(work, inputs, RDDM), remarks + seen
+
+    def settle(self, restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
+        """As `Restorer.settle`."""
+        return settled(restored, given) if self._settles else super().settle(restored, given)
 
 
 class Pix2PixRestorer(Restorer):
