@@ -626,7 +626,7 @@ def test_other_dtypes_are_converted(pipe: DDRMPipeline, dtype: torch.dtype) -> N
 def test_importing_the_package_costs_no_torch() -> None:
     code = "import sys, diffusers_restore as d; d.DEFAULT_PRIOR; print('torch' in sys.modules, d.__version__)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["False", "0.1.0.dev0"]
+    assert result.stdout.split() == ["False", "0.1.0"]
 
 
 def test_public_names_are_there() -> None:

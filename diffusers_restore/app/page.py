@@ -34,6 +34,8 @@ _PAINT = (220, 30, 60)
 _CANVAS = 1536
 """Pixels of the longer side of the picture that is painted on."""
 
+_MOST_TILES = 60
+
 _CLEANING = (600, 6 * 3600)
 """How often old files are looked for, and how old they are then, in seconds: of pages that were never closed."""
 
@@ -431,7 +433,7 @@ class _Page:
         update: _Update = {
             self.status: failure or _report(news),
             self.slider: self._pair(*pairs[0]),
-            self.gallery: gr.update(visible=len(pairs) > 1, value=[self._tile(target) for _, target in pairs]),
+            self.gallery: gr.update(visible=len(pairs) > 1, value=[self._tile(one) for _, one in pairs[:_MOST_TILES]]),
             self.downloads: gr.update(visible=True, value=files),
             self.same: gr.update(visible=True),
             self.command: equivalents.command(plain, news.inputs, news.output),
