@@ -18,6 +18,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from warm import Python
 
 from diffusers_restore import images
 from diffusers_restore.app import asking, equivalents, views
@@ -257,8 +258,39 @@ def test_files_go_with_their_visitor(workshop: Workshop, tmp_path: Path) -> None
     assert not own.exists()
     assert shared.exists()
     workshop.leave("b")
-    workshop.leave("b")
+    workshop.leave("b")  # twice
     assert not shared.exists()
+
+
+def test_no_name_of_a_visitor_leads_out(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("of the machine")
+    for name in (str(tmp_path), "../" * 20 + str(tmp_path), "..", "", "a/b"):
+        folder = workshop.visit(name).new_folder()
+        assert workshop.root in folder.resolve().parents
+        workshop.leave(name)
+        assert workshop.root.exists()
+    assert (tmp_path / "file").exists()
+
+
+FIXED = """
+import sys
+from pathlib import Path
+from diffusers_restore.app.page import Page
+from diffusers_restore.app.working import Workshop
+
+workshop = Workshop("cpu")
+for fixed in (True, False):
+    page = Page(workshop, "me/derain", fixed=fixed)
+    sent = dict.fromkeys([page.kernel, page.mask_file, page.editor])
+    sent |= {control: control.value for control in page.named.values()}
+    sent |= {page.named["goal"]: "model", page.named["model"]: "/etc"}
+    print(page.asked(sent, Path()).model)
+workshop.close()
+"""
+
+
+def test_visitors_from_elsewhere_cannot_choose_the_model(python: Python) -> None:
+    assert python.run("-c", FIXED, check=True).stdout.split() == ["me/derain", "/etc"]
 
 
 def test_views() -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1] / "diffusers_restore"
 
 IMPORTS = """
 import gc, os, sys, traceback
-import accelerate, click, datasets, diffusers.modular_pipelines, diffusers.training_utils
+import accelerate, click, datasets, diffusers.modular_pipelines, diffusers.training_utils, gradio
 import PIL.Image, scipy, sklearn, torch, yaml
 gc.collect()
 gc.freeze()

@@ -63,10 +63,10 @@ def build(workshop: Workshop, model: str | None = None, *, fixed: bool = False) 
         model: that is offered at first.
         fixed: visitors can't choose another one.
     """
-    return _Page(workshop, model, fixed=fixed).blocks
+    return Page(workshop, model, fixed=fixed).blocks
 
 
-class _Page:
+class Page:
     """What the page consists of; `named` are the controls whose values `asked` reads."""
 
     def __init__(self, workshop: Workshop, model: str | None, *, fixed: bool) -> None:
@@ -352,7 +352,7 @@ class _Page:
             return
         folder = visit.new_folder()
         try:
-            choice = self._asked(given, folder)
+            choice = self.asked(given, folder)
         except (InvalidInputError, OSError) as error:
             yield {self.status: _status(message(error), failed=True), **self._idle()}
             return
@@ -398,7 +398,7 @@ class _Page:
     def _max_pixels(self) -> int:
         return self.workshop.max_pixels or images.DEFAULT_MAX_PIXELS
 
-    def _asked(self, given: dict[Any, Any], folder: Path) -> Asked:
+    def asked(self, given: dict[Any, Any], folder: Path) -> Asked:
         """What is chosen, with the files of the mask and the kernel in the folder of the run."""
         values = {name: given[control] for name, control in self.named.items()}
         if self.fixed:  # whatever a visitor sends

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,8 +103,8 @@ class Workshop:
         self._visits: dict[str, Visit] = {}
 
     def visit(self, name: str) -> Visit:
-        """That of a visitor."""
-        return self._visits.setdefault(name, Visit(self.root / name))
+        """That of a visitor, whose name is the browser's to choose."""
+        return self._visits.setdefault(name, Visit(self.root / uuid.uuid4().hex))
 
     def leave(self, name: str) -> None:
         """End a visit: its work is stopped, its files are removed."""
@@ -114,7 +115,7 @@ class Workshop:
         shutil.rmtree(visit.folder, ignore_errors=True)
         others = {file for other in self._visits.values() for file in other.uploads}
         for file in visit.uploads - others:  # the same picture has one file, whoever brings it
-            shutil.rmtree(file.parent, ignore_errors=True)  # each has a folder of its own
+            file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End all visits, and remove all files."""
