@@ -91,8 +91,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Turn links between files of the repository into links between files of the site."""
+    """Turn links between files of the repository into links between files of the site; give home the whole width."""
     source = page.file.src_uri
+    if source == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
     outside = (ROOT / source).is_file() and not (ROOT / "docs" / source).is_file()
     here = source if outside else f"docs/{source}"
 
