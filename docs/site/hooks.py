@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import posixpath
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+LOG = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
@@ -43,6 +45,8 @@ def uri(path: str) -> str:
     if path == "README.md":
         return "index.md"
     path = path.removeprefix("docs/")
+    if path.endswith(".ipynb"):
+        return path.removesuffix("ipynb") + "md"
     return f"{path}.md" if Path(path).suffix in SHOWN else path
 
 
@@ -53,7 +57,8 @@ def notebook_page(file: Path) -> str:
         text = "".join(cell["source"])
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     title, *rest = parts
-    return "\n\n".join([title, f"[Download the notebook]({file.name}){{ .md-button download }}", *rest, ""])
+    link = f'<a class="md-button" href="../{file.name}" download>Download the notebook</a>'
+    return "\n\n".join([title, link, *rest, ""])
 
 
 def outside_page(path: str) -> str | None:
@@ -68,8 +73,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what is linked and lies outside of docs/, and the pages of notebooks."""
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
-            page = file.src_uri.removesuffix("ipynb") + "md"
-            files.append(File.generated(config, page, content=notebook_page(ROOT / "docs" / file.src_uri)))
+            files.append(File.generated(config, uri(file.src_uri), content=notebook_page(ROOT / "docs" / file.src_uri)))
     results = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks" / "results").glob("*.md"))
     waiting = [*results, "CHANGELOG.md", "CONTRIBUTING.md", "DEVELOPERS.md"]
     for file in files.documentation_pages():
@@ -119,6 +123,9 @@ def on_page_content(content: str, **_: Any) -> str:
     def formula(found: re.Match[str]) -> str:
         display = "block" if found[1] == "div" else "inline"
         text = PRIMES.sub(power, html.unescape(found[2]).strip())
-        return convert(text, display=display)
+        made = convert(text, display=display)
+        if "\\" in made:
+            LOG.warning("latex2mathml does not know a command in %r", text)
+        return f'<div class="formula">{made}</div>' if found[1] == "div" else made
 
     return FORMULA.sub(formula, content)
