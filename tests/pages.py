@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WHOLE = [page for folder in ("tutorials", "how_to", "papers") for page in sorted((DOCS / folder).glob("*.md"))]
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]
+PAGES = [
+    *sorted(DOCS.glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "schedulers/README.md")),
+]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 # What the documentation trains is trained here for a step or two, of a tiny network.

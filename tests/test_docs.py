@@ -50,7 +50,7 @@ def blocks(language: str) -> list[Any]:
     for page in (*PAGES, *WHOLE) if language == "toml" else PAGES:
         for number, (name, code) in enumerate(BLOCK.findall(page.read_text())):
             if name == language:
-                found.append(pytest.param(code, id=f"{page.name}-{number}"))
+                found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}"))
     return found
 
 
@@ -160,7 +160,7 @@ def face_finders() -> dict[str, Any]:
     return {"facenet_pytorch": SimpleNamespace(MTCNN=MTCNN), "cv2": SimpleNamespace(FaceDetectorYN=FaceDetectorYN)}
 
 
-@pytest.mark.parametrize("code", [one for one in blocks("python") if not one.id.startswith("hub.md")])
+@pytest.mark.parametrize("code", [one for one in blocks("python") if not one.id.startswith("docs/hub.md")])
 def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     # What earlier blocks of the pages train.
     write_repo(make_unet(channels=1), name="digits")
