@@ -26,6 +26,7 @@ LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 OUTSIDE = re.compile(r"[a-z]+:|#")
 SHOWN = {".csv": "text", ".json": "json", ".py": "python", ".toml": "toml", ".yaml": "yaml"}
 PRIMES = re.compile(r"('+)\^(\{[^}]*\}|.)")
+PICTURE = re.compile(r'<img [^>]*src="([^"]+)"[^>]*>')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -114,7 +115,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Put MathML in the place of formulas."""
+    """Put MathML in the place of formulas, and a link to itself around each picture, of which many are large sheets."""
 
     def power(found: re.Match[str]) -> str:  # x'^2, which latex2mathml takes for two superscripts
         primes = r"\prime" * len(found[1])
@@ -128,4 +129,4 @@ def on_page_content(content: str, **_: Any) -> str:
             LOG.warning("latex2mathml does not know a command in %r", text)
         return f'<div class="formula">{made}</div>' if found[1] == "div" else made
 
-    return FORMULA.sub(formula, content)
+    return PICTURE.sub(r'<a href="\1">\g<0></a>', FORMULA.sub(formula, content))
