@@ -6,9 +6,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
+import yaml
 from pages import DOCS, ROOT
+
+import diffusers_restore
+from diffusers_restore.registries import METHODS
 
 LOADED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed|object|link)\b[^>]*?\b(?:src|href|data)=["']?([^"'\s>]+)"""
@@ -42,5 +49,31 @@ def test_the_site_is_complete_and_loads_nothing_from_elsewhere(tmp_path: Path) -
 
     formulas = pages[tmp_path / "papers" / "ddrm" / "index.html"]
     assert formulas.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') == 1
-    reference = pages[tmp_path / "reference" / "schedulers" / "index.html"]
-    assert 'id="diffusers_restore.schedulers.scheduling_dpir.DPIRScheduler"' in reference
+    reference = "".join(text for path, text in pages.items() if path.is_relative_to(tmp_path / "reference"))
+    for name in diffusers_restore.__all__:
+        public = getattr(diffusers_restore, name)
+        if isinstance(public, type | FunctionType):
+            assert f'id="{public.__module__}.{public.__qualname__}"' in reference, name
+
+
+def leaves(nav: Any) -> Iterator[str]:
+    """The pages of the navigation."""
+    if isinstance(nav, str):
+        yield nav
+    for part in nav.values() if isinstance(nav, dict) else nav if isinstance(nav, list) else ():
+        yield from leaves(part)
+
+
+def test_the_navigation_has_every_page_of_ours_once() -> None:
+    there = [*leaves(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])]
+    results = {f"benchmarks/results/{path.name}" for path in (ROOT / "benchmarks" / "results").glob("*.md")}
+    assert len(there) == len(set(there))
+    assert {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")} | results <= set(there)
+
+
+def test_every_method_has_a_page() -> None:
+    named = (DOCS / "papers" / "index.md").read_text()
+    for name in METHODS:
+        page = f"{name.replace('-', '_')}.md"
+        assert (DOCS / "papers" / page).is_file(), name
+        assert f"]({page})" in named, name
