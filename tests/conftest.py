@@ -46,6 +46,8 @@ LONG = (
     "test_every_module_imports_alone",
     "test_two_processes_restore_each_picture_once",
     "test_the_command_line_prints_what_its_page_says",
+    "test_a_notebook_runs_in_a_kernel",
+    "test_the_site_is_complete_and_loads_nothing_from_elsewhere",
     "test_the_example_trains_on_two_processes_and_another_process_restores",
 )
 

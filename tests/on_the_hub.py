@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from conftest import WriteRepo, make_residual_unet, make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from huggingface_hub import HfApi, ModelCard, hf_hub_download
+from pages import DOCS, ROOT, run_page
 from PIL import Image
 from torch import Tensor
 from warm import Python
@@ -39,7 +40,6 @@ from diffusers_restore.errors import InvalidInputError
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the Hub's own client
 IMAGE = torch.linspace(-1, 1, 3 * 16 * 12).reshape(1, 3, 16, 12)
 API = HfApi()
-ROOT = Path(__file__).parents[1]
 
 
 def restorer() -> Any:
@@ -614,9 +614,18 @@ def test_the_python_of_the_page_runs(write_repo: WriteRepo, tmp_path: Path, monk
     assert API.model_info("tester/derain").private
 
 
+@pytest.mark.parametrize("name", ["train_from_pairs", "share"])
+def test_a_tutorial_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.effect_noise((24, 32), 50).convert("RGB").save("old.jpg")
+    pushed = []
+    run_page(DOCS / "tutorials" / f"{name}.md", push=lambda given: pushed.append(push(*given)), account="tester")
+    assert len(pushed) == 1
+
+
 def test_the_pages_push(prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
     commands = re.findall(r"^diffusers-restore push (.*)$", "\n".join(page.read_text() for page in pages), re.MULTILINE)
     assert commands
     for command in commands:

@@ -1,14 +1,13 @@
 """Every code block of the README and of docs/ is run, on small pictures, in a folder that holds what they name.
 
-The Python of docs/hub.md is run by tests/on_the_hub.py.
+Tutorials, how-tos and papers are run from top to bottom. The Python of docs/hub.md, and the tutorials that push, are
+run by tests/on_the_hub.py.
 """
 
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import re
-import shlex
 import struct
 import sys
 import tarfile
@@ -20,13 +19,15 @@ from typing import Any
 
 import cli_page
 import datasets
+import nbformat
 import numpy as np
 import pytest
 import torch
 from adm_reference import ADM
-from click.testing import CliRunner
 from conftest import WriteRepo, make_generator, make_old_photo_network, make_old_photo_pipeline, make_unet
+from nbclient import NotebookClient
 from old_photos_reference import write_checkpoints
+from pages import BLOCK, DOCS, NOTEBOOKS, PAGES, ROOT, WHOLE, notebook_cells, run_page, run_python, run_shell
 from PIL import Image
 from pix2pix_reference import UNet, randomised
 
@@ -40,21 +41,16 @@ from diffusers_restore import (
     ScratchDetectionPipeline,
     ScratchDetector,
 )
-from diffusers_restore.cli import main
 from diffusers_restore.degradations import Pixelate
 from diffusers_restore.operators import TASKS
-
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
 def blocks(language: str) -> list[Any]:
     found = []
-    for page in PAGES:
+    for page in (*PAGES, *WHOLE) if language == "toml" else PAGES:
         for number, (name, code) in enumerate(BLOCK.findall(page.read_text())):
             if name == language:
-                found.append(pytest.param(code, id=f"{page.name}-{number}"))
+                found.append(pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}"))
     return found
 
 
@@ -139,48 +135,6 @@ def folder(
     return tmp_path
 
 
-# What the documentation trains is trained here for a step or two, of a tiny network.
-TOY = {
-    "max_train_steps": 1,
-    "resolution": 16,
-    "validation_resolution": 16,
-    "block_out_channels": "16,32",
-    "train_batch_size": 1,
-    "mixed_precision": "no",
-    "logger": "none",
-}
-_TOY = {"max_train_steps": 1, "train_batch_size": 1, "mixed_precision": "no", "logger": "none", "resolution": 64}
-TOYS = {
-    "old-photo-vae": {**_TOY, "block_out_channels": "4,8", "num_blocks": 1, "discriminator_channels": 2},
-    "old-photo-mapping": {**_TOY, "mapping_channels": "8", "num_blocks": 2, "discriminator_channels": 2},
-    "pix2pix": {
-        "max_train_steps": 1,
-        "resolution": 16,
-        "generator": "resnet_6",
-        "generator_channels": 4,
-        "discriminator": "16",
-        "discriminator_channels": 4,
-        "mixed_precision": "no",
-        "logger": "none",
-    },
-}
-LAUNCHER = r"accelerate launch( --multi_gpu --num_processes \d)?|torchrun --nproc_per_node \d"
-TRAINING = (
-    rf"diffusers-restore train ([\w-]+)|({LAUNCHER}) (examples/train_(\w+)\.py|-m diffusers_restore train ([\w-]+))"
-)
-
-
-def training(words: list[str]) -> list[str] | None:
-    """What a command line trains, with its arguments, on however many processes it is launched; None for another."""
-    found = re.match(TRAINING, " ".join(words))
-    if found is None:
-        return None
-    (what,) = {found[1], found[5], found[6]} - {None}
-    given = words[len(found.group().split()) :]
-    toy = [word for name, value in TOYS.get(what, TOY).items() for word in (f"--{name}", str(value))]
-    return ["train", what, *given, *toy, *(["--max_train_steps", "4"] if "--max_train_steps" in given else [])]
-
-
 def face_finders() -> dict[str, Any]:
     """What stands for the packages that find faces, with their answers' form: one face of 20 x 24 pixels."""
     points = np.float32([[12, 18], [26, 18], [19, 25], [14, 32], [24, 32]])
@@ -206,7 +160,7 @@ def face_finders() -> dict[str, Any]:
     return {"facenet_pytorch": SimpleNamespace(MTCNN=MTCNN), "cv2": SimpleNamespace(FaceDetectorYN=FaceDetectorYN)}
 
 
-@pytest.mark.parametrize("code", [one for one in blocks("python") if not one.id.startswith("hub.md")])
+@pytest.mark.parametrize("code", [one for one in blocks("python") if not one.id.startswith("docs/hub.md")])
 def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo, monkeypatch: pytest.MonkeyPatch) -> None:
     # What earlier blocks of the pages train.
     write_repo(make_unet(channels=1), name="digits")
@@ -223,30 +177,50 @@ def test_python_blocks_run(code: str, folder: Path, write_repo: WriteRepo, monke
 
 @pytest.mark.parametrize("code", blocks("bash"))
 def test_shell_blocks_run(code: str, folder: Path) -> None:
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for line in code.replace("\\\n", " ").splitlines():
-        program, *arguments = shlex.split(line, comments=True)
-        if program == "make":
-            assert set(arguments) <= set(targets)
-            continue
-        if program == "python":
-            script, *arguments = arguments
-            spec = importlib.util.spec_from_file_location("script", ROOT / script)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.main(arguments)
-            continue
-        if arguments[0] == "push":
-            continue  # tests/on_the_hub.py has a Hub
-        run = training([program, *arguments])
-        launched = re.match(rf"({LAUNCHER}) -m diffusers_restore ", shlex.join([program, *arguments]))
-        if run is None and launched is not None:  # tests/test_restoring_processes.py has several
-            program, *arguments = "diffusers-restore", *arguments[len(launched.group().split()) - 1 :]
-        assert run is not None or program == "diffusers-restore"
-        result = CliRunner().invoke(main, arguments if run is None else run, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
+    run_shell(code)
+
+
+# From nothing, in an empty folder.
+ALONE = ("first_restoration", "write_operator", "write_method")
+ON_THE_HUB = ("train_from_pairs", "share")
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_tutorial_runs_in_an_empty_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(DOCS / "tutorials" / f"{name}.md")
+
+
+@pytest.mark.parametrize("part", sorted({page.parent.name for page in WHOLE}))
+def test_pages_run_from_top_to_bottom(part: str, folder: Path) -> None:
+    """What is restored by one page is restored anew by the next; what is trained has a name of its own."""
+    pages = [page for page in WHOLE if page.parent.name == part and page.stem not in (*ALONE, *ON_THE_HUB)]
+    assert len(pages) > 1
+    for page in pages:
+        run_page(page)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_is_valid_and_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    first, *others = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert first.source.startswith("%pip install ")
+    assert not any(cell.outputs or cell.execution_count for cell in (first, *others))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    shown = [run_python(code, names) for code in notebook_cells(file)]
+    assert any(isinstance(one, Image.Image) for one in shown)
+
+
+def test_a_notebook_runs_in_a_kernel(tmp_path: Path) -> None:
+    notebook = nbformat.read(DOCS / "notebooks" / "first_restoration.ipynb", as_version=4)
+    notebook.cells = [nbformat.v4.new_code_cell(code) for code in notebook_cells(NOTEBOOKS[0])]
+    ran = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [cell for cell in ran.cells for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
 
 
 @pytest.mark.parametrize("code", blocks("toml"))
@@ -256,8 +230,10 @@ def test_toml_blocks_parse(code: str) -> None:
 
 
 def test_no_block_is_left_out() -> None:
-    languages = {name for page in PAGES for name, _ in BLOCK.findall(page.read_text())}
+    languages = {name for page in (*PAGES, *WHOLE) for name, _ in BLOCK.findall(page.read_text())}
     assert languages <= {"python", "bash", "console", "toml", "text"}
+    others = set(DOCS.rglob("*.md")) - {*PAGES, *WHOLE}
+    assert not any("```" in page.read_text() for page in others)
 
 
 def test_the_command_line_prints_what_its_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +253,6 @@ def test_the_table_of_tasks_is_complete() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in (*PAGES, *DOCS.rglob("*/*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", BLOCK.sub("", page.read_text())):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -314,7 +314,7 @@ class DDRMBlocks(SequentialPipelineBlocks):
 
     On a CPU its results are those of `DDRMPipeline` with the same generator, bit for bit.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from diffusers_restore import DEFAULT_PRIOR, DDRMBlocks
         >>> pipe = DDRMBlocks().init_pipeline(DEFAULT_PRIOR)

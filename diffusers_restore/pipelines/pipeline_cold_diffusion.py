@@ -51,7 +51,7 @@ class ColdDiffusionPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: a network or a scheduler of another kind.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusers import UNet2DModel
         >>> from diffusers_restore import ColdDiffusionPipeline, ColdDiffusionScheduler

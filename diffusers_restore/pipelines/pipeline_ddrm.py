@@ -66,7 +66,7 @@ class DDRMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: a scheduler or a network of another kind of process, such as score-based VE models.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> from diffusers_restore import DEFAULT_PRIOR, DDRMPipeline
         >>> pipe = DDRMPipeline.from_pretrained(DEFAULT_PRIOR)

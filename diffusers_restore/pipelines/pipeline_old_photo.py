@@ -82,7 +82,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: networks that don't fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusers_restore import OldPhotoMapping, OldPhotoPipeline, OldPhotoVAE
         >>> vae = OldPhotoVAE(block_out_channels=(8, 8, 8), num_blocks=1)

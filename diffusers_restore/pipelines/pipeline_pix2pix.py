@@ -32,7 +32,7 @@ class Pix2PixPipeline(HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: no such generator.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusers_restore import Pix2PixPipeline, ResnetGenerator
         >>> pipe = Pix2PixPipeline(ResnetGenerator(block_out_channels=(8, 16), num_blocks=2))

@@ -152,7 +152,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: networks or a scheduler that don't fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusers import UNet2DModel
         >>> from diffusers_restore import RDDMPipeline, RDDMScheduler

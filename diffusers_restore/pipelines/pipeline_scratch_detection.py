@@ -101,7 +101,7 @@ class ScratchDetectionPipeline(HubMixin, DiffusionPipeline):
     Raises:
         InvalidInputError: no such detector, or a number out of range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from diffusers_restore import ScratchDetectionPipeline, ScratchDetector
         >>> pipe = ScratchDetectionPipeline(ScratchDetector((8, 16)).eval())
