@@ -8,7 +8,7 @@ from ..errors import InvalidInputError
 from ..evaluation.noise import estimate_noise
 from .jobs import Remarks
 
-LITTLE = 2.0
+LITTLE = 1.5
 """Grey levels of 255: of a clean picture, restoring changes less, and only does harm (benchmarks/results/noise.md)."""
 
 _TRAINED_NOISE = 30.0  # grey levels of 255: the most that the recipe `blind` adds
