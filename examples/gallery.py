@@ -5,9 +5,9 @@
     python examples/gallery.py --tasks sr4 jpeg --methods dpir ddrm
     python examples/gallery.py --photos my_photographs --output_dir my_gallery
 
-Under each picture are its figures and the command that makes exactly this picture, in the folder of the pages. Pairs of
-task and method that can't work are found by trying, and the page says why. What is there is kept, so that an interrupted
-run goes on, and the pages grow while it runs.
+Under each picture are its figures and the command that makes exactly this picture, in the folder of the pages. Pairs
+of task and method that can't work are found by trying, and the page says why. What is there is kept, so that an
+interrupted run goes on, and the pages grow while it runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from diffusers import ModelMixin
@@ -307,7 +308,7 @@ class Gallery:
 
     def write(self, page: Page) -> None:
         """Write a page, and the first one, with what there is."""
-        write_text_in(self.root, f"{page.name}.html", page_html(page, self.seed, self.size))
+        write_text_in(self.root, f"{page.name}.html", page_html(page, self.seed))
         write_text_in(self.root, "index.html", index_html([one for one in self.pages if one.records]))
 
 
@@ -358,6 +359,7 @@ def write_text_in(root: Path, name: str, text: str) -> None:
     write_text(root / name, text)
 
 
+HOW = "Move the pointer over a picture, tap it, or use the arrow keys: damaged on the left, restored on the right."
 STOPS = 21
 """Places where the border between two pictures can be."""
 
@@ -450,7 +452,7 @@ def document(title: str, body: str) -> str:
 
 
 def img(path: str, alt: str, name: str = "") -> str:
-    return f'<img loading="lazy" class="pixels {name}" src="{html.escape(path)}" alt="{html.escape(alt)}">'
+    return f'<img loading="lazy" class="pixels {name}" src="{quote(path)}" alt="{html.escape(alt)}">'
 
 
 def slider(subject: Subject, record: Mapping[str, Any], label: str, group: str) -> str:
@@ -483,17 +485,17 @@ def figure(subject: Subject, method: str, record: Mapping[str, Any], seed: int, 
     evaluations = record["evaluations"]
     of_network = f"{evaluations} network evaluation{'s' if evaluations != 1 else ''}"
     return f"""<figure>{slider(subject, record, method, group)}
-<figcaption><b>{method}</b> {gain(record, subject)}<br>SSIM {record["ssim"]:.3f}, {record["seconds"]:.1f} s, {of_network}, seed {seed}
+<figcaption><b>{method}</b> {gain(record, subject)}<br>
+SSIM {record["ssim"]:.3f}, {record["seconds"]:.1f} s, {of_network}, seed {seed}
 <details><summary>command</summary><code>{html.escape(record["command"])}</code></details></figcaption></figure>"""
 
 
-def page_html(page: Page, seed: int, size: int) -> str:
+def page_html(page: Page, seed: int) -> str:
     parts = [
         '<nav><a href="index.html">All damages</a></nav>',
         f"<h1>{page.name}</h1>\n<p>{html.escape(page.summary)}</p>",
-        "<p class=faint>Move the pointer over a picture, tap it, or use the arrow keys: left of the line it is damaged, "
-        "right of it restored. The figures in brackets are the gain over the damaged picture, or over the "
-        "pseudo-inverse of the damage where that is better. Commands are for this folder.</p>",
+        f"<p class=faint>{HOW} In brackets is the gain over the damaged picture, or over the pseudo-inverse of the "
+        "damage where that is better. Commands are for this folder.</p>",
     ]
     reasons = {
         method: record["reason"]
@@ -557,7 +559,7 @@ def index_html(pages: Sequence[Page]) -> str:
             )
     head = "".join(f"<th>{method}</th>" for method in methods)
     listed = "".join(
-        f'<tr><td><a href="{page}.html#{html.escape(photo)}">{page}, {html.escape(photo)}</a></td><td>{method}</td>'
+        f'<tr><td><a href="{page}.html#{quote(photo)}">{page}, {html.escape(photo)}</a></td><td>{method}</td>'
         f'<td>{figure:.2f}</td><td class="bad">{less:+.2f}</td></tr>'
         for less, page, photo, method, figure in sorted(worse)
     )
@@ -569,16 +571,15 @@ def index_html(pages: Sequence[Page]) -> str:
 {listed}</table></div>"""
     body = f"""<h1>Photographs, damaged and restored</h1>
 <p>Each page has one kind of damage, restored by each method that can undo it, on the same photographs with the same
-seed. One network does all of it but for the pages of the bundled restorer. Move the pointer over a picture, tap it, or use
-the arrow keys: left of the line it is damaged, right of it restored.</p>
+seed. One network does all of it but for the pages of the bundled restorer. {HOW}</p>
 <div class="grid">{"".join(cards)}</div>
 <h2>Mean PSNR in dB</h2>
 <div class="table" tabindex="0"><table><tr><th>damage</th><th>before</th>{head}</tr>
 {"".join(rows)}</table></div>
 <p class=faint>–: not done, or it can't be; the page says why. Before: the damaged picture, or the pseudo-inverse.</p>
 {failures if worse else ""}
-<p class=faint>Made by <code>{html.escape(run["command"])}</code>: {html.escape(versions)}. The photographs that come along
-are CC0: chelsea by Stefan van der Walt, city by Romain Guy, coffee by Rachel Michetti, lantern by mr.lee 李.</p>"""
+<p class=faint>Made by <code>{html.escape(run["command"])}</code>: {html.escape(versions)}. The photographs that come
+along are CC0: chelsea by Stefan van der Walt, city by Romain Guy, coffee by Rachel Michetti, lantern by mr.lee.</p>"""
     return document("Gallery of diffusers_restore", body)
 
 
