@@ -147,6 +147,7 @@ class Page:
 
     name: str
     summary: str
+    settings: str = ""
     subjects: list[Subject] = field(default_factory=list)
     records: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -258,6 +259,7 @@ class Gallery:
                 page.subjects += [self.damage_by_recipe(page.name, one, n) for n, one in enumerate(self.photos)]
             else:
                 options.update(self.options_of_task(page.name))
+                page.settings = shlex.join(words_of(options)[2:])
                 page.subjects += [self.damage_by_task(page.name, one, options) for one in self.photos]
             for method in pairs[page.name]:
                 bar.set_description(f"{page.name}, {method}")
@@ -412,7 +414,7 @@ summary { cursor: pointer; }
 .compare { position: relative; overflow: hidden; border-radius: 3px; background: var(--rule); }
 .compare:focus-within { outline: 3px solid var(--mark); outline-offset: 2px; }
 .compare input {
-  position: absolute; z-index: 2; top: 0; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
+  appearance: none; position: absolute; z-index: 2; top: 0; height: 100%; margin: 0; opacity: 0; cursor: ew-resize;
   left: calc((var(--n) - 0.5) * 100% / (var(--stops) - 1)); width: calc(100% / (var(--stops) - 1));
 }
 .compare .damaged { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--x)) 0 0); }
@@ -491,9 +493,10 @@ SSIM {record["ssim"]:.3f}, {record["seconds"]:.1f} s, {of_network}, seed {seed}
 
 
 def page_html(page: Page, seed: int) -> str:
+    settings = f"<br>Here: <code>{html.escape(page.settings)}</code>" if page.settings else ""
     parts = [
         '<nav><a href="index.html">All damages</a></nav>',
-        f"<h1>{page.name}</h1>\n<p>{html.escape(page.summary)}</p>",
+        f"<h1>{page.name}</h1>\n<p>{html.escape(page.summary)}{settings}</p>",
         f"<p class=faint>{HOW} In brackets is the gain over the damaged picture, or over the pseudo-inverse of the "
         "damage where that is better. Commands are for this folder.</p>",
     ]
