@@ -186,9 +186,13 @@ def test_nothing_of_the_extras_is_needed(installed: Path, tmp_path: Path) -> Non
     assert "restore" in run(installed, "-m", "diffusers_restore", "--help", cwd=tmp_path)
 
 
-def test_the_citation_names_this_version() -> None:
+def test_the_citation_names_the_latest_release() -> None:
+    """The one to come, before there is any; a version that isn't under development is released."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == re.sub(r"\.dev\d+$", "", diffusers_restore.__version__)
+    version = re.sub(r"\.dev\d+$", "", diffusers_restore.__version__)
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert citation["version"] == (released or [version])[0]
+    assert version == diffusers_restore.__version__ == citation["version"] or "dev" in diffusers_restore.__version__
     assert citation["license"] == "Apache-2.0"
 
 
