@@ -96,6 +96,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.photos is not None and not args.photos.is_dir():
         parser.error(f"--photos: there is no folder {str(args.photos)!r}")
+    if args.size < 32 or args.size % 16:
+        parser.error(f"--size must be a multiple of 16 from 32 on, which every task can measure, got {args.size}")
     return args
 
 
@@ -106,7 +108,10 @@ def find_photos(folder: Path | None) -> dict[str, Path]:
     found = [path for one in folders for path in sorted(visible_files(one)) if path.suffix.lower() in known]
     if not found:
         raise SystemExit(f"no pictures in {', '.join(str(one) for one in folders)}")
-    return {path.stem: path for path in found}
+    named = {path.stem: path for path in found}
+    if len(named) < len(found):
+        raise SystemExit(f"names without their suffix must differ, got {', '.join(path.name for path in found)}")
+    return named
 
 
 def words_of(options: Mapping[str, Any]) -> list[str]:

@@ -134,3 +134,16 @@ def test_what_is_there_is_kept(gallery: Path, arguments: list[str]) -> None:
     load("examples/gallery.py").main(arguments)
     assert kept.stat().st_mtime_ns == before
     assert lost.read_bytes() == picture
+
+
+def test_what_is_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load("examples/gallery.py")
+    with pytest.raises(SystemExit):
+        script.main([*arguments, "--size", "40"])
+    assert "a multiple of 16" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no pictures in"):
+        script.main([*arguments, "--photos", str(tmp_path)])
+    for name in ("a.png", "a.bmp"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    with pytest.raises(SystemExit, match=r"must differ, got a\.bmp, a\.png"):
+        script.main([*arguments, "--photos", str(tmp_path)])
