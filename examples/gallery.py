@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import html
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,7 +91,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="your own (default: four that come along)")
     parser.add_argument("--tasks", nargs="+", default=names, choices=names, metavar="NAME", help="which damages")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME")
-    parser.add_argument("--size", type=int, default=128, help="side of the squares that are cut out of the photographs")
+    parser.add_argument("--size", type=int, default=112, help="side of the squares that are cut out of the photographs")
     parser.add_argument("--model", help="prior: a folder or a Hub repository (default: the bundled one)")
     parser.add_argument("--seed", type=int, default=0, help="of the damage and of the restorations")
     args = parser.parse_args(argv)
@@ -352,7 +353,7 @@ def draw_mask(size: int) -> Image.Image:
 
 
 def draw_kernel(size: int) -> Image.Image:
-    """The path of a hand that shakes, an eleventh of 128 pixels wide, in grey levels."""
+    """The path of a hand that shakes, an eleventh of the picture wide, in grey levels."""
     side = max(3, size // 11 // 2 * 2 + 1)
     t = np.linspace(0, 1, 64 * side)[:, None]
     ends = np.float64([[0.1, 0.2], [0.9, 0.1], [0.7, 0.95]])  # a parabola by three points, (x, y)
@@ -458,6 +459,11 @@ def document(title: str, body: str) -> str:
 """
 
 
+def marked(text: str) -> str:
+    """A sentence with `code` as HTML."""
+    return re.sub("`(.*?)`", r"<code>\1</code>", html.escape(text))
+
+
 def img(path: str, alt: str, name: str = "") -> str:
     return f'<img loading="lazy" class="pixels {name}" src="{quote(path)}" alt="{html.escape(alt)}">'
 
@@ -501,7 +507,7 @@ def page_html(page: Page, seed: int) -> str:
     settings = f"<br>Here: <code>{html.escape(page.settings)}</code>" if page.settings else ""
     parts = [
         '<nav><a href="index.html">All damages</a></nav>',
-        f"<h1>{page.name}</h1>\n<p>{html.escape(page.summary)}{settings}</p>",
+        f"<h1>{page.name}</h1>\n<p>{marked(page.summary)}{settings}</p>",
         f"<p class=faint>{HOW} In brackets is the gain over the damaged picture, or over the pseudo-inverse of the "
         "damage where that is better. Commands are for this folder.</p>",
     ]
@@ -563,7 +569,7 @@ def index_html(pages: Sequence[Page]) -> str:
         if "psnr" in record:
             cards.append(
                 f"<figure>{slider(subject, record, f'{page.name}, {best}', f'card-{n}')}<figcaption>"
-                f"<b>{link}</b> {html.escape(page.summary)}<br>{best}, {gain(record, subject)}</figcaption></figure>"
+                f"<b>{link}</b> {marked(page.summary)}<br>{best}, {gain(record, subject)}</figcaption></figure>"
             )
     head = "".join(f"<th>{method}</th>" for method in methods)
     listed = "".join(
