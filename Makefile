@@ -7,9 +7,10 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 BIN = .venv/bin
 READY = .venv/ready
+PHOTO = diffusers_restore/assets/photos/chelsea.png
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test lint docs constraints clean
+.PHONY: help demo gallery test package lint docs constraints clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -19,6 +20,20 @@ demo: $(READY) ## restore a bundled photograph; pictures and figures go to demo/
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest
+
+gallery: $(READY) ## restore photographs by every task and method; pages go to gallery/
+	$(BIN)/python examples/gallery.py
+
+# What the wheel restores offline, in an empty environment without the extras, equals what the source tree restores.
+package: $(READY) ## build and check the wheel and the sdist in dist/
+	rm -rf dist build *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/package
+	build/package/bin/python -m pip install --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/package && HF_HUB_OFFLINE=1 bin/diffusers-restore restore ../../$(PHOTO) -o installed.png --task sr2
+	HF_HUB_OFFLINE=1 $(BIN)/diffusers-restore restore $(PHOTO) -o build/package/source.png --task sr2
+	cmp build/package/installed.png build/package/source.png
 
 lint: $(READY) ## check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -52,5 +67,5 @@ constraints: ## resolve the dependencies again and pin them in constraints.txt
 	mv build/constraints.txt constraints.txt
 
 clean: ## remove the environment and everything that was built
-	rm -rf .venv demo build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf .venv demo gallery build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -path ./.git -prune -o -type d -name __pycache__ -exec rm -rf {} +
