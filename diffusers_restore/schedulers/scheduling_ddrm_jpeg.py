@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  
 from torch import Tensor
 
 from ..errors import check_real
-from ..operators import Measurement, Operator
+from ..operators import Measurement, Operator, SVDOperator
 from .estimate import Estimate
 from .levels import leading_below, share_of
 from .zero_shot import ZeroShotScheduler
@@ -45,7 +45,8 @@ def ddrm_jpeg_update(
 class DDRMJPEGScheduler(ZeroShotScheduler):
     """DDRM-JPEG (arXiv:2209.11888): takes away the artefacts of JPEG, whose quality has to be known.
 
-    A step is `ddrm_jpeg_update`; the chain begins at the noised picture. sigma_y isn't used.
+    A step is `ddrm_jpeg_update`; the chain begins at the noised picture. sigma_y isn't used, but to refuse what this method
+    can't restore: where A^+ makes noise louder than the picture, as for blurs, it would end in noise.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
@@ -77,8 +78,12 @@ class DDRMJPEGScheduler(ZeroShotScheduler):
 
     @classmethod
     def why_not(cls, operator: Operator, sigma_y: float) -> str | None:
-        """It takes all operators."""
-        return None
+        """It takes all operators, but no noise that their pseudo-inverse makes louder than the picture."""
+        if not isinstance(operator, SVDOperator):
+            return None
+        values = operator.singular_values.values
+        loudness = sigma_y * float(torch.where(values > 0, 1 / values, 0.0).square().mean().sqrt())
+        return f"it has a pseudo-inverse that amplifies the noise to {loudness:.3g}" if loudness > 1 else None
 
     @property
     def default_count(self) -> int:
