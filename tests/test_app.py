@@ -275,22 +275,30 @@ def test_no_name_of_a_visitor_leads_out(workshop: Workshop, tmp_path: Path) -> N
 FIXED = """
 import sys
 from pathlib import Path
+from diffusers_restore import DEFAULT_PRIOR, DEFAULT_RESTORER
 from diffusers_restore.app.page import Page
 from diffusers_restore.app.working import Workshop
 
 workshop = Workshop("cpu")
-for fixed in (True, False):
-    page = Page(workshop, "me/derain", fixed=fixed)
+for offered, fixed, goal in (
+    (DEFAULT_RESTORER, True, "model"),
+    (DEFAULT_RESTORER, True, "task"),
+    (DEFAULT_PRIOR, True, "task"),
+    (DEFAULT_RESTORER, False, "model"),
+    (None, True, "task"),
+):
+    page = Page(workshop, offered, fixed=fixed)
     sent = dict.fromkeys([page.kernel, page.mask_file, page.editor])
     sent |= {control: control.value for control in page.named.values()}
-    sent |= {page.named["goal"]: "model", page.named["model"]: "/etc"}
-    print(page.asked(sent, Path()).model)
+    sent |= {page.named["goal"]: goal, page.named["model"]: "/etc"}
+    print((page.asked(sent, Path()).model or "none").rpartition("/")[2])
 workshop.close()
 """
 
 
 def test_visitors_from_elsewhere_cannot_choose_the_model(python: Python) -> None:
-    assert python.run("-c", FIXED, check=True).stdout.split() == ["me/derain", "/etc"]
+    printed = python.run("-c", FIXED, check=True).stdout.split()
+    assert printed == ["blind_restorer", "none", "default_prior", "etc", "none"]
 
 
 def test_views() -> None:

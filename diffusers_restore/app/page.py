@@ -18,7 +18,7 @@ from ..registries import METHODS, TASKS
 from ..registry import PlugInError
 from ..restoring import find_kind
 from ..restoring.jobs import printable
-from ..restoring.kinds import FILE_ARGUMENTS, MAX_SEED
+from ..restoring.kinds import FILE_ARGUMENTS, MAX_SEED, PRIOR
 from . import asking, equivalents, views
 from .asking import Argument, Asked, asked
 from .examples import EXAMPLES, make
@@ -62,6 +62,9 @@ def build(workshop: Workshop, model: str | None = None, *, fixed: bool = False) 
         workshop: does the work.
         model: that is offered at first.
         fixed: visitors can't choose another one.
+
+    Raises:
+        ModelError: there is no such model.
     """
     return Page(workshop, model, fixed=fixed).blocks
 
@@ -71,6 +74,7 @@ class Page:
 
     def __init__(self, workshop: Workshop, model: str | None, *, fixed: bool) -> None:
         self.workshop, self.model, self.fixed = workshop, model, fixed
+        self.offers_prior = model is not None and find_kind(model) is PRIOR
         self.named: dict[str, Any] = {}
         self.of_task: dict[str, gr.Group] = {}
         self.of_method: dict[str, gr.Group] = {}
@@ -102,7 +106,8 @@ class Page:
         self.preview = gr.Image(
             label="What you dropped", interactive=False, height=260, visible=False, buttons=["fullscreen"]
         )
-        goals = [goal for goal in _GOALS if goal[1] != asking.MODEL or not self.fixed or self.model]
+        of_model = not self.fixed or (self.model is not None and not self.offers_prior)
+        goals = [goal for goal in _GOALS if goal[1] != asking.MODEL or of_model]
         self.named["goal"] = gr.Radio(goals, value=asking.BETTER, label="What to do", elem_id="goal")
 
     def _lay_out_task(self) -> None:
@@ -244,7 +249,8 @@ class Page:
         for one in (*chosen, self.files):
             one.change(self._arrange, [*chosen, self.files], parts, **quick)
         self.named["task"].change(_usual_noise, [self.named["task"]], [self.named["noise"]], **quick)
-        self.named["model"].submit(self._look_at_model, [self.named["model"]], [self.status], **quick)
+        if not self.fixed:
+            self.named["model"].submit(self._look_at_model, [self.named["model"]], [self.status], **quick)
         inputs = {*self.named.values(), self.files, self.editor, self.mask_file, self.kernel}
         buttons = [self.restore, self.cancel]
         outputs = [*shown, *buttons, self.command, self.python, self.results]
@@ -302,7 +308,7 @@ class Page:
         }
         visible: dict[Any, bool] = {
             self.task_group: of_task,
-            self.named["model"]: of_model or (of_task and not (self.fixed and not self.model)),
+            self.named["model"]: of_model or (of_task and (self.offers_prior or not self.fixed)),
             self.model_group: of_model,
             self.mask_group: masked,
             self.find: goal == asking.OLD,
@@ -402,7 +408,7 @@ class Page:
         """What is chosen, with the files of the mask and the kernel in the folder of the run."""
         values = {name: given[control] for name, control in self.named.items()}
         if self.fixed:  # whatever a visitor sends
-            values["model"] = self.model
+            values["model"] = self.model if self.offers_prior or values["goal"] == asking.MODEL else None
         mask = self._mask(given, folder)
         kernel = _copied(given[self.kernel], folder)
         return asked(values, mask, kernel)

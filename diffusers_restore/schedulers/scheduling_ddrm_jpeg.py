@@ -45,8 +45,8 @@ def ddrm_jpeg_update(
 class DDRMJPEGScheduler(ZeroShotScheduler):
     """DDRM-JPEG (arXiv:2209.11888): takes away the artefacts of JPEG, whose quality has to be known.
 
-    A step is `ddrm_jpeg_update`; the chain begins at the noised picture. sigma_y isn't used, but to refuse what this method
-    can't restore: where A^+ makes noise louder than the picture, as for blurs, it would end in noise.
+    A step is `ddrm_jpeg_update`; the chain begins at the noised picture. sigma_y isn't used, but to refuse what this
+    method can't restore: where A^+ makes noise louder than the picture, as for blurs, it would end in noise.
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
