@@ -62,7 +62,7 @@ def serve(
 
     find_dtype(dtype, find_device(device), RDDM)
     workshop = Workshop(device, dtype, max_pixels)
-    os.environ["GRADIO_TEMP_DIR"] = str(workshop.root / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(workshop.uploads)
     page = build(workshop, model, fixed=not is_loopback(host))
     page.queue(default_concurrency_limit=None, api_open=False, max_size=100)
     stopped = threading.Event()
