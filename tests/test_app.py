@@ -93,6 +93,11 @@ def values(**changed: Any) -> dict[str, Any]:
                 "method_args": {"prior_weight": 1},
             },
         ),
+        (
+            {"goal": TASK, "method": "daps", "method:daps:denoising_errors": "[[0.1, 0.05], [1, 0.2]]"},
+            None,
+            {"task": "denoise", "method": "daps", "method_args": {"denoising_errors": [[0.1, 0.05], [1, 0.2]]}},
+        ),
         ({"goal": TASK, "task": "colorize"}, None, {"task": "colorize"}),  # its weights are shown with few digits
         ({"goal": MODEL, "model": "mine", "start": 3, "direct": True}, "mine", {"start": 3, "direct": True}),
     ],
@@ -112,7 +117,7 @@ def test_masks_and_kernels_go_where_they_are_taken() -> None:
 def test_what_cannot_be_asked_is_said() -> None:
     with pytest.raises(InvalidInputError, match="weights must be a number or a list of numbers, got 'red, blue'"):
         asked(values(goal=TASK, task="colorize", **{"task:colorize:weights": "red, blue"}))
-    for text in ("{1, 2}", "1j", "b'dct'", "[[1]]", "None"):  # no command could say them
+    for text in ("{1, 2}", "1j", "b'dct'", "['1']", "None"):  # no command could say them
         with pytest.raises(InvalidInputError, match="eta must be a number or a list of numbers"):
             asked(values(goal=TASK, method="ddrm", **{"method:ddrm:eta": text}))
     with pytest.raises(InvalidInputError, match="Noise: type its standard deviation"):
@@ -246,6 +251,7 @@ def test_a_run_that_was_cancelled_ends_though_another_has_begun(workshop: Worksh
     visit.begin()
     end = last(workshop, visit, Asked(), [file], visit.new_folder())
     assert [one.error for one in end.outcomes] == [None]
+    assert not visit.stop.is_set()  # it has ended by itself
     assert list(running)[-1].stopped  # type: ignore[union-attr]
 
 
@@ -357,6 +363,10 @@ print(sorted(part.elem_id for part, to in first.items() if part.elem_id and to["
 print(sorted(ZipFile(end[page.downloads]["value"][0]).namelist()))
 print(end[page.status].count("x.png: left as it is"))
 print(run(notes)[-1][page.status])
+visit = workshop.visit("a")
+for visit.first in (picture, notes):
+    sent = {page.files: [str(picture)]}
+    print(page.editor in list(page._find(sent, visitor))[-1])
 print("Done" in run(picture, goal="task", task="sr2", steps=1)[-1][page.status])
 workshop.close()
 """
@@ -376,7 +386,8 @@ def test_runs_of_a_page(python: Python, tmp_path: Path) -> None:
     assert lines[2] == str(["a/x.png", "b/x.png"])
     assert lines[3] == "2"
     assert "notes.txt: Cannot read &#x27;notes.txt&#x27;: not a picture" in lines[4]
-    assert lines[5:] == ["True"]  # a task is for the bundled prior where the model that is offered is none
+    assert lines[5:7] == ["True", "False"]  # scratches of a picture that was replaced meanwhile
+    assert lines[7:] == ["True"]  # a task is for the bundled prior where the model that is offered is none
 
 
 def test_views() -> None:
@@ -443,6 +454,12 @@ def test_without_gradio() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'diffusers-restore[app]'" in done.stderr
     assert done.returncode == 1
+
+
+def test_a_model_that_is_not_there_is_told_at_once() -> None:
+    result = CliRunner().invoke(main, ["app", "--no-browser", "--model", "./nowhere"])
+    assert result.exit_code == 1
+    assert "--model: there is no folder './nowhere'" in result.output
 
 
 # In a browser.

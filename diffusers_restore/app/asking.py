@@ -39,6 +39,8 @@ LABELS = {
     "start": "Severity",
     "direct": "First estimate only",
     "scratches": "An old photograph",
+    "operator_args": "the value",
+    "method_args": "Method",
     "max_pixels": "the limit of",
 }
 """The page's names for arguments of `restoring`."""
@@ -198,7 +200,10 @@ def _changed(arguments: list[Argument], values: Mapping[str, Any]) -> dict[str, 
 
 
 def _is_of_numbers(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value)
+    """Whether a value is a list of numbers, or of such lists."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(isinstance(one, (int, float)) or _is_of_numbers(one) for one in value)
 
 
 def written(numbers: Sequence[float]) -> str:

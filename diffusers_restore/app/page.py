@@ -296,6 +296,7 @@ class Page:
             update[self.preview] = update[self.editor] = None
             return update | {self.status: _status("Drop a photograph to begin.")}
         self._keep(files, request)
+        self._visit(request).first = Path(files[0])
         if Path(files[0]).suffix.lower() == TAR:
             update[self.preview] = update[self.editor] = None
             return update | {self.status: _status(f"{Path(files[0]).name}: the pictures in it will be restored")}
@@ -419,6 +420,9 @@ class Page:
             failure = _why_not(news)
             if failure is not None:
                 yield {self.status: failure, **self._idle()}
+                return
+            if visit.first != files[0]:  # it was replaced, and is no longer painted on
+                yield self._idle()
                 return
             (outcome,) = news.outcomes
             background = views.shown(images.load(files[0], max_pixels=self._max_pixels).tensor, _CANVAS)

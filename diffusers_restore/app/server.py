@@ -47,8 +47,12 @@ def serve(
 
     Raises:
         InvalidInputError: gradio isn't installed, or the address can't be used.
-        ArgumentError: a device that this machine doesn't have, or another dtype.
+        ArgumentError: a device that this machine doesn't have, another dtype, or no such model.
     """
+    from ..restoring import find_kind
+
+    if model is not None:
+        find_kind(model)
     try:
         # Before gradio is imported: it asks other machines for nothing, and keeps uploads where they are removed.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -77,6 +77,7 @@ class Visit:
         stop: set to end the work; each run has one of its own.
         working: the `stop` of the run that is at work, None if none is.
         uploads: the files that came.
+        first: the one that the page shows.
         runs: how many there were.
         seen: when it last asked for something, by the monotonic clock.
     """
@@ -85,6 +86,7 @@ class Visit:
     stop: threading.Event = field(default_factory=threading.Event)
     working: threading.Event | None = None
     uploads: set[Path] = field(default_factory=set)
+    first: Path | None = None
     runs: int = 0
     seen: float = field(default_factory=time.monotonic)
 
@@ -176,6 +178,7 @@ class Workshop:
         stop = visit.working = visit.stop
         thread = threading.Thread(target=self._run, args=(stop, asked, files, folder, news.put), daemon=True)
         thread.start()
+        one: News | None = None
         try:
             while True:
                 one = news.get()
@@ -185,7 +188,7 @@ class Workshop:
                 if isinstance(one, Ended):
                     return
         finally:
-            if thread.is_alive():  # nobody looks any more
+            if not isinstance(one, Ended):  # nobody looks any more
                 stop.set()
             if visit.working is stop:
                 visit.working = None
