@@ -255,6 +255,17 @@ def test_a_run_that_was_cancelled_ends_though_another_has_begun(workshop: Worksh
     assert list(running)[-1].stopped  # type: ignore[union-attr]
 
 
+def test_work_has_ended_when_all_is_closed(tmp_path: Path) -> None:
+    workshop = Workshop("cpu", "float32")
+    visit = workshop.visit("a")
+    running = workshop.work(visit, Asked(None, {"task": "sr2", "steps": 1000}), [small(tmp_path)], visit.new_folder())
+    while not next(running).estimate:  # type: ignore[union-attr]
+        pass
+    workshop.close()
+    assert not workshop._lock.locked()
+    assert list(running)[-1].stopped  # type: ignore[union-attr]
+
+
 def test_what_goes_wrong_is_told(workshop: Workshop, tmp_path: Path) -> None:
     visit, file = workshop.visit("a"), small(tmp_path)
     text = tmp_path / "notes.txt"

@@ -343,7 +343,7 @@ class Page:
             return _status("What is bundled restores.")
         try:
             return _status(f"{model.strip()} is {find_kind(model.strip()).noun}.")
-        except InvalidInputError as error:
+        except (InvalidInputError, OSError) as error:
             return _status(message(error), failed=True)
 
     def _begin(self, request: gr.Request) -> _Update:

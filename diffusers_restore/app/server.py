@@ -89,7 +89,8 @@ def serve(
         ready(address)
         stopped.wait()
     except OSError as error:
-        raise InvalidInputError(f"cannot listen on {host}, port {port or 'from 7860 on'}: {error}") from error
+        why = str(error).partition(" You can specify")[0]  # what only gradio's own users can
+        raise InvalidInputError(f"cannot listen on {host}, port {port or 'from 7860 on'}: {why}") from error
     except KeyboardInterrupt:
         pass
     finally:

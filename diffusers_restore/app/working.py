@@ -27,6 +27,9 @@ from .views import as_data
 _EVERY = 0.2
 """Seconds between two estimates that are shown."""
 
+_LAST = 20.0
+"""Seconds in which work that is stopped at the end of all should have seen it."""
+
 LONGEST = 6 * 3600
 """Seconds for which files are kept of pages that were never closed."""
 
@@ -163,6 +166,8 @@ class Workshop:
         """End all visits, and remove all files."""
         for name in list(self._visits):
             self.leave(name)
+        if self._lock.acquire(timeout=_LAST):  # a process that ends with a thread within PyTorch is aborted
+            self._lock.release()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def work(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path) -> Iterator[News]:
