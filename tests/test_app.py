@@ -34,6 +34,10 @@ WAIT = 120_000  # ms, for a machine that is busy
 WAITS = 120.0  # s
 
 
+def _shown(default: Any) -> Any:
+    return asking.written(default) if isinstance(default, tuple) else default
+
+
 def values(**changed: Any) -> dict[str, Any]:
     """What the page sends where nothing was touched, but for these."""
     untouched = {
@@ -52,7 +56,7 @@ def values(**changed: Any) -> dict[str, Any]:
         "average": False,
     }
     for arguments in (asking.arguments_of_tasks(), asking.arguments_of_methods()):
-        untouched |= {one.key: one.default for several in arguments.values() for one in several}
+        untouched |= {one.key: _shown(one.default) for several in arguments.values() for one in several}
     return untouched | changed
 
 
@@ -89,6 +93,12 @@ def values(**changed: Any) -> dict[str, Any]:
                 "method_args": {"prior_weight": 1},
             },
         ),
+        (
+            {"goal": TASK, "method": "daps", "method:daps:denoising_errors": "[[0.1, 0.05], [1, 0.2]]"},
+            None,
+            {"task": "denoise", "method": "daps", "method_args": {"denoising_errors": [[0.1, 0.05], [1, 0.2]]}},
+        ),
+        ({"goal": TASK, "task": "colorize"}, None, {"task": "colorize"}),  # its weights are shown with few digits
         ({"goal": MODEL, "model": "mine", "start": 3, "direct": True}, "mine", {"start": 3, "direct": True}),
     ],
 )
@@ -107,6 +117,11 @@ def test_masks_and_kernels_go_where_they_are_taken() -> None:
 def test_what_cannot_be_asked_is_said() -> None:
     with pytest.raises(InvalidInputError, match="weights must be a number or a list of numbers, got 'red, blue'"):
         asked(values(goal=TASK, task="colorize", **{"task:colorize:weights": "red, blue"}))
+    for text in ("{1, 2}", "1j", "b'dct'", "['1']", "None"):  # no command could say them
+        with pytest.raises(InvalidInputError, match="eta must be a number or a list of numbers"):
+            asked(values(goal=TASK, method="ddrm", **{"method:ddrm:eta": text}))
+    with pytest.raises(InvalidInputError, match="Noise: type its standard deviation"):
+        asked(values(goal=TASK, noise="given", grey_levels=None))
     with pytest.raises(InvalidInputError, match="Model: name a repository of the Hub or a folder"):
         asked(values(goal=MODEL, model=" "))
     text = message(ArgumentError("{sigma_y} must be 1 for {mask}"))
@@ -227,6 +242,30 @@ def test_one_job_at_a_time(workshop: Workshop, tmp_path: Path) -> None:
     assert end.outcomes[0].error is None
 
 
+def test_a_run_that_was_cancelled_ends_though_another_has_begun(workshop: Workshop, tmp_path: Path) -> None:
+    visit, file = workshop.visit("a"), small(tmp_path)
+    running = workshop.work(visit, Asked(None, {"task": "sr2", "steps": 1000}), [file], visit.new_folder())
+    while not next(running).estimate:  # type: ignore[union-attr]
+        pass
+    visit.stop.set()
+    visit.begin()
+    end = last(workshop, visit, Asked(), [file], visit.new_folder())
+    assert [one.error for one in end.outcomes] == [None]
+    assert not visit.stop.is_set()  # it has ended by itself
+    assert list(running)[-1].stopped  # type: ignore[union-attr]
+
+
+def test_work_has_ended_when_all_is_closed(tmp_path: Path) -> None:
+    workshop = Workshop("cpu", "float32")
+    visit = workshop.visit("a")
+    running = workshop.work(visit, Asked(None, {"task": "sr2", "steps": 1000}), [small(tmp_path)], visit.new_folder())
+    while not next(running).estimate:  # type: ignore[union-attr]
+        pass
+    workshop.close()
+    assert not workshop._lock.locked()
+    assert list(running)[-1].stopped  # type: ignore[union-attr]
+
+
 def test_what_goes_wrong_is_told(workshop: Workshop, tmp_path: Path) -> None:
     visit, file = workshop.visit("a"), small(tmp_path)
     text = tmp_path / "notes.txt"
@@ -262,6 +301,22 @@ def test_files_go_with_their_visitor(workshop: Workshop, tmp_path: Path) -> None
     assert not shared.exists()
 
 
+def test_nothing_is_left_of_the_last_visitor_nor_of_one_who_never_leaves(workshop: Workshop) -> None:
+    copy = workshop.uploads / "0f" / "image.png"  # which gradio makes of what it shows
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    folder = workshop.visit("a").new_folder()
+    workshop.visit("b").seen -= 7 * 3600
+    assert workshop.find("b") is not None
+    workshop.visit("c")
+    assert workshop.find("b") is None
+    workshop.leave("a")
+    assert not folder.exists()
+    assert copy.exists()  # c may look at it
+    workshop.leave("c")
+    assert not copy.exists()
+
+
 def test_no_name_of_a_visitor_leads_out(workshop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("of the machine")
     for name in (str(tmp_path), "../" * 20 + str(tmp_path), "..", "", "a/b"):
@@ -283,22 +338,74 @@ workshop = Workshop("cpu")
 for offered, fixed, goal in (
     (DEFAULT_RESTORER, True, "model"),
     (DEFAULT_RESTORER, True, "task"),
-    (DEFAULT_PRIOR, True, "task"),
-    (DEFAULT_RESTORER, False, "model"),
-    (None, True, "task"),
+    (DEFAULT_PRIOR, False, "task"),
 ):
     page = Page(workshop, offered, fixed=fixed)
     sent = dict.fromkeys([page.kernel, page.mask_file, page.editor])
     sent |= {control: control.value for control in page.named.values()}
     sent |= {page.named["goal"]: goal, page.named["model"]: "/etc"}
-    print((page.asked(sent, Path()).model or "none").rpartition("/")[2])
+    name = (page.asked(sent, Path()).model or "none").rpartition("/")[2]
+    print(name, any(one.fn == page._look_at_model for one in page.blocks.fns.values()))
+workshop.close()
+"""
+
+RUNS = """
+import json, sys, tarfile
+from pathlib import Path
+from types import SimpleNamespace
+from zipfile import ZipFile
+from diffusers_restore.app.page import Page
+from diffusers_restore.app.working import Workshop
+
+picture, archive, notes, rddm = map(Path, sys.argv[1:])
+with tarfile.open(archive, "w") as tar:
+    for name in ("a/x.png", "b/x.png"):
+        tar.add(picture, name)
+notes.write_text("no picture")
+workshop = Workshop("cpu", "float32")
+page, visitor = Page(workshop, str(rddm), fixed=True), SimpleNamespace(session_hash="a")
+
+
+def run(*files, **changed):
+    sent = dict.fromkeys([page.kernel, page.mask_file, page.editor])
+    sent |= {page.named[name]: control.value for name, control in page.named.items()}
+    sent |= {page.named[name]: value for name, value in changed.items()} | {page.files: [str(file) for file in files]}
+    return list(page._run(sent, visitor))
+
+
+print(len(run(picture)))
+workshop.visit("a")
+first, *_, end = run(archive)
+print(sorted(part.elem_id for part, to in first.items() if part.elem_id and to["visible"] is False))
+print(sorted(ZipFile(end[page.downloads]["value"][0]).namelist()))
+print(end[page.status].count("x.png: left as it is"))
+print(run(notes)[-1][page.status])
+visit = workshop.visit("a")
+for visit.first in (picture, notes):
+    sent = {page.files: [str(picture)]}
+    print(page.editor in list(page._find(sent, visitor))[-1])
+print("Done" in run(picture, goal="task", task="sr2", steps=1)[-1][page.status])
 workshop.close()
 """
 
 
 def test_visitors_from_elsewhere_cannot_choose_the_model(python: Python) -> None:
     printed = python.run("-c", FIXED, check=True).stdout.split()
-    assert printed == ["blind_restorer", "none", "default_prior", "etc", "none"]
+    assert printed == ["blind_restorer", "False", "none", "False", "etc", "True"]
+
+
+def test_runs_of_a_page(python: Python, tmp_path: Path) -> None:
+    model = Path(__file__).parent.parent / "diffusers_restore/assets/blind_restorer"
+    Image.new("RGB", (32, 32), (99, 120, 140)).save(tmp_path / "flat.png")
+    files = [tmp_path / "flat.png", tmp_path / "p.tar", tmp_path / "notes.txt", model]
+    lines = python.run("-c", RUNS, *map(str, files), check=True).stdout.splitlines()
+    assert lines[0] == "0"  # for one who has left
+    assert lines[1] == str(["downloads", "gallery", "slider", "uncertainty"])  # of the run before
+    assert lines[2] == str(["a/x.png", "b/x.png"])
+    assert lines[3] == "2"
+    assert "notes.txt: Cannot read &#x27;notes.txt&#x27;: not a picture" in lines[4]
+    assert lines[5:7] == ["True", "False"]  # scratches of a picture that was replaced meanwhile
+    assert lines[7:] == ["True"]  # a task is for the bundled prior where the model that is offered is none
 
 
 def test_views() -> None:
@@ -365,6 +472,12 @@ def test_without_gradio() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'diffusers-restore[app]'" in done.stderr
     assert done.returncode == 1
+
+
+def test_a_model_that_is_not_there_is_told_at_once() -> None:
+    result = CliRunner().invoke(main, ["app", "--no-browser", "--model", "./nowhere"])
+    assert result.exit_code == 1
+    assert "--model: there is no folder './nowhere'" in result.output
 
 
 # In a browser.
@@ -522,6 +635,12 @@ def test_work_is_cancelled_in_the_browser(tab: Callable[[], Tab], tmp_path: Path
     page.page.get_by_label("Make it better").check()
     page.press("restore")  # the device is free again
     page.until("Done: 64 x 64 pixels")
+    page.page.click("#more button")
+    page.choose("sr4")
+    page.page.fill("#samples input", "100")
+    page.press("restore")
+    page.until("This can't be done")
+    page.page.wait_for_selector("#restore:enabled")
 
 
 @in_browser

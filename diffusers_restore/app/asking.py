@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ LABELS = {
     "start": "Severity",
     "direct": "First estimate only",
     "scratches": "An old photograph",
+    "operator_args": "the value",
+    "method_args": "Method",
     "max_pixels": "the limit of",
 }
 """The page's names for arguments of `restoring`."""
@@ -83,11 +85,12 @@ class Argument:
         if not text:
             return None
         try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            if self.default is None and text.isidentifier():
-                return text
-            raise InvalidInputError(f"{self.name} must be a number or a list of numbers, got {text!r:.99}") from error
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = text if self.default is None and text.isidentifier() else None
+        if isinstance(value, (int, float, str)) or _is_of_numbers(value):
+            return value
+        raise InvalidInputError(f"{self.name} must be a number or a list of numbers, got {text!r:.99}")
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,8 @@ def _of_task(values: Mapping[str, Any]) -> dict[str, Any]:
     if arguments := _changed(arguments_of_tasks().get(task, []), values):
         options["operator_args"] = arguments
     if values["noise"] != ROUNDING:
+        if values["noise"] == GIVEN and values["grey_levels"] is None:
+            raise InvalidInputError("Noise: type its standard deviation")
         options["sigma_y"] = "estimate" if values["noise"] == ESTIMATED else values["grey_levels"] / 127.5
     if method != AUTO:
         options["method"] = method
@@ -194,5 +199,19 @@ def _changed(arguments: list[Argument], values: Mapping[str, Any]) -> dict[str, 
     return {name: value for name, value in found.items() if value is not None and not _same(value, default[name])}
 
 
+def _is_of_numbers(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of such lists."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return all(isinstance(one, (int, float)) or _is_of_numbers(one) for one in value)
+
+
+def written(numbers: Sequence[float]) -> str:
+    """A list of numbers, as it is shown to be changed: with few digits."""
+    return str([round(one, 4) for one in numbers])
+
+
 def _same(value: Any, default: Any) -> bool:
-    return list(value) == list(default) if isinstance(default, (list, tuple)) else bool(value == default)
+    if not isinstance(default, (list, tuple)):
+        return bool(value == default)
+    return _is_of_numbers(value) and (list(value) == list(default) or written(value) == written(default))

@@ -16,13 +16,14 @@ from .. import images
 from ..errors import InvalidInputError
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
-from ..restoring import find_kind
+from ..restoring import Outcome, find_kind
 from ..restoring.jobs import printable
 from ..restoring.kinds import FILE_ARGUMENTS, MAX_SEED, PRIOR
+from ..restoring.packed import TAR, Packed, load
 from . import asking, equivalents, views
 from .asking import Argument, Asked, asked
 from .examples import EXAMPLES, make
-from .working import Ended, Visit, Working, Workshop, message
+from .working import LONGEST, Ended, Visit, Working, Workshop, message
 
 _GOALS = [
     ("Make it better: grain, blur, JPEG artefacts", asking.BETTER),
@@ -36,7 +37,7 @@ _CANVAS = 1536
 
 _MOST_TILES = 60
 
-_CLEANING = (600, 6 * 3600)
+_CLEANING = (600, LONGEST)
 """How often old files are looked for, and how old they are then, in seconds: of pages that were never closed."""
 
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
@@ -249,24 +250,38 @@ class Page:
         for one in (*chosen, self.files):
             one.change(self._arrange, [*chosen, self.files], parts, **quick)
         self.named["task"].change(_usual_noise, [self.named["task"]], [self.named["noise"]], **quick)
-        if not self.fixed:
+        for file in (self.mask_file, self.kernel):
+            file.change(self._keep, [file], None, **quick)
+        if not self.fixed:  # whether there is a folder, or what the Hub has, is nothing that others may ask
             self.named["model"].submit(self._look_at_model, [self.named["model"]], [self.status], **quick)
         inputs = {*self.named.values(), self.files, self.editor, self.mask_file, self.kernel}
         buttons = [self.restore, self.cancel]
         outputs = [*shown, *buttons, self.command, self.python, self.results]
-        device: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device", **quick}
+        # Restoring may be asked for while the page still waits for a run that was cancelled.
+        device: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device", "trigger_mode": "multiple"}
+        device |= quick
         begun = self.restore.click(self._begin, None, [self.status, *buttons], **quick)
         run = begun.then(self._run, inputs, outputs, **device)
         begun = self.find.click(self._begin, None, [self.status, *buttons], **quick)
         found = begun.then(self._find, inputs, [self.status, self.editor, *buttons], **device)
         self.cancel.click(self._cancel, None, [self.status, self.live, *buttons], cancels=[run, found], **quick)
+        for one in (run, found):
+            one.failure(self._fail, None, [self.status, self.live, *buttons], **quick)
         self.gallery.select(self._compare, [self.results], [self.slider], **quick)
+        self.blocks.load(self._arrive, None, None, **quick)
         self.blocks.unload(self._leave)
 
     # What happens.
 
     def _visit(self, request: gr.Request) -> Visit:
         return self.workshop.visit(str(request.session_hash))
+
+    def _arrive(self, request: gr.Request) -> None:
+        self._visit(request)
+
+    def _keep(self, files: str | list[str] | None, request: gr.Request) -> None:
+        """Remember files that came, to remove them."""
+        self._visit(request).uploads.update(map(Path, [files] if isinstance(files, str) else files or []))
 
     def _leave(self, request: gr.Request) -> None:
         self.workshop.leave(str(request.session_hash))
@@ -284,7 +299,11 @@ class Page:
         if not files:
             update[self.preview] = update[self.editor] = None
             return update | {self.status: _status("Drop a photograph to begin.")}
-        self._visit(request).uploads.update(map(Path, files))
+        self._keep(files, request)
+        self._visit(request).first = Path(files[0])
+        if Path(files[0]).suffix.lower() == TAR:
+            update[self.preview] = update[self.editor] = None
+            return update | {self.status: _status(f"{Path(files[0]).name}: the pictures in it will be restored")}
         try:
             picture = images.load(files[0], max_pixels=self._max_pixels)
         except (InvalidInputError, OSError) as error:
@@ -328,11 +347,11 @@ class Page:
             return _status("What is bundled restores.")
         try:
             return _status(f"{model.strip()} is {find_kind(model.strip()).noun}.")
-        except InvalidInputError as error:
+        except (InvalidInputError, OSError) as error:
             return _status(message(error), failed=True)
 
     def _begin(self, request: gr.Request) -> _Update:
-        self._visit(request).stop.clear()
+        self._visit(request).begin()
         return {
             self.status: _status("Waiting for its turn", share=0),
             self.restore: gr.update(interactive=False),
@@ -343,15 +362,29 @@ class Page:
         self._visit(request).stop.set()
         return {self.status: _status("Stopped."), self.live: "", **self._idle()}
 
+    def _fail(self, request: gr.Request) -> Any:
+        """Say that a run was cancelled, or that a value was refused, which the page's own message tells."""
+        visit = self._visit(request)
+        if visit.working is visit.stop:  # it was an earlier run
+            return gr.skip()
+        stopped = visit.stop.is_set()
+        text = "Stopped." if stopped else "This can't be done with what is typed."
+        return {self.status: _status(text, failed=not stopped), self.live: "", **self._idle()}
+
     def _idle(self) -> _Update:
         return {self.restore: gr.update(interactive=True), self.cancel: gr.update(interactive=False)}
 
-    def _compare(self, results: list[tuple[str, str]], chosen: gr.SelectData) -> Any:
+    def _compare(self, results: list[tuple[Path | Packed, str]], chosen: gr.SelectData) -> Any:
         return self._pair(*results[chosen.index])
 
     def _run(self, given: dict[Any, Any], request: gr.Request) -> Iterator[_Update]:
         """Restore what was dropped, and show it."""
-        visit = self._visit(request)
+        visit = self.workshop.find(str(request.session_hash))
+        if visit is None:  # the page was closed while this waited
+            return
+        # What is there is of another run.
+        old = [self.slider, self.gallery, self.uncertainty, self.downloads, self.same]
+        yield {part: gr.update(visible=False) for part in old}
         files = [Path(file) for file in given[self.files] or []]
         if not files:
             yield {self.status: _status("Drop a photograph first.", failed=True), **self._idle()}
@@ -362,7 +395,6 @@ class Page:
         except (InvalidInputError, OSError) as error:
             yield {self.status: _status(message(error), failed=True), **self._idle()}
             return
-        yield {self.slider: gr.update(visible=False), self.uncertainty: gr.update(visible=False)}
         for news in self.workshop.work(visit, choice, files, folder):
             if isinstance(news, Working):
                 update: _Update = {self.status: _status(news.text, share=news.share)}
@@ -377,7 +409,9 @@ class Page:
 
     def _find(self, given: dict[Any, Any], request: gr.Request) -> Iterator[_Update]:
         """Put what is taken for scratches on the picture, to be corrected."""
-        visit = self._visit(request)
+        visit = self.workshop.find(str(request.session_hash))
+        if visit is None:
+            return
         files = [Path(file) for file in given[self.files] or []][:1]
         if not files:
             yield {self.status: _status("Drop a photograph first.", failed=True), **self._idle()}
@@ -390,6 +424,9 @@ class Page:
             failure = _why_not(news)
             if failure is not None:
                 yield {self.status: failure, **self._idle()}
+                return
+            if visit.first != files[0]:  # it was replaced, and is no longer painted on
+                yield self._idle()
                 return
             (outcome,) = news.outcomes
             background = views.shown(images.load(files[0], max_pixels=self._max_pixels).tensor, _CANVAS)
@@ -430,10 +467,10 @@ class Page:
         failure = _why_not(news)
         if not good:
             return {self.status: failure}
-        pairs = [(str(one.job.source), str(target)) for one in good for target in one.job.targets]
+        pairs = [(one.job.source, str(target)) for one in good for target in one.job.targets]
         files = [target for _, target in pairs]
         if len(files) > 1:
-            files.insert(0, _zipped(files, folder / "restored.zip"))
+            files.insert(0, _zipped(files, folder / "restored.zip", folder / news.output))
         files += [str(file) for file in (folder / "mask.png",) if file.exists()]
         plain = _with_names(choice)
         update: _Update = {
@@ -448,18 +485,17 @@ class Page:
         }
         return update | {self.uncertainty: self._spread(good[0].job.targets)}
 
-    def _pair(self, before: str, after: str) -> Any:
-        limit = images.DEFAULT_MAX_PIXELS  # of a result that was made here
-        given, made = (images.load(file, max_pixels=limit).tensor for file in (before, after))
+    def _pair(self, before: Path | Packed, after: str) -> Any:
+        given, made = (load(file, max_pixels=self._max_pixels).tensor for file in (before, Path(after)))
         return gr.update(value=views.before_and_after(given, made), visible=True)
 
     def _tile(self, file: str) -> tuple[Any, str]:
-        return views.shown(images.load(file).tensor, 320), Path(file).name
+        return views.shown(images.load(file, max_pixels=self._max_pixels).tensor, 320), Path(file).name
 
     def _spread(self, samples: Sequence[Path]) -> Any:
         if len(samples) < 2:
             return gr.update(visible=False)
-        picture, brightest = views.uncertainty(samples, images.DEFAULT_MAX_PIXELS)
+        picture, brightest = views.uncertainty(samples, self._max_pixels)
         label = f"Where the samples differ; brightest: a standard deviation of {brightest:.1f} of 255 grey levels"
         return gr.update(value=picture, label=label, visible=True)
 
@@ -485,7 +521,7 @@ def _control(argument: Argument) -> gr.components.Component:
         whole = isinstance(default, int)
         return gr.Number(default, label=label, precision=0 if whole else None, step=1 if whole else 0.1, min_width=120)
     if isinstance(default, (list, tuple)):
-        return gr.Textbox(str([round(one, 4) if one else one for one in default]), label=label, min_width=160)
+        return gr.Textbox(asking.written(default), label=label, min_width=160)
     return gr.Textbox(default or "", label=label, placeholder="" if default else "by itself", min_width=120)
 
 
@@ -510,7 +546,7 @@ def _status(text: str, *, share: float | None = None, failed: bool = False, more
 def _why_not(news: Ended) -> str | None:
     """What to say of work that failed or was stopped; None if all is well."""
     failed = [one for one in news.outcomes if one.error is not None]
-    lines = [f"{printable(Path(one.job.source.name))}: {message(one.error)}" for one in failed if one.error]
+    lines = [f"{_name(one)}: {_without_folder(message(one.error), one.job.name)}" for one in failed if one.error]
     done = len(news.outcomes) - len(failed)
     if news.error is not None:
         return _status(news.error, failed=True)
@@ -529,8 +565,17 @@ def _report(news: Ended) -> str:
     seconds = sum(one.seconds for one in news.outcomes)
     width, height = first.size or (0, 0)
     what = f"{width} x {height} pixels" if len(news.outcomes) == 1 else f"{len(news.outcomes)} pictures"
-    notes = [note for one in news.outcomes[:1] for note in (*one.remarks.notes, *one.remarks.warnings)]
+    several = len(news.outcomes) > 1
+    notes = [
+        f"{_name(one)}: {note}" if several else note
+        for one in news.outcomes
+        for note in (*one.remarks.notes, *one.remarks.warnings)
+    ]
     return _status(f"Done: {what} in {seconds:.1f} s", more=notes)
+
+
+def _name(outcome: Outcome) -> str:
+    return printable(Path(outcome.job.source.name))
 
 
 def _with_names(choice: Asked) -> Asked:
@@ -545,10 +590,12 @@ def _copied(file: str | None, folder: Path) -> Path | None:
     return None if file is None else Path(shutil.copy(file, folder))
 
 
-def _zipped(files: Sequence[str], target: Path) -> str:
+def _zipped(files: Sequence[str], target: Path, output: Path) -> str:
+    """An archive of results, under their names in the folder of the output, or beside it."""
+    folder = output if output.is_dir() else output.parent
     with zipfile.ZipFile(target, "w") as packed:  # pictures are compressed already
         for file in files:
-            packed.write(file, Path(file).name)
+            packed.write(file, Path(file).relative_to(folder))
     return str(target)
 
 

@@ -47,8 +47,12 @@ def serve(
 
     Raises:
         InvalidInputError: gradio isn't installed, or the address can't be used.
-        ArgumentError: a device that this machine doesn't have, or another dtype.
+        ArgumentError: a device that this machine doesn't have, another dtype, or no such model.
     """
+    from ..restoring import find_kind
+
+    if model is not None:
+        find_kind(model)
     try:
         # Before gradio is imported: it asks other machines for nothing, and keeps uploads where they are removed.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -62,7 +66,7 @@ def serve(
 
     find_dtype(dtype, find_device(device), RDDM)
     workshop = Workshop(device, dtype, max_pixels)
-    os.environ["GRADIO_TEMP_DIR"] = str(workshop.root / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(workshop.uploads)
     page = build(workshop, model, fixed=not is_loopback(host))
     page.queue(default_concurrency_limit=None, api_open=False, max_size=100)
     stopped = threading.Event()
@@ -85,7 +89,8 @@ def serve(
         ready(address)
         stopped.wait()
     except OSError as error:
-        raise InvalidInputError(f"cannot listen on {host}, port {port or 'from 7860 on'}: {error}") from error
+        why = str(error).partition(" You can specify")[0]  # what only gradio's own users can
+        raise InvalidInputError(f"cannot listen on {host}, port {port or 'from 7860 on'}: {why}") from error
     except KeyboardInterrupt:
         pass
     finally:

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,6 +26,12 @@ from .views import as_data
 
 _EVERY = 0.2
 """Seconds between two estimates that are shown."""
+
+_LAST = 20.0
+"""Seconds in which work that is stopped at the end of all should have seen it."""
+
+LONGEST = 6 * 3600
+"""Seconds for which files are kept of pages that were never closed."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +77,26 @@ class Visit:
 
     Attributes:
         folder: for all that is made.
-        stop: set to end the work.
+        stop: set to end the work; each run has one of its own.
+        working: the `stop` of the run that is at work, None if none is.
         uploads: the files that came.
+        first: the one that the page shows.
         runs: how many there were.
+        seen: when it last asked for something, by the monotonic clock.
     """
 
     folder: Path
     stop: threading.Event = field(default_factory=threading.Event)
+    working: threading.Event | None = None
     uploads: set[Path] = field(default_factory=set)
+    first: Path | None = None
     runs: int = 0
+    seen: float = field(default_factory=time.monotonic)
+
+    def begin(self) -> None:
+        """Get ready for a run; the one before ends, even if it hasn't yet seen that it is to stop."""
+        self.stop.set()
+        self.stop = threading.Event()
 
     def new_folder(self) -> Path:
         """An empty folder for a run."""
@@ -99,12 +117,37 @@ class Workshop:
     def __init__(self, device: str = "auto", dtype: str = "auto", max_pixels: int | None = None) -> None:
         self.device, self.dtype, self.max_pixels = device, dtype, max_pixels
         self.root = Path(tempfile.mkdtemp(prefix="diffusers_restore-app-"))
+        self.uploads = self.root / "uploads"  # what comes, and the page's copies of what goes
         self._lock = threading.Lock()  # one job at a time
         self._visits: dict[str, Visit] = {}
 
     def visit(self, name: str) -> Visit:
         """That of a visitor, whose name is the browser's to choose."""
-        return self._visits.setdefault(name, Visit(self.root / uuid.uuid4().hex))
+        if name not in self._visits:
+            self._forget()
+        visit = self._visits.setdefault(name, Visit(self.root / uuid.uuid4().hex))
+        visit.seen = time.monotonic()
+        return visit
+
+    def find(self, name: str) -> Visit | None:
+        """That of a visitor who is still here."""
+        return self._visits.get(name)
+
+    def _forget(self) -> None:
+        """Remove what is left of pages that were never closed."""
+        now = time.monotonic()
+        for name, visit in list(self._visits.items()):
+            if now - visit.seen > LONGEST:
+                self.leave(name)
+        self._sweep(LONGEST)
+
+    def _sweep(self, age: float) -> None:
+        """Remove uploads and copies of such an age in seconds."""
+        latest = time.time() - age
+        for file in self.uploads.rglob("*"):
+            with suppress(OSError):  # another one removes it
+                if file.is_file() and file.stat().st_ctime <= latest:
+                    file.unlink()
 
     def leave(self, name: str) -> None:
         """End a visit: its work is stopped, its files are removed."""
@@ -116,11 +159,15 @@ class Workshop:
         others = {file for other in self._visits.values() for file in other.uploads}
         for file in visit.uploads - others:  # the same picture has one file, whoever brings it
             file.unlink(missing_ok=True)
+        if not self._visits:  # no copy is of use to anybody
+            self._sweep(0)
 
     def close(self) -> None:
         """End all visits, and remove all files."""
         for name in list(self._visits):
             self.leave(name)
+        if self._lock.acquire(timeout=_LAST):  # a process that ends with a thread within PyTorch is aborted
+            self._lock.release()
         shutil.rmtree(self.root, ignore_errors=True)
 
     def work(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path) -> Iterator[News]:
@@ -133,8 +180,10 @@ class Workshop:
             folder: for the results.
         """
         news: queue.SimpleQueue[News] = queue.SimpleQueue()
-        thread = threading.Thread(target=self._run, args=(visit, asked, files, folder, news.put), daemon=True)
+        stop = visit.working = visit.stop
+        thread = threading.Thread(target=self._run, args=(stop, asked, files, folder, news.put), daemon=True)
         thread.start()
+        one: News | None = None
         try:
             while True:
                 one = news.get()
@@ -144,17 +193,19 @@ class Workshop:
                 if isinstance(one, Ended):
                     return
         finally:
-            if thread.is_alive():  # nobody looks any more
-                visit.stop.set()
+            if not isinstance(one, Ended):  # nobody looks any more
+                stop.set()
+            if visit.working is stop:
+                visit.working = None
 
-    def _run(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> None:
+    def _run(self, stop: threading.Event, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> None:
         if not self._lock.acquire(blocking=False):
             tell(Working("Waiting for another picture to be done", 0.0))
             while not self._lock.acquire(timeout=_EVERY):
-                if visit.stop.is_set():
+                if stop.is_set():
                     return tell(Ended(stopped=True))
         try:
-            tell(self._restored(visit, asked, files, folder, tell))
+            tell(self._restored(stop, asked, files, folder, tell))
         except Stopped:
             tell(Ended(stopped=True))
         except (InvalidInputError, OSError) as error:
@@ -165,7 +216,7 @@ class Workshop:
         finally:
             self._lock.release()
 
-    def _restored(self, visit: Visit, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> Ended:
+    def _restored(self, stop: threading.Event, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> Ended:
         tell(Working("Loading the model", 0.0))
         limit = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
         restorer = restoring.load(asked.model, device=self.device, dtype=self.dtype, **asked.options, **limit)
@@ -173,7 +224,7 @@ class Workshop:
         target = _target(sources)
         watcher = _Watcher(len(sources), restorer.samples, tell)
         restorer.quiet, restorer.tell = True, lambda sentence: tell(Working(sentence, watcher.share))
-        restorer.watch, restorer.stop = watcher.look, visit.stop.is_set
+        restorer.watch, restorer.stop = watcher.look, stop.is_set
         tell(Working("Restoring", 0.0))
         try:
             outcomes = restorer.restore_files(sources, folder / target, report=watcher.note)
