@@ -43,6 +43,7 @@ lint: $(READY) ## check style, types and the direction of imports
 
 docs: $(READY) ## build the documentation as a site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "to read it: python3 -m http.server --directory build/site"
 
 # Written last, so that an interrupted installation is taken up again.
 $(READY): pyproject.toml constraints.txt

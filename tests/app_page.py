@@ -26,7 +26,7 @@ def main() -> None:
         page.set_default_timeout(120_000)
         page.goto(address[0])
         page.get_by_role("button", name="a scratched one").click()
-        said = "t => document.querySelector('#status').innerText.includes(t)"
+        said = "t => document.querySelector('#status')?.innerText.includes(t)"
         page.wait_for_function(said, arg="pixels")
         page.get_by_role("button", name="Show what is taken for scratches").click()
         page.wait_for_function(said, arg="Erase what is no scratch")

@@ -122,6 +122,12 @@ def test_what_cannot_be_asked_is_said() -> None:
             asked(values(goal=TASK, method="ddrm", **{"method:ddrm:eta": text}))
     with pytest.raises(InvalidInputError, match="Noise: type its standard deviation"):
         asked(values(goal=TASK, noise="given", grey_levels=None))
+    with pytest.raises(InvalidInputError, match="Paint over what is missing first"):
+        asked(values(goal=TASK, task="inpaint"))
+    with pytest.raises(InvalidInputError, match="Choose the file of the blur kernel first"):
+        asked(values(goal=TASK, task="deblur"))
+    with pytest.raises(InvalidInputError, match="Quality: type a number first"):
+        asked(values(goal=TASK, task="jpeg", **{"task:jpeg:quality": " "}))
     with pytest.raises(InvalidInputError, match="Model: name a repository of the Hub or a folder"):
         asked(values(goal=MODEL, model=" "))
     text = message(ArgumentError("{sigma_y} must be 1 for {mask}"))
@@ -528,7 +534,7 @@ class Tab:
 
     def until(self, text: str) -> str:
         """Wait for what the page says."""
-        self.page.wait_for_function("t => document.querySelector('#status').innerText.includes(t)", arg=text)
+        self.page.wait_for_function("t => document.querySelector('#status')?.innerText.includes(t)", arg=text)
         return str(self.page.inner_text("#status"))
 
     def choose(self, task: str) -> None:
@@ -578,10 +584,10 @@ def test_a_photograph_is_restored_in_the_browser(
         assert opened.size == (96, 64)
         assert opened.getexif()[271] == "A camera"
     assert [one for one in page.requests if not one.startswith((address, "data:", "blob:"))] == []
-    command = page.page.inner_text("#command .cm-content")
-    assert command == "diffusers-restore restore photo.jpg -o photo-restored.jpg"
+    command = page.page.inner_text("#command .cm-content").replace("\n", "")
+    assert command == "diffusers-restore restore photo.jpg -o photo-restored.jpg --dtype float32"
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(main, [*command.split()[1:], "--dtype", "float32"]).exit_code == 0
+    assert CliRunner().invoke(main, command.split()[1:]).exit_code == 0
     assert (tmp_path / "photo-restored.jpg").read_bytes() == made.read_bytes()
 
 
@@ -610,7 +616,7 @@ def test_a_painted_mask_is_filled_in_the_browser(tab: Callable[[], Tab], tmp_pat
     assert missing[48, 50]
     assert not missing[20].any()
     assert not missing[48, 10]
-    assert 0.01 < missing.mean() < 0.4
+    assert 0.005 < missing.mean() < 0.4
     assert (before[missing] != after[missing]).mean() > 0.5
     assert np.abs(before - after)[~missing].mean() < 1  # to the rounding noise
 

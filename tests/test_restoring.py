@@ -19,6 +19,7 @@ from PIL import Image
 from diffusers_restore import RDDMPipeline, RDDMScheduler, images, restoring
 from diffusers_restore.cli import main
 from diffusers_restore.restoring import ArgumentError, ModelError, Outcome, memory
+from diffusers_restore.restoring.blind import settled
 from diffusers_restore.restoring.watching import Step, Stopped
 
 
@@ -290,3 +291,24 @@ def test_every_kind_can_be_stopped(masked: str, prior: str, photos: Path, tmp_pa
         ]
         assert len(asked) == 2
         (tmp_path / "all.png").unlink()
+
+
+def test_what_changes_little_everywhere_is_left_alone() -> None:
+    given = torch.zeros(1, 3, 256, 200)
+    for size, change, left in (
+        ((256, 200), 1.1, True),
+        ((256, 200), 1.3, False),
+        ((64, 64), 3.4, True),
+        ((64, 64), 3.6, False),
+        ((8, 8), 12.0, True),
+    ):
+        restored = given.clone()
+        restored[..., 64 : 64 + size[0], 64 : 64 + size[1]] = change / 127.5
+        if size[0] == 256:
+            restored[:] = change / 127.5
+        made, remarks = settled(restored, given)
+        assert (made is given) is left
+        assert bool(remarks.notes) is left
+    small = torch.zeros(1, 1, 5, 3)
+    assert settled(small + 1 / 127.5, small)[0] is small
+    assert settled(torch.zeros(1, 3, 5, 3), small)[0].shape[1] == 3

@@ -62,16 +62,23 @@ class Argument:
         owner: "task:sr-blur4" or "method:dpir".
         name: as `restoring` knows it.
         default: None where it has none, or decides by itself.
+        needed: whether it has none.
     """
 
     owner: str
     name: str
     default: Any
+    needed: bool = False
 
     @property
     def key(self) -> str:
         """Its name among all values of the page."""
         return f"{self.owner}:{self.name}"
+
+    @property
+    def label(self) -> str:
+        """Its name for a reader."""
+        return self.name.replace("_", " ").capitalize()
 
     def value_of(self, given: Any) -> Any:
         """The value, of the type of its default; None where nothing was typed.
@@ -115,7 +122,7 @@ def arguments_of_tasks() -> dict[str, list[Argument]]:
         except PlugInError:
             continue
         found[name] = [
-            Argument(f"task:{name}", key, None if p.default is p.empty else p.default)
+            Argument(f"task:{name}", key, None if p.default is p.empty else p.default, p.default is p.empty)
             for key, p in parameters.items()
             if key not in FILE_ARGUMENTS
         ]
@@ -157,8 +164,12 @@ def asked(values: Mapping[str, Any], mask: Path | None = None, kernel: Path | No
         options["scratches"] = "auto"
     if goal == TASK:
         options |= _of_task(values)
-        if kernel is not None and "kernel" in file_arguments(values["task"]):
+        if "kernel" in file_arguments(values["task"]):
+            if kernel is None:
+                raise InvalidInputError("Choose the file of the blur kernel first")
             options["kernel"] = str(kernel)
+        if mask is None and "mask" in file_arguments(values["task"]):
+            raise InvalidInputError("Paint over what is missing first, or choose a mask in a file")
     takes_mask = goal in (OLD, MODEL) or (goal == TASK and "mask" in file_arguments(values["task"]))
     if mask is not None and takes_mask:
         options["mask"] = str(mask)
@@ -176,6 +187,9 @@ def _of_task(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a task and a method are told."""
     task, method = values["task"], values.get("method") or AUTO
     options: dict[str, Any] = {"task": task}
+    for one in arguments_of_tasks().get(task, []):
+        if one.needed and one.value_of(values.get(one.key)) is None:
+            raise InvalidInputError(f"{one.label}: type a number first")
     if arguments := _changed(arguments_of_tasks().get(task, []), values):
         options["operator_args"] = arguments
     if values["noise"] != ROUNDING:

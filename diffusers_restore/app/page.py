@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL.Image import Image
+from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError
@@ -18,7 +19,7 @@ from ..registries import METHODS, TASKS
 from ..registry import PlugInError
 from ..restoring import Outcome, find_kind
 from ..restoring.jobs import printable
-from ..restoring.kinds import FILE_ARGUMENTS, MAX_SEED, PRIOR
+from ..restoring.kinds import COLD, FILE_ARGUMENTS, MAX_SEED, PRIOR
 from ..restoring.packed import TAR, Packed, load
 from . import asking, equivalents, views
 from .asking import Argument, Asked, asked
@@ -32,8 +33,8 @@ _GOALS = [
     ("With a model of my own", asking.MODEL),
 ]
 _PAINT = (220, 30, 60)
-_CANVAS = 1536
-"""Pixels of the longer side of the picture that is painted on."""
+_CANVAS = 1024
+"""Pixels of the longer side of what is painted on; on less, gradio 6 draws layers beside the picture (below 800)."""
 
 _MOST_TILES = 60
 
@@ -42,7 +43,7 @@ _CLEANING = (600, LONGEST)
 
 THEME = gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 CSS = """
-.gradio-container { max-width: 1400px !important; margin: auto; }
+.gradio-container { max-width: 1400px !important; margin: auto; overflow: visible !important; }
 .status { padding: .6em .8em; border-radius: 8px; min-height: 1.4em; background: var(--background-fill-secondary); }
 .status.failed { background: #fde8e8; color: #8a1c1c; }
 .dark .status.failed { background: #4a1d1d; color: #ffd7d7; }
@@ -79,7 +80,7 @@ class Page:
         self.named: dict[str, Any] = {}
         self.of_task: dict[str, gr.Group] = {}
         self.of_method: dict[str, gr.Group] = {}
-        with gr.Blocks(title="diffusers_restore", delete_cache=_CLEANING, analytics_enabled=False) as self.blocks:
+        with gr.Blocks(title="Restore photographs", delete_cache=_CLEANING, analytics_enabled=False) as self.blocks:
             gr.Markdown(
                 "# Restore photographs\n\n"
                 "Pictures stay on the machine that runs this page, and are removed when you leave it."
@@ -90,17 +91,17 @@ class Page:
                     self._lay_out_task()
                     self._lay_out_mask()
                     self._lay_out_more()
-                    with gr.Row(elem_classes="actions"):
-                        self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
-                        self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
+                    with gr.Column(elem_classes="actions"):  # in view, wherever the page is
+                        self.status = gr.HTML(_status("Drop a photograph to begin."), elem_id="status")
+                        with gr.Row():
+                            self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
+                            self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
                 with gr.Column(scale=3, min_width=340):
                     self._lay_out_results()
             self._connect()
 
     def _lay_out_input(self) -> None:
-        self.files = gr.File(
-            label="Drop a photograph here, or several", file_count="multiple", elem_id="files", height=150
-        )
+        self.files = gr.File(label="Photographs", file_count="multiple", elem_id="files", height=150)
         gr.Markdown("Nothing at hand? Try")
         with gr.Row():
             self.examples = [(gr.Button(name, size="sm", min_width=80), name) for name in EXAMPLES]
@@ -113,7 +114,7 @@ class Page:
 
     def _lay_out_task(self) -> None:
         with gr.Group(visible=False) as self.task_group:
-            tasks = {name: _summary(name) for name in TASKS}
+            tasks = {name: _summary(name) for name in sorted(TASKS, key=_is_for_trials)}
             self.named["task"] = gr.Dropdown(
                 [(f"{name}: {summary}", name) for name, summary in tasks.items() if summary],
                 value="denoise",
@@ -127,8 +128,8 @@ class Page:
             self.kernel = gr.File(label="Blur kernel: a grey picture, or an .npy file", visible=False, height=110)
             self.named["noise"] = gr.Radio(
                 [
-                    ("none but the rounding of the file", asking.ROUNDING),
-                    ("look for it", asking.ESTIMATED),
+                    ("none", asking.ROUNDING),
+                    ("unknown: estimate it", asking.ESTIMATED),
                     ("this much:", asking.GIVEN),
                 ],
                 value=asking.ESTIMATED,
@@ -176,8 +177,8 @@ class Page:
                 sources=(),
                 transforms=(),
                 layers=gr.LayerOptions(allow_additional_layers=False),
-                brush=gr.Brush(colors=[f"rgb{_PAINT}"], color_mode="fixed", default_size=18),
-                eraser=gr.Eraser(default_size=18),
+                brush=gr.Brush(colors=[f"rgb{_PAINT}"], color_mode="fixed", default_size=32),
+                eraser=gr.Eraser(default_size=32),
                 buttons=["fullscreen"],
                 height=420,
                 elem_id="editor",
@@ -207,7 +208,6 @@ class Page:
                 )
 
     def _lay_out_results(self) -> None:
-        self.status = gr.HTML(_status("Drop a photograph to begin."), elem_id="status")
         self.live = gr.HTML("", elem_classes="live", elem_id="live")
         self.slider = gr.ImageSlider(
             label="Before and after: drag the line; the wheel zooms",
@@ -247,13 +247,16 @@ class Page:
         parts = [self.task_group, self.named["model"], self.model_group, self.mask_group, self.mask_help, self.find]
         parts += [self.seed_group, self.sampling_group, self.kernel, self.named["grey_levels"], self.preview, *groups]
         chosen = [self.named[name] for name in ("goal", "task", "method", "noise")]
+        arranged = [*chosen, self.named["model"], self.files]
         for one in (*chosen, self.files):
-            one.change(self._arrange, [*chosen, self.files], parts, **quick)
+            one.change(self._arrange, arranged, parts, **quick)
         self.named["task"].change(_usual_noise, [self.named["task"]], [self.named["noise"]], **quick)
         for file in (self.mask_file, self.kernel):
             file.change(self._keep, [file], None, **quick)
         if not self.fixed:  # whether there is a folder, or what the Hub has, is nothing that others may ask
-            self.named["model"].submit(self._look_at_model, [self.named["model"]], [self.status], **quick)
+            for event in (self.named["model"].submit, self.named["model"].blur):
+                event(self._look_at_model, [self.named["model"]], [self.status], **quick)
+                event(self._arrange, arranged, parts, **quick)
         inputs = {*self.named.values(), self.files, self.editor, self.mask_file, self.kernel}
         buttons = [self.restore, self.cancel]
         outputs = [*shown, *buttons, self.command, self.python, self.results]
@@ -311,12 +314,12 @@ class Page:
             return update | {self.status: _status(_without_folder(message(error), files[0]), failed=True)}
         height, width = picture.tensor.shape[-2:]
         more = f", and {len(files) - 1} more" if len(files) > 1 else ""
-        update[self.status] = _status(f"{Path(files[0]).name}: {width} x {height} pixels{more}")
-        canvas = views.shown(picture.tensor, _CANVAS)
-        update[self.preview], update[self.editor] = canvas, _on_canvas(canvas)
+        update[self.status] = _status(f"{Path(files[0]).name}: {width} x {height} pixels{more}. Press Restore.")
+        update[self.preview] = views.shown(picture.tensor, _CANVAS)
+        update[self.editor] = _on_canvas(_canvas(picture.tensor))
         return update
 
-    def _arrange(self, goal: str, task: str, method: str, noise: str, files: list[str] | None) -> _Update:
+    def _arrange(self, goal: str, task: str, method: str, noise: str, model: str, files: list[str] | None) -> _Update:
         """Show the controls that what is chosen has."""
         of_task, of_model = goal == asking.TASK, goal == asking.MODEL
         asks = asking.file_arguments(task) if of_task else ()
@@ -328,7 +331,7 @@ class Page:
         visible: dict[Any, bool] = {
             self.task_group: of_task,
             self.named["model"]: of_model or (of_task and (self.offers_prior or not self.fixed)),
-            self.model_group: of_model,
+            self.model_group: of_model and self._is_cold(model),
             self.mask_group: masked,
             self.find: goal == asking.OLD,
             self.seed_group: goal != asking.BETTER,
@@ -342,9 +345,15 @@ class Page:
         update: _Update = {part: gr.update(visible=is_visible) for part, is_visible in visible.items()}
         return update | {self.mask_help: words.get(goal, "Paint over what is missing.")}
 
-    def _look_at_model(self, model: str) -> str:
+    def _is_cold(self, model: str) -> bool:
+        try:
+            return find_kind((self.model or "") if self.fixed else model.strip()) is COLD
+        except InvalidInputError:  # as _look_at_model tells
+            return False
+
+    def _look_at_model(self, model: str) -> Any:
         if not model.strip():
-            return _status("What is bundled restores.")
+            return gr.skip()
         try:
             return _status(f"{model.strip()} is {find_kind(model.strip()).noun}.")
         except (InvalidInputError, OSError) as error:
@@ -353,7 +362,7 @@ class Page:
     def _begin(self, request: gr.Request) -> _Update:
         self._visit(request).begin()
         return {
-            self.status: _status("Waiting for its turn", share=0),
+            self.status: _status("Starting", share=0),
             self.restore: gr.update(interactive=False),
             self.cancel: gr.update(interactive=True),
         }
@@ -400,7 +409,7 @@ class Page:
                 update: _Update = {self.status: _status(news.text, share=news.share)}
                 if news.estimate:
                     update[self.live] = (
-                        f'<figure><img src="{news.estimate}" alt="estimate"><figcaption>What is known so far'
+                        f'<figure><img src="{news.estimate}" alt="estimate"><figcaption>The estimate so far'
                         "</figcaption></figure>"
                     )
                 yield update
@@ -429,7 +438,7 @@ class Page:
                 yield self._idle()
                 return
             (outcome,) = news.outcomes
-            background = views.shown(images.load(files[0], max_pixels=self._max_pixels).tensor, _CANVAS)
+            background = _canvas(images.load(files[0], max_pixels=self._max_pixels).tensor)
             layer = views.layer_of(outcome.job.targets[0], background.size, _PAINT)
             yield {
                 self.editor: _on_canvas(background, layer),
@@ -447,8 +456,10 @@ class Page:
         if self.fixed:  # whatever a visitor sends
             values["model"] = self.model if self.offers_prior or values["goal"] == asking.MODEL else None
         mask = self._mask(given, folder)
-        kernel = _copied(given[self.kernel], folder)
-        return asked(values, mask, kernel)
+        choice = asked(values, mask, _copied(given[self.kernel], folder))
+        if values["goal"] == asking.MODEL and choice.model is not None and find_kind(choice.model) is PRIOR:
+            raise InvalidInputError(f"{choice.model} is {PRIOR.noun}: choose what was done to the picture, instead")
+        return choice
 
     def _mask(self, given: dict[Any, Any], folder: Path) -> Path | None:
         """The file of a mask that was painted, else of one that was uploaded."""
@@ -472,7 +483,7 @@ class Page:
         if len(files) > 1:
             files.insert(0, _zipped(files, folder / "restored.zip", folder / news.output))
         files += [str(file) for file in (folder / "mask.png",) if file.exists()]
-        plain = _with_names(choice)
+        plain = _with_names(choice, self.workshop.options)
         update: _Update = {
             self.status: failure or _report(news),
             self.slider: self._pair(*pairs[0]),
@@ -500,6 +511,12 @@ class Page:
         return gr.update(value=picture, label=label, visible=True)
 
 
+def _is_for_trials(task: str) -> bool:
+    """Whether a task isn't for photographs that somebody has: they come last."""
+    summary = _summary(task)
+    return "made-up" in summary or ".npy" in summary
+
+
 def _summary(task: str) -> str:
     try:
         return str(TASKS[task].summary)
@@ -513,8 +530,7 @@ def _usual_noise(task: str) -> str:
 
 def _control(argument: Argument) -> gr.components.Component:
     """A control that fits an argument."""
-    name, default = argument.name, argument.default
-    label = name.replace("_", " ").capitalize()
+    label, default = argument.label, argument.default
     if isinstance(default, bool):
         return gr.Checkbox(default, label=label, min_width=120)
     if isinstance(default, (int, float)):
@@ -522,7 +538,15 @@ def _control(argument: Argument) -> gr.components.Component:
         return gr.Number(default, label=label, precision=0 if whole else None, step=1 if whole else 0.1, min_width=120)
     if isinstance(default, (list, tuple)):
         return gr.Textbox(asking.written(default), label=label, min_width=160)
-    return gr.Textbox(default or "", label=label, placeholder="" if default else "by itself", min_width=120)
+    empty = "needed" if argument.needed else "by itself"
+    return gr.Textbox(default or "", label=label, placeholder="" if default else empty, min_width=120)
+
+
+def _canvas(picture: Tensor) -> Image:
+    """A picture to paint on, enlarged if it is small."""
+    shown = views.shown(picture, _CANVAS)
+    scale = _CANVAS / max(shown.size)
+    return shown.resize((max(1, round(shown.width * scale)), max(1, round(shown.height * scale))))
 
 
 def _on_canvas(background: Image, layer: Image | None = None) -> Any:
@@ -578,9 +602,9 @@ def _name(outcome: Outcome) -> str:
     return printable(Path(outcome.job.source.name))
 
 
-def _with_names(choice: Asked) -> Asked:
-    """The same with the names of files, as they are once they have been downloaded."""
-    options = choice.options
+def _with_names(choice: Asked, more: Mapping[str, Any]) -> Asked:
+    """The same with the names of files, as they are once they have been downloaded, and with more options."""
+    options = {**choice.options, **more}
     files = {name: Path(options[name]).name for name in FILE_ARGUMENTS if name in options}
     return Asked(choice.model, {**options, **files})
 

@@ -96,7 +96,9 @@ def layer_of(mask: Path, size: tuple[int, int], color: tuple[int, int, int]) -> 
         color: of the paint.
     """
     missing = Image.open(mask).convert("L").point(lambda grey: 0 if grey > 127 else 255)
-    missing = missing.resize(size, Image.Resampling.BOX).point(lambda share: 255 if share else 0)  # thin ones, too
+    grows = missing.width < size[0]  # else thin ones must not be lost
+    missing = missing.resize(size, Image.Resampling.NEAREST if grows else Image.Resampling.BOX)
+    missing = missing.point(lambda share: 255 if share else 0)
     layer = Image.new("RGBA", size, (*color, 0))
     layer.paste((*color, 255), mask=missing)
     return layer

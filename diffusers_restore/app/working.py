@@ -121,6 +121,12 @@ class Workshop:
         self._lock = threading.Lock()  # one job at a time
         self._visits: dict[str, Visit] = {}
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all work is done with, but for what is always so."""
+        given = {"device": self.device, "dtype": self.dtype, "max_pixels": self.max_pixels}
+        return {name: value for name, value in given.items() if value not in ("auto", None)}
+
     def visit(self, name: str) -> Visit:
         """That of a visitor, whose name is the browser's to choose."""
         if name not in self._visits:
@@ -218,8 +224,7 @@ class Workshop:
 
     def _restored(self, stop: threading.Event, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> Ended:
         tell(Working("Loading the model", 0.0))
-        limit = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
-        restorer = restoring.load(asked.model, device=self.device, dtype=self.dtype, **asked.options, **limit)
+        restorer = restoring.load(asked.model, **asked.options, **self.options)
         sources = _laid_out(files, folder)
         target = _target(sources)
         watcher = _Watcher(len(sources), restorer.samples, tell)

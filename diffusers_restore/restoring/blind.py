@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import InvalidInputError
 from ..evaluation.noise import estimate_noise
 from .jobs import Remarks
 
-LITTLE = 1.5
-"""Grey levels of 255: of a clean picture, restoring changes less, and only does harm (benchmarks/results/noise.md)."""
+LITTLE, SOMEWHERE = 1.2, 3.5
+"""Grey levels of 255: restoring changes less of a clean picture, as a whole and in each part, and only does harm
+(benchmarks/results/noise.md)."""
+
+_PART = 64  # pixels of a side
 
 _TRAINED_NOISE = 30.0  # grey levels of 255: the most that the recipe `blind` adds
 _BEYOND = 1.15 * _TRAINED_NOISE
@@ -19,17 +23,21 @@ def settled(restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
     """The restored picture, or the given one where that was clean, and what a user should know.
 
     What is clean is not for the picture's noise or blocks to say: JPEG hides noise, and noise hides JPEG. The root mean
-    square of what the network changes tells both.
+    square of what the network changes tells both, in the whole picture and where it changes most.
 
     Args:
         restored, given: (1, C, H, W) in [-1, 1].
     """
     if restored.shape != given.shape:
         return restored, Remarks()
-    change = 127.5 * float((restored - given.to(restored)).square().mean().sqrt())
-    if not change < LITTLE:
+    squares = (restored - given.to(restored)).float().square().mean(dim=1, keepdim=True)
+    height, width = (min(_PART, side) for side in squares.shape[2:])
+    parts = functional.avg_pool2d(squares, (height, width), (max(1, height // 2), max(1, width // 2)))
+    change, largest = (127.5 * float(one.sqrt()) for one in (squares.mean(), parts.max()))
+    if not (change < LITTLE and largest < SOMEWHERE):
         return restored, Remarks()
-    return given, Remarks((f"left as it is: clean, restoring would change it by {change:.1f} of 255 grey levels",))
+    note = f"left as it is: restoring would change it by {change:.1f} of 255 grey levels alone"
+    return given, Remarks((note,))
 
 
 def of_noise(picture: Tensor) -> Remarks:

@@ -185,7 +185,7 @@ class ScratchRestorer(Restorer):
             generator=torch.Generator().manual_seed(self.seed),  # on the CPU: the same noise on every device
             output_type="latent",
             return_dict=False,
-            **watched(self.watch, 0),
+            **watched(self.watch, 0, y.shape),
         )[0]
         return torch.where(damaged.bool(), filled, y)
 

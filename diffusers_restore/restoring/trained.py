@@ -80,7 +80,7 @@ class ColdRestorer(Restorer):
         options = {"start": self.start, "num_inference_steps": self.steps, "direct": self.direct}
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
-            seen = watched(self.watch, number)
+            seen = watched(self.watch, number, picture.tensor.shape)
             restored: Tensor = self.pipe(**inputs, **options, **seen, output_type="latent", return_dict=False)[0]
             return restored
 
@@ -151,7 +151,8 @@ class RDDMRestorer(Restorer):
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
             noise = generators(self.seed + number, inputs)
-            restored: Tensor = self.pipe(**inputs, generator=noise, **options, **watched(self.watch, number))[0]
+            looks = watched(self.watch, number, picture.tensor.shape)
+            restored: Tensor = self.pipe(**inputs, generator=noise, **options, **looks)[0]
             return restored
 
         return Draw(work, inputs, RDDM), remarks + seen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,18 +33,21 @@ class Step:
     estimate: Tensor
 
 
-def watched(watch: Callable[[Step], object] | None, sample: int) -> dict[str, Any]:
+def watched(watch: Callable[[Step], object] | None, sample: int, shape: Sequence[int]) -> dict[str, Any]:
     """The options of a pipeline's call by which each step is watched; {} if nobody looks.
 
     Args:
         watch: looks at steps.
         sample: which one is drawn, 0 the first.
+        shape: (..., H, W) of the picture, without what is beneath it and to its right for the network.
     """
+    height, width = shape[-2:]
     if watch is None:
         return {}
 
     def look(pipe: Any, i: int, t: int, tensors: dict[str, Tensor]) -> None:
-        watch(Step(sample + 1, i + 1, pipe.num_timesteps, tensors["pred_original_sample"]))
+        estimate = tensors["pred_original_sample"][..., :height, :width]
+        watch(Step(sample + 1, i + 1, pipe.num_timesteps, estimate))
 
     return {"callback_on_step_end": look, "callback_on_step_end_tensor_inputs": ["pred_original_sample"]}
 

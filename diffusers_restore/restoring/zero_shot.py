@@ -211,7 +211,7 @@ class ZeroShotRestorer(Restorer):
                 output_type="latent",
                 return_dict=False,
                 **etas,
-                **watched(self.watch, number),
+                **watched(self.watch, number, operator.input_shape),
             )[0]
             return restored
 
