@@ -49,7 +49,7 @@ CSS = """
 .dark .status.failed { background: #4a1d1d; color: #ffd7d7; }
 .status progress { width: 100%; height: .6em; }
 .status ul { margin: .3em 0 0 1.2em; }
-.actions { position: sticky; bottom: 0; z-index: 10; padding: .5em 0; background: var(--body-background-fill); }
+.actions { position: sticky; bottom: 0; z-index: 100; padding: .5em 0; background: var(--body-background-fill); }
 .live img { width: 100%; max-height: 70vh; object-fit: contain; image-rendering: auto; border-radius: 8px; }
 .live figcaption { opacity: .7; font-size: .9em; }
 """
