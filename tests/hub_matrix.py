@@ -69,10 +69,9 @@ def cells() -> Iterator[tuple[str, str, str, bool]]:
                     yield way, method, state, False
 
 
-def prepare(folder: Path) -> None:
-    """Save and push a small pipeline of each class, and a stock DDPM; runs with the environment of the Hub."""
+def make_pipelines() -> dict[str, Any]:
+    """A small pipeline of each class."""
     from conftest import make_generator, make_old_photo_network, make_old_photo_pipeline, make_unet
-    from diffusers import DDPMPipeline, DDPMScheduler
 
     from diffusers_restore import (
         ColdDiffusionPipeline,
@@ -88,8 +87,7 @@ def prepare(folder: Path) -> None:
     )
     from diffusers_restore.degradations import Pixelate
 
-    DDPMPipeline(make_unet(), DDPMScheduler()).push_to_hub("ddpm")
-    pipelines: dict[str, Any] = {
+    return {
         "ddrm": DDRMPipeline(make_unet(), DDRMScheduler(beta_schedule="squaredcos_cap_v2")),
         "cold_diffusion": ColdDiffusionPipeline(
             make_unet(), ColdDiffusionScheduler(Pixelate(2)), GaussianMixturePrior(channels=3, height=4, width=4)
@@ -103,7 +101,15 @@ def prepare(folder: Path) -> None:
         "old_photo": make_old_photo_pipeline("partial", True, True),
         "scratch_detection": ScratchDetectionPipeline(make_old_photo_network(ScratchDetector)),
     }
-    for method, pipe in pipelines.items():
+
+
+def prepare(folder: Path) -> None:
+    """Save and push a small pipeline of each class, and a stock DDPM; runs with the environment of the Hub."""
+    from conftest import make_unet
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    DDPMPipeline(make_unet(), DDPMScheduler()).push_to_hub("ddpm")
+    for method, pipe in make_pipelines().items():
         pipe.save_pretrained(folder / method)
         pipe.push_to_hub(method.replace("_", "-"))
 
