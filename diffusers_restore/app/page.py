@@ -33,8 +33,8 @@ _GOALS = [
     ("With a model of my own", asking.MODEL),
 ]
 _PAINT = (220, 30, 60)
-_CANVAS = 1024
-"""Pixels of the longer side of what is painted on; on less, gradio 6 draws layers beside the picture (below 800)."""
+_CANVAS, _SMALLEST = 1024, 816
+"""Pixels of the longer side of what is painted on: below 800, gradio 6 draws layers beside the picture."""
 
 _MOST_TILES = 60
 
@@ -49,7 +49,7 @@ CSS = """
 .dark .status.failed { background: #4a1d1d; color: #ffd7d7; }
 .status progress { width: 100%; height: .6em; }
 .status ul { margin: .3em 0 0 1.2em; }
-.actions { position: sticky; bottom: 0; z-index: 100; padding: .5em 0; background: var(--body-background-fill); }
+.actions { position: sticky; bottom: 0; z-index: 1000; padding: .5em 0; background: var(--body-background-fill); }
 .live img { width: 100%; max-height: 70vh; object-fit: contain; image-rendering: auto; border-radius: 8px; }
 .live figcaption { opacity: .7; font-size: .9em; }
 """
@@ -545,7 +545,7 @@ def _control(argument: Argument) -> gr.components.Component:
 def _canvas(picture: Tensor) -> Image:
     """A picture to paint on, enlarged if it is small."""
     shown = views.shown(picture, _CANVAS)
-    scale = _CANVAS / max(shown.size)
+    scale = max(1, _SMALLEST / max(shown.size))
     return shown.resize((max(1, round(shown.width * scale)), max(1, round(shown.height * scale))))
 
 
