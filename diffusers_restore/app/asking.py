@@ -12,7 +12,9 @@ from typing import Any
 from ..errors import InvalidInputError
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
+from ..restoring import scratched
 from ..restoring.kinds import FILE_ARGUMENTS
+from ..restoring.zero_shot import AUTO, ESTIMATE
 from ..schedulers.zero_shot import method_options
 
 BETTER, OLD, TASK, MODEL = "better", "old", "task", "model"
@@ -20,9 +22,6 @@ BETTER, OLD, TASK, MODEL = "better", "old", "task", "model"
 
 ROUNDING, ESTIMATED, GIVEN = "rounding", "estimate", "given"
 """What is known of the noise: no more than the file's rounding, nothing, or its standard deviation."""
-
-AUTO = "auto"
-"""The method's name for the one that suits the task."""
 
 LABELS = {
     "task": "What was done to it",
@@ -45,6 +44,10 @@ LABELS = {
 }
 """The page's names for arguments of `restoring`."""
 
+_MISSING = {
+    "mask": "Paint over what is missing first, or choose a mask in a file",
+    "kernel": "Choose the file of the blur kernel first",
+}
 _OF_GOAL = {
     BETTER: ("strength",),
     OLD: ("strength", "seed"),
@@ -156,23 +159,20 @@ def asked(values: Mapping[str, Any], mask: Path | None = None, kernel: Path | No
         kernel: file of a blur kernel, if there is one.
 
     Raises:
-        InvalidInputError: a text that is no value.
+        InvalidInputError: a text that is no value, or something that is needed and isn't there.
     """
     goal: str = values["goal"]
     options: dict[str, Any] = {}
     if goal == OLD:
-        options["scratches"] = "auto"
+        options["scratches"] = scratched.AUTO
     if goal == TASK:
         options |= _of_task(values)
-        if "kernel" in file_arguments(values["task"]):
-            if kernel is None:
-                raise InvalidInputError("Choose the file of the blur kernel first")
-            options["kernel"] = str(kernel)
-        if mask is None and "mask" in file_arguments(values["task"]):
-            raise InvalidInputError("Paint over what is missing first, or choose a mask in a file")
-    takes_mask = goal in (OLD, MODEL) or (goal == TASK and "mask" in file_arguments(values["task"]))
-    if mask is not None and takes_mask:
-        options["mask"] = str(mask)
+    takes = file_arguments(values["task"]) if goal == TASK else ("mask",) if goal in (OLD, MODEL) else ()
+    for name, file in (("mask", mask), ("kernel", kernel)):
+        if name in takes and file is not None:
+            options[name] = str(file)
+        elif name in takes and goal == TASK:
+            raise InvalidInputError(_MISSING[name])
     for name in _OF_GOAL[goal]:
         value = values.get(name)
         if value is not None and value != _DEFAULTS.get(name):
@@ -195,7 +195,7 @@ def _of_task(values: Mapping[str, Any]) -> dict[str, Any]:
     if values["noise"] != ROUNDING:
         if values["noise"] == GIVEN and values["grey_levels"] is None:
             raise InvalidInputError("Noise: type its standard deviation")
-        options["sigma_y"] = "estimate" if values["noise"] == ESTIMATED else values["grey_levels"] / 127.5
+        options["sigma_y"] = ESTIMATE if values["noise"] == ESTIMATED else values["grey_levels"] / 127.5
     if method != AUTO:
         options["method"] = method
         of_steps = METHODS[method].step_options

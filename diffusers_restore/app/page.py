@@ -5,25 +5,23 @@ from __future__ import annotations
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL.Image import Image
-from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
-from ..restoring import Outcome, find_kind
-from ..restoring.jobs import printable
+from ..restoring import find_kind
 from ..restoring.kinds import COLD, FILE_ARGUMENTS, MAX_SEED, PRIOR
 from ..restoring.packed import TAR, Packed, load
+from ..restoring.zero_shot import AUTO
 from . import asking, equivalents, views
 from .asking import Argument, Asked, asked
 from .examples import EXAMPLES, make
+from .saying import report, status, why_not, without_folder
 from .working import LONGEST, Ended, Visit, Working, Workshop, message
 
 _GOALS = [
@@ -33,9 +31,6 @@ _GOALS = [
     ("With a model of my own", asking.MODEL),
 ]
 _PAINT = (220, 30, 60)
-_CANVAS, _SMALLEST = 1024, 816
-"""Pixels of the longer side of what is painted on: below 800, gradio 6 draws layers beside the picture."""
-
 _MOST_TILES = 60
 
 _CLEANING = (600, LONGEST)
@@ -92,7 +87,7 @@ class Page:
                     self._lay_out_mask()
                     self._lay_out_more()
                     with gr.Column(elem_classes="actions"):  # in view, wherever the page is
-                        self.status = gr.HTML(_status("Drop a photograph to begin."), elem_id="status")
+                        self.status = gr.HTML(status("Drop a photograph to begin."), elem_id="status")
                         with gr.Row():
                             self.restore = gr.Button("Restore", variant="primary", elem_id="restore")
                             self.cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel")
@@ -139,13 +134,11 @@ class Page:
             self.named["grey_levels"] = gr.Slider(
                 0, 100, value=25, step=0.5, label="Standard deviation of the noise, of 255 grey levels", visible=False
             )
-            methods = [("the one that suits the task", asking.AUTO)]
+            methods = [("the one that suits the task", AUTO)]
             methods += [
                 (f"{name} ({METHODS[name].default_steps} steps)", name) for name in asking.arguments_of_methods()
             ]
-            self.named["method"] = gr.Dropdown(
-                methods, value=asking.AUTO, label=asking.LABELS["method"], elem_id="method"
-            )
+            self.named["method"] = gr.Dropdown(methods, value=AUTO, label=asking.LABELS["method"], elem_id="method")
             for method, arguments in asking.arguments_of_methods().items():
                 if arguments:
                     with gr.Row(visible=False) as self.of_method[method]:
@@ -301,22 +294,22 @@ class Page:
         update[self.live] = ""
         if not files:
             update[self.preview] = update[self.editor] = None
-            return update | {self.status: _status("Drop a photograph to begin.")}
+            return update | {self.status: status("Drop a photograph to begin.")}
         self._keep(files, request)
         self._visit(request).first = Path(files[0])
         if Path(files[0]).suffix.lower() == TAR:
             update[self.preview] = update[self.editor] = None
-            return update | {self.status: _status(f"{Path(files[0]).name}: the pictures in it will be restored")}
+            return update | {self.status: status(f"{Path(files[0]).name}: the pictures in it will be restored")}
         try:
             picture = images.load(files[0], max_pixels=self._max_pixels)
         except (InvalidInputError, OSError) as error:
             update[self.preview] = update[self.editor] = None
-            return update | {self.status: _status(_without_folder(message(error), files[0]), failed=True)}
+            return update | {self.status: status(without_folder(message(error), files[0]), failed=True)}
         height, width = picture.tensor.shape[-2:]
         more = f", and {len(files) - 1} more" if len(files) > 1 else ""
-        update[self.status] = _status(f"{Path(files[0]).name}: {width} x {height} pixels{more}. Press Restore.")
-        update[self.preview] = views.shown(picture.tensor, _CANVAS)
-        update[self.editor] = _on_canvas(_canvas(picture.tensor))
+        update[self.status] = status(f"{Path(files[0]).name}: {width} x {height} pixels{more}. Press Restore.")
+        update[self.preview] = views.shown(picture.tensor, views.CANVAS)
+        update[self.editor] = views.on_canvas(views.canvas(picture.tensor))
         return update
 
     def _arrange(self, goal: str, task: str, method: str, noise: str, model: str, files: list[str] | None) -> _Update:
@@ -355,21 +348,21 @@ class Page:
         if not model.strip():
             return gr.skip()
         try:
-            return _status(f"{model.strip()} is {find_kind(model.strip()).noun}.")
+            return status(f"{model.strip()} is {find_kind(model.strip()).noun}.")
         except (InvalidInputError, OSError) as error:
-            return _status(message(error), failed=True)
+            return status(message(error), failed=True)
 
     def _begin(self, request: gr.Request) -> _Update:
         self._visit(request).begin()
         return {
-            self.status: _status("Starting", share=0),
+            self.status: status("Starting", share=0),
             self.restore: gr.update(interactive=False),
             self.cancel: gr.update(interactive=True),
         }
 
     def _cancel(self, request: gr.Request) -> _Update:
         self._visit(request).stop.set()
-        return {self.status: _status("Stopped."), self.live: "", **self._idle()}
+        return {self.status: status("Stopped."), self.live: "", **self._idle()}
 
     def _fail(self, request: gr.Request) -> Any:
         """Say that a run was cancelled, or that a value was refused, which the page's own message tells."""
@@ -378,7 +371,7 @@ class Page:
             return gr.skip()
         stopped = visit.stop.is_set()
         text = "Stopped." if stopped else "This can't be done with what is typed."
-        return {self.status: _status(text, failed=not stopped), self.live: "", **self._idle()}
+        return {self.status: status(text, failed=not stopped), self.live: "", **self._idle()}
 
     def _idle(self) -> _Update:
         return {self.restore: gr.update(interactive=True), self.cancel: gr.update(interactive=False)}
@@ -396,17 +389,17 @@ class Page:
         yield {part: gr.update(visible=False) for part in old}
         files = [Path(file) for file in given[self.files] or []]
         if not files:
-            yield {self.status: _status("Drop a photograph first.", failed=True), **self._idle()}
+            yield {self.status: status("Drop a photograph first.", failed=True), **self._idle()}
             return
         folder = visit.new_folder()
         try:
             choice = self.asked(given, folder)
         except (InvalidInputError, OSError) as error:
-            yield {self.status: _status(message(error), failed=True), **self._idle()}
+            yield {self.status: status(message(error), failed=True), **self._idle()}
             return
         for news in self.workshop.work(visit, choice, files, folder):
             if isinstance(news, Working):
-                update: _Update = {self.status: _status(news.text, share=news.share)}
+                update: _Update = {self.status: status(news.text, share=news.share)}
                 if news.estimate:
                     update[self.live] = (
                         f'<figure><img src="{news.estimate}" alt="estimate"><figcaption>The estimate so far'
@@ -423,14 +416,14 @@ class Page:
             return
         files = [Path(file) for file in given[self.files] or []][:1]
         if not files:
-            yield {self.status: _status("Drop a photograph first.", failed=True), **self._idle()}
+            yield {self.status: status("Drop a photograph first.", failed=True), **self._idle()}
             return
         folder = visit.new_folder()
         for news in self.workshop.work(visit, Asked(None, {"scratches": "find"}), files, folder):
             if isinstance(news, Working):
-                yield {self.status: _status(news.text, share=news.share)}
+                yield {self.status: status(news.text, share=news.share)}
                 continue
-            failure = _why_not(news)
+            failure = why_not(news)
             if failure is not None:
                 yield {self.status: failure, **self._idle()}
                 return
@@ -438,11 +431,11 @@ class Page:
                 yield self._idle()
                 return
             (outcome,) = news.outcomes
-            background = _canvas(images.load(files[0], max_pixels=self._max_pixels).tensor)
+            background = views.canvas(images.load(files[0], max_pixels=self._max_pixels).tensor)
             layer = views.layer_of(outcome.job.targets[0], background.size, _PAINT)
             yield {
-                self.editor: _on_canvas(background, layer),
-                self.status: _status("Erase what is no scratch, paint over what was missed, and restore."),
+                self.editor: views.on_canvas(background, layer),
+                self.status: status("Erase what is no scratch, paint over what was missed, and restore."),
                 **self._idle(),
             }
 
@@ -475,7 +468,7 @@ class Page:
     def _shown(self, news: Ended, choice: Asked, folder: Path) -> _Update:
         """The results, or why there are none."""
         good = [outcome for outcome in news.outcomes if outcome.error is None]
-        failure = _why_not(news)
+        failure = why_not(news)
         if not good:
             return {self.status: failure}
         pairs = [(one.job.source, str(target)) for one in good for target in one.job.targets]
@@ -485,7 +478,7 @@ class Page:
         files += [str(file) for file in (folder / "mask.png",) if file.exists()]
         plain = _with_names(choice, self.workshop.options)
         update: _Update = {
-            self.status: failure or _report(news),
+            self.status: failure or report(news),
             self.slider: self._pair(*pairs[0]),
             self.gallery: gr.update(visible=len(pairs) > 1, value=[self._tile(one) for _, one in pairs[:_MOST_TILES]]),
             self.downloads: gr.update(visible=True, value=files),
@@ -542,66 +535,6 @@ def _control(argument: Argument) -> gr.components.Component:
     return gr.Textbox(default or "", label=label, placeholder="" if default else empty, min_width=120)
 
 
-def _canvas(picture: Tensor) -> Image:
-    """A picture to paint on, enlarged if it is small."""
-    shown = views.shown(picture, _CANVAS)
-    scale = max(1, _SMALLEST / max(shown.size))
-    return shown.resize((max(1, round(shown.width * scale)), max(1, round(shown.height * scale))))
-
-
-def _on_canvas(background: Image, layer: Image | None = None) -> Any:
-    """A picture to paint on, with what is painted already."""
-    if layer is None:
-        return {"background": background, "layers": [], "composite": None}
-    composite = background.convert("RGBA")
-    composite.alpha_composite(layer)  # without it, the layer is drawn beside the picture
-    return {"background": background, "layers": [layer], "composite": composite}
-
-
-def _status(text: str, *, share: float | None = None, failed: bool = False, more: Sequence[str] = ()) -> str:
-    """A line for the reader, with a bar where something is under way."""
-    bar = "" if share is None else f'<progress max="1" value="{share:.3f}"></progress>'
-    kind = "failed" if failed else "working" if share is not None else "idle"
-    items = "".join(f"<li>{escape(line)}</li>" for line in more)
-    listed = f"<ul>{items}</ul>" if items else ""
-    return f'<div class="status {kind}" role="status" aria-live="polite">{escape(text)}{bar}{listed}</div>'
-
-
-def _why_not(news: Ended) -> str | None:
-    """What to say of work that failed or was stopped; None if all is well."""
-    failed = [one for one in news.outcomes if one.error is not None]
-    lines = [f"{_name(one)}: {_without_folder(message(one.error), one.job.name)}" for one in failed if one.error]
-    done = len(news.outcomes) - len(failed)
-    if news.error is not None:
-        return _status(news.error, failed=True)
-    if news.stopped:
-        return _status(f"Stopped; {done} of {len(news.inputs)} are done." if done else "Stopped.", more=lines)
-    if failed:
-        if len(news.outcomes) == 1:
-            return _status(lines[0], failed=True)
-        return _status(f"{len(failed)} of {len(news.outcomes)} failed:", failed=True, more=lines)
-    return None
-
-
-def _report(news: Ended) -> str:
-    """What to say of work that is done."""
-    first = news.outcomes[0]
-    seconds = sum(one.seconds for one in news.outcomes)
-    width, height = first.size or (0, 0)
-    what = f"{width} x {height} pixels" if len(news.outcomes) == 1 else f"{len(news.outcomes)} pictures"
-    several = len(news.outcomes) > 1
-    notes = [
-        f"{_name(one)}: {note}" if several else note
-        for one in news.outcomes
-        for note in (*one.remarks.notes, *one.remarks.warnings)
-    ]
-    return _status(f"Done: {what} in {seconds:.1f} s", more=notes)
-
-
-def _name(outcome: Outcome) -> str:
-    return printable(Path(outcome.job.source.name))
-
-
 def _with_names(choice: Asked, more: Mapping[str, Any]) -> Asked:
     """The same with the names of files, as they are once they have been downloaded, and with more options."""
     options = {**choice.options, **more}
@@ -621,7 +554,3 @@ def _zipped(files: Sequence[str], target: Path, output: Path) -> str:
         for file in files:
             packed.write(file, Path(file).relative_to(folder))
     return str(target)
-
-
-def _without_folder(text: str, file: str) -> str:
-    return text.replace(str(Path(file).parent) + "/", "")

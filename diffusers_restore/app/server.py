@@ -49,12 +49,8 @@ def serve(
         InvalidInputError: gradio isn't installed, or the address can't be used.
         ArgumentError: a device that this machine doesn't have, another dtype, or no such model.
     """
-    from ..restoring import find_kind
-
-    if model is not None:
-        find_kind(model)
     try:
-        # Before gradio is imported: it asks other machines for nothing, and keeps uploads where they are removed.
+        # Before gradio is imported: it asks other machines for nothing.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         import gradio
     except ImportError as error:
@@ -66,8 +62,12 @@ def serve(
 
     find_dtype(dtype, find_device(device), RDDM)
     workshop = Workshop(device, dtype, max_pixels)
-    os.environ["GRADIO_TEMP_DIR"] = str(workshop.uploads)
-    page = build(workshop, model, fixed=not is_loopback(host))
+    os.environ["GRADIO_TEMP_DIR"] = str(workshop.uploads)  # before a part of the page is made
+    try:
+        page = build(workshop, model, fixed=not is_loopback(host))
+    except BaseException:
+        workshop.close()
+        raise
     page.queue(default_concurrency_limit=None, api_open=False, max_size=100)
     stopped = threading.Event()
     before: Any = signal.signal(signal.SIGTERM, lambda *_: stopped.set())

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,6 +17,9 @@ from .. import images
 
 SIDE = 2048
 """Pixels of the longer side of what is shown."""
+
+CANVAS, _SMALLEST = 1024, 816
+"""Pixels of the longer side of what is painted on: below 800, gradio 6 draws layers beside the picture."""
 
 _SMALL = 640
 _HEAT = torch.tensor([[0.0, 0.0, 0.02], [0.34, 0.06, 0.43], [0.79, 0.23, 0.29], [0.98, 0.65, 0.14], [0.99, 1.0, 0.8]])
@@ -102,3 +106,19 @@ def layer_of(mask: Path, size: tuple[int, int], color: tuple[int, int, int]) -> 
     layer = Image.new("RGBA", size, (*color, 0))
     layer.paste((*color, 255), mask=missing)
     return layer
+
+
+def canvas(picture: Tensor) -> Image.Image:
+    """A picture to paint on, enlarged if it is small."""
+    small = shown(picture, CANVAS)
+    scale = max(1, _SMALLEST / max(small.size))
+    return small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
+
+
+def on_canvas(background: Image.Image, layer: Image.Image | None = None) -> dict[str, Any]:
+    """A picture to paint on, with what is painted already."""
+    if layer is None:
+        return {"background": background, "layers": [], "composite": None}
+    composite = background.convert("RGBA")
+    composite.alpha_composite(layer)  # without it, the layer is drawn beside the picture
+    return {"background": background, "layers": [layer], "composite": composite}

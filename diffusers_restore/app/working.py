@@ -19,6 +19,7 @@ from .. import restoring
 from ..errors import InvalidInputError, one_line
 from ..restoring import Outcome
 from ..restoring.jobs import duration
+from ..restoring.packed import TAR
 from ..restoring.pairing import restored_suffix
 from ..restoring.watching import Step, Stopped
 from .asking import LABELS, Asked
@@ -301,6 +302,6 @@ def _laid_out(files: Sequence[Path], folder: Path) -> list[Path]:
 
 def _target(sources: Sequence[Path]) -> str:
     """A file for one picture, else a folder."""
-    if len(sources) > 1 or sources[0].suffix.lower() == ".tar":
+    if len(sources) > 1 or sources[0].suffix.lower() == TAR:
         return "restored/"
     return f"{sources[0].stem}-restored{restored_suffix(sources[0])}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .options import device_option, dtype_option, options_named
+from .options import device_option, dtype_option, max_pixels_option, options_named
 
 
 @click.command()
@@ -26,12 +26,7 @@ from .options import device_option, dtype_option, options_named
     metavar="REPO_OR_FOLDER",
     help="A repository of the Hugging Face Hub or a folder that the page offers, beside what is bundled.",
 )
-@click.option(
-    "--max-pixels",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
-)
+@max_pixels_option
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Open the page in the browser.")
 @device_option
 @dtype_option

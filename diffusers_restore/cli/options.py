@@ -101,6 +101,14 @@ def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return decorate
 
 
+max_pixels_option = click.option(
+    "--max-pixels",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
+)
+
+
 def operator_options(command: Command, *, task_needed: bool = True) -> Command:
     """The arguments and options that `restore` and `degrade` share."""
     existing = click.Path(exists=True, path_type=Path)
@@ -145,12 +153,7 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
             metavar="FILE",
             help="Blur kernel for the task deblur: a grey picture, which is scaled to the sum 1, or .npy numbers.",
         ),
-        click.option(
-            "--max-pixels",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Refuse larger pictures, before they are decoded.  [default: 64 million]",
-        ),
+        max_pixels_option,
         click.option(
             "--quality",
             type=click.IntRange(1, 100),

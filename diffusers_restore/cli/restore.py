@@ -170,7 +170,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
 
     With --task, a prior undoes exactly the damage that the task names. Without --task and --model, a small network that
     was trained on photographs with blur, noise (up to 30 of 255 grey levels) and JPEG artefacts removes what it finds;
-    it leaves clean pictures as they are.
+    it leaves a picture as it is where it would change hardly anything.
 
     A picture that fails doesn't stop the others. The exit status is 0 if all is done, 1 if something failed, 2 for
     wrong options, 130 after Ctrl-C.

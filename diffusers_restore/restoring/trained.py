@@ -88,7 +88,7 @@ class ColdRestorer(Restorer):
 
 
 class RDDMRestorer(Restorer):
-    """An `RDDMPipeline`; the bundled one leaves clean pictures as they are, unless a `strength` is given.
+    """An `RDDMPipeline`; the bundled one leaves pictures that it would hardly change, unless a `strength` is given.
 
     Args:
         steps: network evaluations; None is 5, or T if that is less.
