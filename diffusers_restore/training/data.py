@@ -59,13 +59,12 @@ def cut(pictures: Pictures, crop: CropConfig, rng: np.random.Generator) -> NDArr
         side *= crop.resolution / crop.load_size
     if crop.center_crop:
         left_draw = top_draw = 0.5
+    resample = Image.Resampling[crop.image_interpolation_mode.upper()]
     # Whole pixels: a crop at scale 1 is a copy without interpolation.
     left, top = (math.floor(draw * (math.floor(x - side) + 1)) for draw, x in ((left_draw, width), (top_draw, height)))
     arrays = []
     for picture in pictures:
-        square = picture.resize(
-            (crop.resolution, crop.resolution), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
+        square = picture.resize((crop.resolution, crop.resolution), resample, box=(left, top, left + side, top + side))
         pixels = np.asarray(square.convert("L" if crop.channels == 1 else "RGB"))
         arrays.append(np.atleast_3d(pixels).transpose(2, 0, 1))
     batch = np.stack(arrays)
@@ -460,5 +459,6 @@ def _cut_to_measure(pictures: Pictures, config: DataConfig) -> tuple[Tensor, ...
     if config.min_scale is not None and config.max_scale is not None:
         scale = min(max(1.0, config.min_scale), config.max_scale)
     resolution = config.validation_resolution or config.resolution
-    crop = CropConfig(resolution, config.channels, scale, scale, center_crop=True)
+    mode = config.image_interpolation_mode
+    crop = CropConfig(resolution, config.channels, scale, scale, center_crop=True, image_interpolation_mode=mode)
     return tuple(torch.from_numpy(one) for one in cut(pictures, crop, np.random.default_rng(0)))
