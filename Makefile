@@ -10,7 +10,7 @@ READY = .venv/ready
 PHOTO = diffusers_restore/assets/photos/chelsea.png
 
 .DEFAULT_GOAL = help
-.PHONY: help demo gallery test package lint docs constraints clean
+.PHONY: help demo gallery test package lint docs figures constraints clean
 
 help: ## print the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -53,6 +53,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
+
+figures: demo ## make the tables and pictures of README.md, docs/ and the cards of what the benchmarks measured
+	cp demo/overview.png docs/images/overview.png
+	$(BIN)/python benchmarks/performance.py
+	$(BIN)/python benchmarks/figures.py
 
 # Resolved anew, except for torch: change its version in constraints.txt, then run this. A local suffix (+cpu) is dropped.
 constraints: ## resolve the dependencies again and pin them in constraints.txt

@@ -9,15 +9,17 @@ regression networks were trained by the same recipes with
 
     --num_train_timesteps 1 --noise_scale 0 --no_conditioned --validation_steps 1
 
-so that they are shown the degraded picture once and say its residual: the same size, pictures, loss and steps.
-`--bundled` measures the restorer that the package brings along, as blind restoration.
+so that they are shown the degraded picture once and say its residual: the same size, pictures, loss and steps. Those of
+`--derain_noise` and so on were trained by the same recipes with another `--noise_scale`.
+`--bundled` measures the restorer that the package brings along, as blind restoration; `--history` keeps what its
+training measured on held-out photographs.
 
 Data are zip files in --data, in the layout of their names below. Rain100H is split so that no scene is on both sides.
 For the degraded pictures, the regression network and RDDM at 1, 2, 5 and 10 steps: PSNR and SSIM in RGB, and of luma
 (BT.601, 16..235), which most papers on rain and low light state; means over the pictures. Results go to
-benchmarks/results/rddm.{json,md} and sheets of pictures beside them; tasks that aren't named keep their figures. What
-was measured of a picture is kept in benchmarks/results/.cache, under a hash of the network, of the library's code and
-of the picture, so that an interrupted run goes on.
+benchmarks/results/rddm.{json,md} and sheets of pictures beside them; networks that aren't named keep their figures.
+What was measured of a picture is kept in benchmarks/results/.cache, under a hash of the network, of the library's code
+and of the picture, so that an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ from diffusers_restore.images import read_picture
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = (1, 2, 5, 10)
+HIDDEN = (" 2 steps", " 10 steps")  # not in the pictures
 SIDE = 192  # of the pictures of the blind task, cut from the centre
 OLD_SIDE = 320
 SHOWN = 4
@@ -96,7 +99,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     for task in ("derain", "lowlight", "blind"):
         parser.add_argument(f"--{task}", type=Path, metavar="MODEL", help="folder of the trained RDDM")
         parser.add_argument(f"--{task}_regression", type=Path, metavar="MODEL", help="of the regression network")
+        parser.add_argument(f"--{task}_noise", type=Path, metavar="MODEL", help="of an RDDM with another noise scale")
     parser.add_argument("--bundled", action="store_true", help="the restorer of the package, by itself")
+    parser.add_argument("--history", type=Path, metavar="FILE", help="metrics.jsonl of the bundled restorer's training")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the training pictures there, and stop")
     parser.add_argument("--pictures", type=int, help="only the first N of each kind")
@@ -199,6 +204,9 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
         methods.append(("regression", models["regression"], 1))
     if "rddm" in models:
         methods += [(f"RDDM, {steps} step{'s' * (steps > 1)}", models["rddm"], steps) for steps in STEPS]
+    if "noise" in models:
+        scale = describe(models["noise"])["noise scale"]
+        methods += [(f"RDDM, noise scale {scale:g}, {n} step{'s' * (n > 1)}", models["noise"], n) for n in STEPS]
     if "bundled" in models:
         methods.append(("restored", models["bundled"], 1))
     for method, model, steps in methods:
@@ -223,13 +231,15 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
         for (kind, method), found in figures.items()
     ]
     rows.sort(key=lambda row: list(dict.fromkeys(sample.kind for sample in there)).index(row["damage"]))
-    captions = [method for method in shown if method not in ("RDDM, 2 steps", "RDDM, 10 steps")]
+    # "RDDM, 2 steps" and so on of all networks.
+    captions = [method for method in shown if not method.startswith("RDDM") or not method.endswith(HIDDEN)]
     sheet = [
         ("", [Cell(method if i == 0 else "", shown[method][i]) for method in captions] + [_clean(there[i], i)])
         for i in range(len(shown["degraded"]))
     ]
-    save_sheet(contact_sheet(sheet), args.output.with_name(f"{args.output.name}_{task}.png"))
-    if task in BLIND:
+    suffix = "_noise" if "noise" in models and "rddm" not in models else ""
+    save_sheet(contact_sheet(sheet), args.output.with_name(f"{args.output.name}_{task}{suffix}.png"))
+    if task in BLIND and not suffix:
         old_photos(task, models, args)
     return {"rows": rows, "networks": {name: describe(model) for name, model in models.items()}}
 
@@ -353,6 +363,14 @@ def to_markdown(report: dict[str, Any]) -> str:
         )
         text.append(f"## {title}\n\n{NOTES[task]} {networks}.\n")
         text.append(markdown_table(result["rows"], columns) + f"\n![pictures](rddm_{task}.png)\n")
+        if "noise" in result["networks"]:
+            scale = result["networks"]["noise"]["noise scale"]
+            text.append(f"With noise scale {scale:g}:\n\n![pictures](rddm_{task}_noise.png)\n")
+        if "held out" in result:
+            text.append(
+                "Its last training, measured on held-out photographs:\n\n"
+                + markdown_table(result["held out"], {"steps": "d", "PSNR": ".2f", "degraded": ".2f"})
+            )
         if task in BLIND:
             old = "rddm_oldphotos.jpg" if task == "blind" else "rddm_bundled_oldphotos.jpg"
             text.append(
@@ -372,6 +390,16 @@ def to_markdown(report: dict[str, Any]) -> str:
     lines += [f"- {name}: {value}" for name, value in report["run"].items() if name != "command"]
     text.append("## How it was run\n\n" + "\n".join(lines) + "\n")
     return "\n".join(text)
+
+
+def joined(earlier: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The results of a task with those of a network that was measured later."""
+    new = {(row["damage"], row["method"]) for row in result["rows"]}
+    rows = [row for row in earlier["rows"] if (row["damage"], row["method"]) not in new] + result["rows"]
+    rows.sort(key=lambda row: list(dict.fromkeys(one["damage"] for one in rows)).index(row["damage"]))
+    commands = list(dict.fromkeys((*earlier["command"].split("; "), result["command"])))
+    networks = {**earlier["networks"], **result["networks"]}
+    return {"rows": rows, "networks": networks, "command": "; ".join(commands)}
 
 
 def gap(rows: Sequence[dict[str, Any]]) -> float:
@@ -400,10 +428,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     tasks = {}
     for task in ("derain", "lowlight", "blind"):
-        models = {"rddm": getattr(args, task), "regression": getattr(args, f"{task}_regression")}
+        models = {
+            "rddm": getattr(args, task),
+            "regression": getattr(args, f"{task}_regression"),
+            "noise": getattr(args, f"{task}_noise"),
+        }
         models = {name: model for name, model in models.items() if model is not None}
-        if "rddm" in models:
+        if "rddm" in models or "noise" in models:
             tasks[task] = models
+    if args.history is not None and not args.bundled:
+        sys.exit("--history is of the bundled restorer's training: give --bundled, too")
     if args.bundled:
         tasks["bundled"] = {"bundled": Path(diffusers_restore.DEFAULT_RESTORER)}
     if not tasks:
@@ -411,9 +445,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {task: measure(task, models, args) for task, models in tasks.items()}
     for result in measured.values():
         result["command"] = how_it_was_run("benchmarks/rddm.py", argv)["command"]
+    if args.history is not None:
+        lines = [json.loads(line) for line in args.history.read_text().splitlines()]
+        held_out = [
+            {"steps": one["step"], "PSNR": one["psnr"], "degraded": one["psnr_degraded"]}
+            for one in lines
+            if "psnr" in one
+        ]
+        measured["bundled"]["held out"] = held_out
     # Read now and not before: another task may have been measured meanwhile.
     path = args.output.with_suffix(".json")
     earlier = json.loads(path.read_text())["tasks"] if path.is_file() else {}
+    for task, result in measured.items():
+        if task in earlier and "rddm" not in tasks[task] and "bundled" not in tasks[task]:
+            measured[task] = joined(earlier[task], result)
     report = {"run": how_it_was_run("benchmarks/rddm.py", argv), "tasks": {**earlier, **measured}}
     _, markdown = write_report(args.output, report, to_markdown(report))
     print(markdown.read_text())

@@ -9,7 +9,7 @@ from ..errors import InvalidInputError
 from ..evaluation.noise import estimate_noise
 from .jobs import Remarks
 
-LITTLE, SOMEWHERE = 1.2, 3.5
+LITTLE, SOMEWHERE = 0.9, 2.5
 """Grey levels of 255: restoring changes less of a clean picture, as a whole and in each part, and only does harm
 (benchmarks/results/noise.md)."""
 
