@@ -293,10 +293,11 @@ def to_markdown(report: dict[str, Any]) -> str:
     run = report["run"]
     text = [
         "# Cold Diffusion on MNIST\n",
-        f"Test digits of MNIST, resized from 28 to 32 px (bilinear, as the degraded columns show that the "
-        "paper's were). RMSE and SSIM in [0, 1], next to those of the paper (arXiv:2208.09392, 700,000 steps of 64 pictures, 57 million parameters). "
-        "The Fréchet distance is between features of a classifier trained here and can't be compared with the paper's "
-        f"FID, that of Inception; the classifier reads {report['classifier']:.1%} of the clean digits right.\n",
+        "Test digits of MNIST, resized from 28 to 32 px (bilinear, as the paper's by its degraded columns). RMSE and "
+        "SSIM in [0, 1], next to those of the paper (arXiv:2208.09392, 700,000 steps of 64 pictures, 57 million "
+        "parameters). The Fréchet distance is between features of a classifier trained here and can't be compared with "
+        "the paper's FID, that of Inception; the classifier reads "
+        f"{report['classifier']:.1%} of the clean digits right.\n",
     ]
     formats = {"digits": "", "of": "d", "RMSE": ".3f", "RMSE published": ".3f", "SSIM": ".3f", "SSIM published": ".3f"}
     for task in PUBLISHED:

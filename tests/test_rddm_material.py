@@ -179,6 +179,20 @@ def test_the_benchmark(data: Path, models: dict[str, Path], tmp_path: Path, monk
     assert len(seen) == 5
     assert json.loads((tmp_path / "out" / "rddm.json").read_text())["tasks"]["derain"]["rows"] == rows
 
+    # Another noise scale stands beside what was measured earlier, and a training's history beside its network.
+    module.main([*words, "--derain_noise", str(models["rddm"])])
+    joined = json.loads((tmp_path / "out" / "rddm.json").read_text())["tasks"]["derain"]
+    assert joined["rows"][: len(rows)] == rows
+    others = {row["method"].replace("noise scale 0.01, ", ""): row["PSNR"] for row in joined["rows"][len(rows) :]}
+    assert others == {row["method"]: row["PSNR"] for row in rows if row["method"].startswith("RDDM")}
+    assert joined["networks"].keys() == {"rddm", "regression", "noise"}
+    history = tmp_path / "metrics.jsonl"
+    history.write_text('{"step": 1, "loss": 2}\n{"step": 2, "psnr": 21.25, "psnr_degraded": 20.5}\n')
+    module.main([*words, *named["bundled"], "--history", str(history)])
+    assert "| 2 | 21.25 | 20.50 |" in (tmp_path / "out" / "rddm.md").read_text()
+    with pytest.raises(SystemExit, match="give --bundled, too"):
+        module.main([*words, *named["derain"], "--history", str(history)])
+
 
 def test_the_benchmark_without_models_says_so(data: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="name a trained model by one or more of --derain"):

@@ -63,6 +63,7 @@ OTHER: dict[str, Any] = {
     "center_crop": True,
     "random_flip": True,
     "random_rotate": True,
+    "image_interpolation_mode": "lanczos",
     "validation_data_dir": "measured",
     "validation_images": 3,
     "validation_resolution": 96,

@@ -240,6 +240,15 @@ def test_a_small_picture_is_enlarged(scales: dict[str, float]) -> None:
     np.testing.assert_array_equal(crop, np.asarray(expected).transpose(2, 0, 1))
 
 
+def test_digits_are_resized_bilinearly() -> None:
+    digit = noise(28, 28)
+    given = torch.from_numpy(digit)[None, None].double()
+    expected = torch.nn.functional.interpolate(given, (32, 32), mode="bilinear")[0].numpy()
+    crop = crop_of(digit, CropConfig(32, 1, image_interpolation_mode="bilinear"))
+    assert np.abs(crop - expected).max() <= 1  # rounded after each direction
+    assert np.abs(crop_of(digit, CropConfig(32, 1)) - expected).max() > 10
+
+
 def test_channels_are_what_was_asked_for() -> None:
     colour, grey = noise(8, 8, 3), noise(8, 8)
     np.testing.assert_array_equal(
@@ -612,6 +621,10 @@ def test_an_unreadable_item_is_replaced_by_the_next(tmp_path: Path, capsys: pyte
         (lambda: CropConfig(8, min_scale=1), "given together or not at all, got 1 and None"),
         (lambda: CropConfig(8, min_scale=1, max_scale=0.5), "max_scale must be a number >= 1, got 0.5"),
         (lambda: CropConfig(8, min_scale=0, max_scale=1), "min_scale must be a number > 0, got 0"),
+        (
+            lambda: CropConfig(8, image_interpolation_mode="nearest"),  # type: ignore[arg-type]
+            "image_interpolation_mode must be one of bilinear, bicubic, lanczos, got 'nearest'",
+        ),
         (lambda: sources.open_source(), "exactly one of train_data_dir and dataset_name .* None and None"),
         (lambda: sources.open_source("a", "b"), "exactly one of train_data_dir and dataset_name .* 'a' and 'b'"),
         (lambda: sources.open_source("nowhere"), "train_data_dir must be a folder or an idx file, got 'nowhere'"),
