@@ -394,9 +394,10 @@ def to_markdown(report: dict[str, Any]) -> str:
 
 def joined(earlier: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     """The results of a task with those of a network that was measured later."""
-    new = {(row["damage"], row["method"]) for row in result["rows"]}
-    rows = [row for row in earlier["rows"] if (row["damage"], row["method"]) not in new] + result["rows"]
-    rows.sort(key=lambda row: list(dict.fromkeys(one["damage"] for one in rows)).index(row["damage"]))
+    # A row that is measured again keeps its place.
+    of = {(row["damage"], row["method"]): row for row in (*earlier["rows"], *result["rows"])}
+    order = list(dict.fromkeys(damage for damage, _ in of))
+    rows = sorted(of.values(), key=lambda row: order.index(row["damage"]))
     commands = list(dict.fromkeys((*earlier["command"].split("; "), result["command"])))
     networks = {**earlier["networks"], **result["networks"]}
     return {"rows": rows, "networks": networks, "command": "; ".join(commands)}
