@@ -207,6 +207,11 @@ def test_prior_keeps_the_rows_of_what_was_tried(model: str, testsets: Path, tmp_
     assert low > high
     page = (tmp_path / "prior.md").read_text()
     assert "| first |" in page
+    (text,) = prior.curve(
+        [{"name": "bundled", "CBSD68": [33, 31, 28]}, {"name": "bundled, gone on with", "CBSD68": [33.5, 31.1, 28.1]}]
+    )
+    assert "1.10 / 0.50 / 0.20 dB short" in text
+    assert "0.50 / 0.10 / 0.10 dB more in all, and 0.60 / 0.40 / 0.10 dB stay" in text
     assert "CBM3D, as published | 33.50 | 30.70 | 27.40 |" in page
     assert model not in page
 
