@@ -220,7 +220,7 @@ def measure(task: str, model: Path, x: Tensor, labels: Tensor, classifier: Class
                 return {"x": restore(pipe, method, part, args.seed, first, task)}
 
             parts.append(cached(args.cache, f"{key} {task} {method} {first} {len(part)}", compute)["x"])
-        y = torch.cat(parts)
+        y = torch.cat(parts).clamp(-1, 1)  # Algorithm 1 may diverge
         pictures[method] = y[:SHOWN]
         published = PUBLISHED[task].get(method, (None, None))
         rows.append(
