@@ -317,8 +317,8 @@ def to_markdown(report: dict[str, Any]) -> str:
             f"{task.replace('_', ' ')} {gaps(report['tasks'][task])}" for task in PUBLISHED if task in report["tasks"]
         )
         + ". The networks had a small part of the paper's training: the steps above, of 32 digits each, against "
-        "700,000 of 64, with a tenth of the parameters. Where fewer than 10,000 digits were measured, they are the first "
-        "ones, which are easier: their degraded column is lower, too.\n"
+        "700,000 of 64, with a tenth of the parameters. Where fewer than 10,000 digits were measured, they are the "
+        "first ones, which are easier: their degraded column is lower, too.\n"
     )
     if (result := report["tasks"].get("generate")) is not None:
         text.append(
