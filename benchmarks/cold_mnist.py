@@ -87,11 +87,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 def load_digits(path: Path, count: int | None = None) -> Tensor:
     """The first digits of an idx file, resized to 32 x 32 as training does it, (N, 1, 32, 32) in [-1, 1]."""
-    source, crop, unused = (
-        IdxImages(path),
-        CropConfig(32, 1, image_interpolation_mode="bilinear"),
-        np.random.default_rng(0),
-    )
+    source, unused = IdxImages(path), np.random.default_rng(0)
+    crop = CropConfig(32, 1, image_interpolation_mode="bilinear")
     count = len(source) if count is None else min(count, len(source))
     return to_unit(torch.from_numpy(np.concatenate([cut(source[i], crop, unused) for i in range(count)])))
 
