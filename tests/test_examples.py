@@ -406,7 +406,7 @@ def test_the_figures_of_degraded_digits_by_hand(mnist: Path, cold_models: dict[s
     (row, direct, *_) = measure(mnist, tmp_path, {"--deblur": cold_models["--deblur"]})["deblur"]["rows"]
     pixels = np.frombuffer(gzip.decompress((mnist / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
     digits = [
-        np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC))
+        np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BILINEAR))
         for one in pixels.reshape(60, 28, 28)[:20]
     ]
     x = torch.from_numpy(np.stack(digits)[:, None] / 127.5 - 1).float()

@@ -87,8 +87,8 @@ def with_channels(pictures: Tensor, channels: int) -> Tensor:
     """
     given = pictures.shape[1]
     if given == 3 and channels == 1:
-        luma = torch.tensor(_LUMA, dtype=pictures.dtype, device=pictures.device)
-        return torch.einsum("c,bchw->bhw", luma, pictures)[:, None]
+        red, green, blue = (weight * part for weight, part in zip(_LUMA, pictures.split(1, dim=1), strict=True))
+        return red + green + blue  # not a product of matrices, whose rounding depends on the number of pictures
     if given not in (1, channels):
         raise InvalidInputError(f"image has {given} channels, the network takes {channels}")
     return pictures.expand(-1, channels, -1, -1)
