@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import os
@@ -186,9 +187,10 @@ def serve(order: str, folder: Path) -> None:
     if order == "before":
         import diffusers_restore  # noqa: F401
     import torch
-    from diffusers import DiffusionPipeline  # noqa: F401
+    from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel  # noqa: F401
 
     torch.set_num_threads(1)
+    gc.freeze()  # else a collection in a child copies every page
     results = []
     for way, method, state, trust in cells():
         if (state == "before") != (order == "before"):
