@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import torch
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", "--number", type=int, default=2, help="of pictures (default: 2)")
     parser.add_argument("--columns", type=int, default=8, help="severities to show (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of the state of the degradation (default: 0)")
+    modes = get_args(get_type_hints(CropConfig)["image_interpolation_mode"])
+    parser.add_argument(
+        "--image_interpolation_mode", default="bicubic", choices=modes, help="as in the model's training"
+    )
     args = parser.parse_args(argv)
     pipe = ColdDiffusionPipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
@@ -45,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         source = open_source(args.data)
     except InvalidInputError as error:
         parser.error(str(error).replace("train_data_dir", "data"))
-    crop = CropConfig(pipe.unet.config.sample_size, pipe.unet.config.in_channels, center_crop=True)
+    unet, mode = pipe.unet.config, args.image_interpolation_mode
+    crop = CropConfig(unet.sample_size, unet.in_channels, center_crop=True, image_interpolation_mode=mode)
     generator = torch.Generator().manual_seed(args.seed)
     rows = []
     for i in range(min(args.number, len(source))):
