@@ -157,6 +157,8 @@ def gaussian(steps: int = 20, g: float = 0.5, sigma_y: float = 0.1) -> list[dict
         for name, (method, options, _) in RUNS.items()
         if method not in ("ddrm-jpeg", "dps")  # not affine, or for another kind of damage
     }
+    for run in ("diffpir", "diffpir, inpainting"):
+        runs[run] = ("diffpir", {**runs[run][1], "clip": False})
     runs["daps"] = ("daps", {"prior_sd": g, "denoise_last": False})
     runs["mmps"] = ("mmps", {"iterations": 8})
     runs["mmps, covariance"] = ("mmps", {"prior_sd": g, "iterations": 8, "covariance": True, "denoise_last": False})

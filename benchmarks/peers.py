@@ -109,8 +109,8 @@ RUNS = (
     Run("azula", "pigdm"),
 )
 SETTINGS = {
-    "ours": "the schedulers' defaults: DDRM eta 0.85, eta_b 1; DiffPIR lambda 1.75, zeta 0.3; DPS zeta 0.3; DPIR "
-    "lambda 0.23; MMPS 2 iterations; PiGDM prior_sd 1",
+    "ours": "the schedulers' defaults: DDRM eta 0.85, eta_b 1; DiffPIR lambda 1.75, zeta 0.3, clipped; DPS zeta 0.3; "
+    "DPIR lambda 0.23; MMPS 2 iterations; PiGDM prior_sd 1",
     "deepinv": "DiffusersDenoiserWrapper; DDRM eta 0.85, etab 1, sigmas linspace(1, 0, steps); DiffPIR lambda_ 7, zeta "
     "0.1; DPS schedule vp, solver ddpm, weight 1; DPIR; Denoising, Inpainting, Downsampling (circular), BlurFFT",
     "azula": "plugins.adm.AblatedDenoiser, clip_mean as its models have it; DPSSampler zeta 1; PGDMSampler eta 0; "
@@ -227,7 +227,8 @@ class OursExact:
         self.g, self.record, self.timesteps = g, record, timesteps
 
     def ready(self, method: str, problem: Problem) -> Callable[[], Tensor]:
-        scheduler, measurement, generator = METHODS[method](), problem.measurement, seeded(problem.seed)
+        own = {"clip": False} if method == "diffpir" else {}  # its closed form has none, and a Gaussian no bounds
+        scheduler, measurement, generator = METHODS[method](**own), problem.measurement, seeded(problem.seed)
         scheduler.set_timesteps(None if self.timesteps else problem.steps, timesteps=self.timesteps)
         scheduler.prepare(measurement)
 

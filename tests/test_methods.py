@@ -13,9 +13,10 @@ from conftest import make_unet
 from diffusers import DDPMScheduler, RePaintScheduler, ScoreSdeVeScheduler
 from torch import Tensor
 
-from diffusers_restore import DDRMBlocks, DDRMPipeline, operators
+from diffusers_restore import DEFAULT_PRIOR, DDRMBlocks, DDRMPipeline, images, operators
 from diffusers_restore.errors import InvalidInputError, OperatorError, UnknownNameError
 from diffusers_restore.evaluation.denoising import denoising_errors
+from diffusers_restore.evaluation.metrics import psnr
 from diffusers_restore.operators import BlockMean, CircularBlur, Mask, Measurement, Operator
 from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
@@ -564,6 +565,32 @@ def test_diffpir_looks_oftener_where_the_noise_is_weak() -> None:
     assert scheduler.timesteps.tolist() == [999 - one for one in seen] + [0]
     assert scheduler.timesteps[:3].tolist() == [999, 770, 675]
     assert [scheduler.space(n) for n in (1, 2, 3)] == [[999], [999, 0], [999, 292, 0]]
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_diffpir_clips_what_agrees_with_the_data_but_in_the_last_step(clip: bool) -> None:
+    scheduler = METHODS["diffpir"](prior_weight=1.0, zeta=1.0, clip=clip)
+    scheduler.set_timesteps(timesteps=[900, 0])
+    y = torch.full((1, 1, 2, 2), 3.0)
+    measurement, none = Measurement(y, Mask((1, 2, 2), torch.ones(2, 2)), 0.1), torch.zeros_like(y)
+    for t, below, wanted in ((900, 0, 1.0 if clip else 3.0), (0, -1, 3.0)):
+        sigma = scheduler.sigma(t)
+        x = scheduler.step(none, t, none, measurement, variance_noise=none).prev_sample
+        corrected = x / scheduler.alpha_bar(below) ** 0.5
+        share = sigma**2 / (sigma**2 + 0.1**2)
+        assert torch.allclose(corrected, torch.full_like(y, wanted if wanted == 1 else share * 3), atol=1e-5)
+
+
+def test_diffpir_deblurs_in_few_steps_by_a_schedule_that_begins_with_much_noise() -> None:
+    pipe = DDRMPipeline.from_pretrained(DEFAULT_PRIOR)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = METHODS["diffpir"].from_config(pipe.scheduler.config)
+    x = images.load(Path(DEFAULT_PRIOR).parent / "photos" / "chelsea.png").tensor[:, :, 100:164, 150:214]
+    blur = operators.create("deblur-gauss", image_shape=(3, 64, 64))
+    y = operators.measure(blur, x, 0.02, torch.Generator().manual_seed(0)).y
+    call = {"operator": blur, "sigma_y": 0.02, "num_inference_steps": 20, "output_type": "latent"}
+    restored = pipe(y, **call, generator=torch.Generator().manual_seed(0)).images
+    assert psnr(restored[0], x[0]) > psnr(y[0], x[0])
 
 
 def test_ddrm_jpeg_refuses_what_would_end_in_noise() -> None:

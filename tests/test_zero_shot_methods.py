@@ -159,8 +159,12 @@ def of_prior(a: float, g: float = G) -> float:
 CHAINS: dict[str, tuple[str, dict[str, Any], Callable[[Coefficient], Step]]] = {
     "ddnm": ("ddnm", {}, _ddnm),
     "ddnm, travelling": ("ddnm", {"travel_length": 2, "travel_repeats": 2, "eta": 0.5}, lambda c: _ddnm(c, 0.5)),
-    "diffpir": ("diffpir", {}, lambda c: _diffpir(c, 1.75, 0.3)),
-    "diffpir, all noise new": ("diffpir", {"prior_weight": 1.0, "zeta": 1.0}, lambda c: _diffpir(c, 1.0, 1.0)),
+    "diffpir": ("diffpir", {"clip": False}, lambda c: _diffpir(c, 1.75, 0.3)),
+    "diffpir, all noise new": (
+        "diffpir",
+        {"prior_weight": 1.0, "zeta": 1.0, "clip": False},
+        lambda c: _diffpir(c, 1.0, 1.0),
+    ),
     "ilvr": ("ilvr", {}, _replaced),
     "ilvr, stopping": ("ilvr", {"stop": 0.4}, lambda c: _replaced(c, c.t >= 400)),
     "ccdf": ("ccdf", {"start_share": 0.5}, _replaced),

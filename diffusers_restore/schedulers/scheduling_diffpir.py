@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  # diffusers looks for it here
 from torch import Tensor
 
-from ..errors import check_real
+from ..errors import check_bool, check_real
 from ..operators import Measurement
 from .data_terms import posterior_mean
 from .estimate import Estimate
@@ -26,6 +26,7 @@ def diffpir_update(
     sigma_next: float,
     prior_weight: float = 1.75,
     zeta: float = 0.3,
+    clip: bool = False,
 ) -> Tensor:
     """One step from the noise level sigma to sigma' = `sigma_next`, in VE form.
 
@@ -41,8 +42,11 @@ def diffpir_update(
         sigma, sigma_next: noise levels; sigma_next is 0 at the last step.
         prior_weight: lambda > 0.
         zeta: share of the noise's variance that is new, [0, 1].
+        clip: x0c is clipped to [-1, 1], but in the last step, whose result agrees with y.
     """
     corrected = posterior_mean(x0_hat, measurement, sigma**2 / prior_weight)
+    if clip and sigma_next > 0:
+        corrected = corrected.clamp(-1, 1)
     kept = sqrt(1 - zeta) * sigma_next / sigma
     return torch.lerp(corrected, sample, kept).add_(noise, alpha=sqrt(zeta) * sigma_next)
 
@@ -50,13 +54,16 @@ def diffpir_update(
 class DiffPIRScheduler(ZeroShotScheduler):
     """DiffPIR (arXiv:2305.08995): DPIR within a diffusion chain, re-noised after each agreement with y.
 
-    A step is `diffpir_update`; nothing is clipped. The paper's lambda is 4 times `prior_weight`: its sigma_y is in
-    units of [0, 1], and its sigma in those of [-1, 1].
+    A step is `diffpir_update`. The paper's lambda is 4 times `prior_weight`: its sigma_y is in units of [0, 1], and its
+    sigma in those of [-1, 1].
 
     Args:
         num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type: of the network.
         prior_weight: lambda > 0, in units of [-1, 1]; 1.75 is the paper's for deblurring, 0.25 for inpainting.
         zeta: share of the noise's variance that is new, [0, 1]; the paper has 0.3 for deblurring, 1 for inpainting.
+        clip: what agrees with y is clipped to [-1, 1], where pictures lie, but in the last step. At strong noise the
+            data alone decide it, and what they hardly determine, as the fine detail of a blurred picture, becomes huge.
+            The authors' code clips the network's estimate instead, which doesn't prevent that.
 
     Raises:
         InvalidInputError: an option out of range.
@@ -75,10 +82,12 @@ class DiffPIRScheduler(ZeroShotScheduler):
         prediction_type: str = "epsilon",
         prior_weight: float = 1.75,
         zeta: float = 0.3,
+        clip: bool = True,
     ) -> None:
         super().__init__(num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type)
         check_real("prior_weight", prior_weight, above=0)
         check_real("zeta", zeta, 0, 1)
+        check_bool("clip", clip)
 
     def space(self, count: int) -> list[int]:
         """T - 1 - T sqrt(i / (n - 1)), denser where the noise is weak."""
@@ -89,5 +98,6 @@ class DiffPIRScheduler(ZeroShotScheduler):
     def update(self, estimate: Estimate, measurement: Measurement, **options: float) -> Tensor:
         """`diffpir_update`."""
         known = (estimate.x0_hat, estimate.sample, estimate.noise)
-        levels, weights = (estimate.sigma, estimate.sigma_next), (self.config.prior_weight, self.config.zeta)
-        return diffpir_update(*known, measurement, *levels, *weights)
+        levels = (estimate.sigma, estimate.sigma_next)
+        chosen = (self.config.prior_weight, self.config.zeta, self.config.clip)
+        return diffpir_update(*known, measurement, *levels, *chosen)
