@@ -125,7 +125,7 @@ def run_one(pipe: DDRMPipeline, task: str, run: str, picture: Picture) -> tuple[
     ).images
     seconds = time.perf_counter() - started
     row = {
-        **figures(x[0], picture),
+        **figures(x[0].clamp(-1, 1), picture),  # a chain of DPS may have diverged
         "misfit": float((operator.forward(x) - measurement.y).square().mean().sqrt()),
         "evaluations": pipe.num_evaluations,
         "seconds": round(seconds, 2),
@@ -223,7 +223,8 @@ def to_markdown(run: dict[str, Any], table: list[dict[str, Any]], exact: list[di
             "# The zero-shot methods, side by side\n",
             f"Means over {run['pictures']} pictures, centre crops of {run['crop']} px, one restoration each. `misfit` "
             "is the root mean square of A x - y, in units of [-1, 1]: the noise where the data are kept, more where "
-            "they are not. Seconds are of one thread; MB what a picture of 256 px takes beside the loaded network.\n",
+            "they are not, above 1 where a chain diverged. Seconds are of one thread; MB what a picture of 256 px "
+            "takes beside the loaded network.\n",
             *by_task,
             "## A Gaussian prior: which methods sample the posterior?\n",
             "Error of the mean in standard deviations of the posterior / variance over that of the posterior, exact, "

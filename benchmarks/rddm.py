@@ -233,8 +233,9 @@ def measure(task: str, models: dict[str, Path], args: argparse.Namespace) -> dic
     rows.sort(key=lambda row: list(dict.fromkeys(sample.kind for sample in there)).index(row["damage"]))
     # "RDDM, 2 steps" and so on of all networks.
     captions = [method for method in shown if not method.startswith("RDDM") or not method.endswith(HIDDEN)]
+    short = {method: method.replace("RDDM, noise scale", "noise") for method in captions}  # columns can be narrow
     sheet = [
-        ("", [Cell(method if i == 0 else "", shown[method][i]) for method in captions] + [_clean(there[i], i)])
+        ("", [Cell(short[method] if i == 0 else "", shown[method][i]) for method in captions] + [_clean(there[i], i)])
         for i in range(len(shown["degraded"]))
     ]
     suffix = "_noise" if "noise" in models and "rddm" not in models else ""
