@@ -174,7 +174,8 @@ def test_zero_shot_methods_in_tiles(method: str, recorder: type[Recorder]) -> No
     tiled = pipe(**call, generator=[seeded(i) for i in range(2)]).images
     assert recorder.calls == 2 * pipe.num_evaluations * 3 * 4
     assert recorder.largest == (32 + 2 * 32, 32 + 2 * 32)
-    assert (tiled - whole).abs().max() < 1e-3 * whole.abs().max()  # rounding, which the blur's inverse amplifies
+    # The blur's inverse amplifies rounding; DiffPIR's result is smaller beside it, being clipped on the way.
+    assert (tiled - whole).abs().max() < (1e-3 if method == "diffpir" else 2e-4) * whole.abs().max()
     one = pipe(**call | {"image": call["image"][1:]}, generator=seeded(1)).images
     assert torch.equal(one[0], tiled[1])
     pipe.disable_tiling()
