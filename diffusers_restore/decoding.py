@@ -154,7 +154,7 @@ def read_pixels(path: Path, max_pixels: int) -> Pixels:
                     pixels = pixels_of(turned)
                 else:
                     pixels = _deep_pixels(_read_samples16(path, tiles, np.asarray(turned)), transparent)
-                return pixels._replace(metadata=read_metadata(turned), pages=_count_pages(path))
+                return pixels._replace(metadata=read_metadata(image), pages=_count_pages(path))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             size, *_ = str(error).split(" exceeds")  # "Image size (144000000 pixels)"
             raise _too_large(path, size, max_pixels) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -52,7 +53,16 @@ def _nearest_numbers(name: str, names: list[str]) -> list[str]:
 
 def one_line(error: BaseException) -> str:
     """The message of another library's error, which may be long, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return without_controls(" ".join(str(error).split())) or type(error).__name__
+
+
+def without_controls(text: str) -> str:
+    """A text with escapes in place of characters that would steer a terminal; names of files may hold them."""
+    return "".join(_escaped(one) if unicodedata.category(one) in ("Cc", "Zl", "Zp") else one for one in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def check_real(

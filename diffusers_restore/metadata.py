@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 _ORIENTATION = ExifTags.Base.Orientation
 _SIZE = (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
+_BLOCKS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_OF_PHOTOGRAPH = (
+    ExifTags.Base.DocumentName,
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+    ExifTags.Base.HostComputer,
+    ExifTags.Base.Copyright,
+    *_BLOCKS,
+)
+"""Tags of a TIFF that say nothing of its own pixels."""
 _INCH = 0.0254  # metres
 _MAX_PROFILE = 2**24 - 2**16  # bytes; `images` reads no longer ones from a PNG
 _MAX_EXIF_OF_JPEG = 65533
@@ -31,10 +46,10 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        # What no file can hold is no reason not to write the pixels.
+        # What no file can hold is no reason not to write the pixels. A TIFF that states no resolution has 1 for Pillow.
         if self.icc_profile is not None and not 20 < len(self.icc_profile) <= _MAX_PROFILE:
             object.__setattr__(self, "icc_profile", None)
-        if self.dpi is not None and not all(1 <= value <= _MAX_DPI for value in self.dpi):
+        if self.dpi is not None and not all(1 < value <= _MAX_DPI for value in self.dpi):
             object.__setattr__(self, "dpi", None)
 
 
@@ -42,7 +57,7 @@ NO_METADATA = Metadata()
 
 
 def read_metadata(image: Image.Image) -> Metadata:
-    """That of an open picture; what can't be read counts as absent."""
+    """That of an open picture, decoded but not turned; what can't be read counts as absent."""
     profile, resolution = image.info.get("icc_profile"), image.info.get("dpi")
     dpi = None
     try:
@@ -56,14 +71,43 @@ def read_metadata(image: Image.Image) -> Metadata:
 def _read_exif(image: Image.Image) -> bytes | None:
     try:
         exif = image.getexif()
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # where the pixels lie is among the tags, too
+            exif = _of_photograph(exif)
         exif.pop(_ORIENTATION, None)
-        details = exif.get_ifd(ExifTags.IFD.Exif)
-        for name in _SIZE:
-            exif.pop(name, None)
-            details.pop(name, None)
+        for part in _parts(exif):
+            for name in _SIZE:
+                part.pop(name, None)
+            _keep_letters(part)
         return exif.tobytes() if exif else None
     except Exception:  # a block that isn't what it says; Pillow raises whatever it trips on
         return None
+
+
+def _parts(exif: Image.Exif) -> list[MutableMapping[int, Any]]:
+    return [exif, *(exif.get_ifd(block) for block in _BLOCKS if block in exif)]
+
+
+def _keep_letters(tags: MutableMapping[int, Any]) -> None:
+    """Put texts back as the bytes that Pillow has read as Latin-1, else it writes question marks for all but ASCII."""
+    for tag, value in tags.items():
+        if isinstance(value, str) and not value.isascii():
+            tags[tag] = value.encode("latin-1")
+
+
+def _of_photograph(tags: Image.Exif) -> Image.Exif:
+    for part in _parts(tags):
+        _keep_letters(part)
+    kept = Image.Exif()
+    for tag in _OF_PHOTOGRAPH:
+        if tag in tags:
+            kept[tag] = dict(tags.get_ifd(tag)) if tag in _BLOCKS else tags[tag]
+    return _loaded(kept.tobytes())
+
+
+def _loaded(block: bytes) -> Image.Exif:
+    exif = Image.Exif()
+    exif.load(block)
+    return exif
 
 
 def fitting_profile(metadata: Metadata, channels: int) -> bytes | None:
@@ -81,6 +125,10 @@ def encoder_options(metadata: Metadata, file_format: str, channels: int) -> dict
         profile = None if file_format == "WEBP" and channels < 3 else fitting_profile(metadata, channels)
         too_long = file_format == "JPEG" and len(metadata.exif or b"") > _MAX_EXIF_OF_JPEG
         wanted = {"icc_profile": profile, "exif": None if too_long else metadata.exif}
+    if file_format == "TIFF" and metadata.exif is not None:
+        wanted["exif"] = _loaded(metadata.exif)  # Pillow writes its values anew
+        for part in _parts(wanted["exif"]):
+            _keep_letters(part)
     if file_format in ("PNG", "JPEG", "TIFF", "BMP"):
         wanted["dpi"] = metadata.dpi
     return {name: value for name, value in wanted.items() if value is not None}

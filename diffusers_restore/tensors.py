@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidInputError
+
+_BACKENDS: Mapping[str, Any] = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
 
 
 def described(value: object) -> str:
@@ -19,6 +22,29 @@ def described(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"a numpy array of {value.dtype} {value.shape}"
     return f"{type(value).__name__} {value!r:.60}"
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b with all digits of their dtype, whatever autocast and torch's setting for products of float32 allow.
+
+    A product with an SVD's basis is divided by small singular values afterwards, which would amplify what is rounded.
+    """
+    kind = a.device.type
+    if kind not in _BACKENDS:
+        return torch.matmul(a, b)
+    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+        if a.dtype == torch.float32 and _rounds(kind):
+            return torch.matmul(a.double(), b.double()).float()
+        return torch.matmul(a, b)
+
+
+def _rounds(kind: str) -> bool:
+    """Whether torch may multiply float32 with fewer digits."""
+    matmul = getattr(_BACKENDS[kind], "matmul", None)
+    precision = getattr(matmul, "fp32_precision", None)
+    if precision is None:  # torch before 2.9
+        return torch.get_float32_matmul_precision() != "highest"
+    return precision in ("tf32", "bf16")
 
 
 def is_dense(value: object) -> TypeGuard[Tensor]:

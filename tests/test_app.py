@@ -323,6 +323,24 @@ def test_nothing_is_left_of_the_last_visitor_nor_of_one_who_never_leaves(worksho
     assert not copy.exists()
 
 
+def test_a_visit_with_long_work_is_not_forgotten(workshop: Workshop, tmp_path: Path) -> None:
+    visit = workshop.visit("a")
+    work = workshop.work(visit, Asked(None, {"task": "denoise", "sigma_y": 0.1}), [small(tmp_path)], visit.new_folder())
+    next(work)
+    visit.seen -= 7 * 3600
+    workshop.visit("b")
+    assert workshop.find("a") is visit
+    assert not visit.stop.is_set()
+    *_, end = work
+    assert isinstance(end, Ended)
+    assert end.error is None
+    workshop.visit("c")
+    assert workshop.find("a") is visit  # somebody may look at the result
+    visit.seen -= 7 * 3600
+    workshop.visit("d")
+    assert workshop.find("a") is None
+
+
 def test_no_name_of_a_visitor_leads_out(workshop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("of the machine")
     for name in (str(tmp_path), "../" * 20 + str(tmp_path), "..", "", "a/b"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,11 +167,37 @@ def test_no_file_that_is_read_is_overwritten(scans: Path, restore: Restore, mode
     fails(restore(scans / "a.png", "-o", model / "samples.png"), 2, "would overwrite a file of the --model")
     fails(run("sample", model, "-o", model / "samples.png"), 2, "would overwrite a file of the MODEL")
     (model / "samples.png").unlink()
+    np.save(tmp_path / "x.npy", np.zeros((3, 8, 8), np.float32))  # cs2 makes numbers of it, which go by the same name
+    for words in ((tmp_path / "x.npy", "-o", f"{tmp_path}/"), (tmp_path / "x.npy", "-o", tmp_path / "x.npy")):
+        result = run("degrade", *words, "--task", "cs2")
+        assert result.exit_code > 0
+        assert "would overwrite the input" in result.stderr
+    assert np.load(tmp_path / "x.npy").shape == (3, 8, 8)
+    (tmp_path / "x.npy").unlink()
     assert known.read_bytes() == before
     assert names(tmp_path) == ["hard.png", "kernel.png", "link.png", "mask.png", *(f"scans/{n}" for n in names(scans))]
 
 
 # --- figures, sheets, strength, quality ------------------------------------------------------------------------------
+
+
+def test_large_pictures_are_compared_where_they_are_allowed(
+    scans: Path, restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(images.load.__kwdefaults__, "max_pixels", 100)
+    words = (scans / "a.png", "-o", tmp_path / "out.png", "--reference", scans / "b.png", "--sheet", tmp_path / "s.png")
+    for more in ((), ("--skip-existing",)):
+        result = restore(*words, "--max-pixels", 1000, *more)
+        succeeds(result)
+        assert "PSNR" in result.stdout
+        assert "compared" not in result.stderr
+    assert (tmp_path / "s.png").exists()
+
+
+def test_a_picture_that_is_too_long_for_its_format_is_refused_before_the_work(restore: Restore, tmp_path: Path) -> None:
+    Image.new("L", (4100, 2), 99).save(tmp_path / "wide.webp")
+    result = restore(tmp_path / "wide.webp", "-o", f"{tmp_path}/out/", "--task", "sr4")
+    fails(result, 1, "the result is 16400x8, and .webp has at most 16383 pixels a side; write one of .png, .tif")
 
 
 def test_references_give_figures(scans: Path, restore: Restore, tmp_path: Path) -> None:
@@ -299,6 +327,9 @@ def test_quality_is_that_of_the_file(restore: Restore, tmp_path: Path) -> None:
         sizes.append((tmp_path / "a.jpg").stat().st_size)
     assert sizes[0] < sizes[1] / 2
     succeeds(restore(source, "-o", tmp_path / "out/", "--quality", 10))  # a folder may hold PNG too
+    for command in (restore, lambda *words: run("degrade", *words, "--task", "denoise")):
+        result = command(source, "-o", tmp_path / "b.png", "--quality", 10)
+        fails(result, 2, "--quality is for .jpg, .jpeg, .webp, which", "b.png' isn't")
 
 
 # --- going on --------------------------------------------------------------------------------------------------------
@@ -345,7 +376,44 @@ def test_a_stopped_folder_goes_on(
     fails(restore(scans / "a.png", "-o", tmp_path / "a.png", "--resume"), 2, "--resume is for a folder of results")
 
 
+def test_a_run_with_failures_goes_on(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    (scans / "b.png").write_bytes(b"no picture yet")
+    result = restore(scans, "-o", tmp_path / "out")
+    fails(result, 1, "1 of 3 failed: ", "b.png; the same command with --skip-existing keeps the others")
+    result = restore(scans, "-o", tmp_path / "noted", "--resume")
+    fails(result, 1, "b.png; the same command with --resume keeps the others")
+    picture(scans / "b.png", 1)
+    for folder, option in (("out", "--skip-existing"), ("noted", "--resume")):
+        result = restore(scans, "-o", tmp_path / folder, option)
+        succeeds(result)
+        assert result.stdout.count("skipped, ") == 2
+
+
+def test_another_model_of_the_same_name_is_another_option(scans: Path, model: Path, tmp_path: Path) -> None:
+    words = ("restore", scans, "-o", tmp_path / "out", "--task", "denoise", "--steps", 1, "--resume")
+    shutil.copytree(model, tmp_path / "model")
+    for skipped in (0, 3):
+        result = run(*words, "--model", tmp_path / "model", "--device", "cpu")
+        succeeds(result)
+        assert result.stdout.count("skipped, ") == skipped
+    os.utime(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")  # as if it was trained anew
+    result = run(*words, "--model", tmp_path / "model", "--device", "cpu")
+    succeeds(result)
+    assert "skipped" not in result.stdout
+
+
 # --- what is printed -------------------------------------------------------------------------------------------------
+
+
+def test_a_name_from_an_archive_does_not_steer_the_terminal(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        tar.add(scans / "a.png", "\x1b]0;owned\x07\n.png")
+        tar.add(__file__, "\x1b[2J.png")
+    result = restore(tmp_path / "evil.tar", "-o", tmp_path / "out", "--batch-size", 2)
+    assert result.exit_code == 1
+    assert r"\x1b]0;owned\x07\n.png ->" in result.stdout
+    assert r"\x1b[2J.png: cannot read" in result.stderr
+    assert "\x1b" not in result.stdout + result.stderr
 
 
 def test_quiet_verbose_and_json(scans: Path, restore: Restore, tmp_path: Path, model: Path) -> None:

@@ -928,6 +928,40 @@ def test_profile_exif_and_resolution_are_put_back(mode: str, suffix: str, bits: 
     assert images.load(tmp_path / f"b{suffix}").tensor.shape == (1, 3 if suffix == ".webp" else len(mode), 12, 8)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("source", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_words_of_any_language_are_put_back(source: str, suffix: str, orientation: int, tmp_path: Path) -> None:
+    words, lens = "Grand-mère, © 1950", "Ö"
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription], exif[ExifTags.Base.Make] = words.encode(), "Maker"
+    exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.IFD.Exif] = {ExifTags.Base.LensModel: lens.encode(), ExifTags.Base.DateTimeOriginal: "1950:01:02"}
+    exif[ExifTags.IFD.GPSInfo] = {ExifTags.GPS.GPSLatitudeRef: "N"}
+    if source == ".tif":  # which Pillow would write with question marks
+        images.save(torch.zeros(3, 8, 8), tmp_path / "a.tif", metadata=Metadata(exif=exif.tobytes()))
+    else:
+        Image.new("RGB", (8, 8)).save(tmp_path / f"a{source}", exif=exif.tobytes())
+    picture = images.load(tmp_path / f"a{source}")
+    images.save(picture.tensor, tmp_path / f"b{suffix}", metadata=picture.metadata)
+    with Image.open(tmp_path / f"b{suffix}") as again:
+        again.load()
+        found = again.getexif()
+        details = found.get_ifd(ExifTags.IFD.Exif)
+        assert found[ExifTags.Base.ImageDescription].encode("latin-1").decode() == words
+        assert (found[ExifTags.Base.Make], found.get(ExifTags.Base.Orientation, 1)) == ("Maker", 1)
+        assert (details[ExifTags.Base.LensModel], details[ExifTags.Base.DateTimeOriginal]) == (
+            lens.encode(),
+            "1950:01:02",
+        )
+        assert found.get_ifd(ExifTags.IFD.GPSInfo) == {ExifTags.GPS.GPSLatitudeRef: "N"}
+
+
+def test_a_tiff_that_says_nothing_has_no_metadata(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tif")
+    assert images.load(tmp_path / "a.tif").metadata == Metadata()
+
+
 def test_a_profile_of_other_colours_is_not_put_back(tmp_path: Path) -> None:
     grey = images.load(described(tmp_path / "a.png", "L"))
     for suffix, bits in ((".png", 8), (".png", 16), (".tif", 16), (".jpg", 8)):

@@ -84,6 +84,25 @@ def test_every_method_with_every_operator(method: str, name: str, sigma_y: float
         assert (operator.forward(x) - y).abs().max() < 2e-3
 
 
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05])
+@pytest.mark.parametrize("name", ["inpaint", "mean of a masked image", "blur, then mask"])
+@every_method
+def test_what_lies_where_nothing_was_measured_changes_nothing(method: str, name: str, sigma_y: float) -> None:
+    hole = torch.ones(SHAPE[1:])
+    hole[2:6, 2:6] = 0  # all of a block
+    masked = BlockMean(SHAPE, 2) @ Mask(SHAPE, hole)
+    operator = masked if name == "mean of a masked image" else MATRIX[name]
+    if method not in methods_for(operator, sigma_y):
+        return
+    y = operators.measure(operator, pictures(), sigma_y, torch.Generator().manual_seed(1)).y
+    missing = operator.measured(torch.ones_like(y)) == 0
+    assert missing.any()
+    assert not y[missing].any()
+    pipe = make_pipe(method)
+    x = restore(pipe, operator, y, sigma_y=sigma_y)
+    assert torch.equal(restore(pipe, operator, torch.where(missing, 0.9, y), sigma_y=sigma_y), x)
+
+
 def test_which_methods_can_what() -> None:
     every = set(METHODS)
     assert set(methods_for(MATRIX["blur"], 0.1)) == every - {"ddrm-jpeg"}

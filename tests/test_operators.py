@@ -89,6 +89,29 @@ def test_an_operator_is_what_it_says(name: str) -> None:
     check_operator(operator)
 
 
+@pytest.mark.parametrize("setting", ["autocast", "medium"])
+@pytest.mark.parametrize("name", list(examples()))
+def test_products_keep_their_digits(name: str, setting: str) -> None:
+    """Whatever a user allows the network."""
+    operator = examples()[name]
+    x = torch.rand(2, *operator.input_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = operator.forward(x)
+
+    def all_of_it() -> list[torch.Tensor]:
+        return [operator.forward(x), operator.adjoint(y), operator.pinv(y), operator.prox(x, y, 0.01)]
+
+    plain = all_of_it()
+    try:
+        torch.set_float32_matmul_precision("medium" if setting == "medium" else "highest")
+        with torch.autocast("cpu", enabled=setting == "autocast"):
+            found = all_of_it()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for one, wanted in zip(found, plain, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_every_registered_kind_has_an_example() -> None:
     ours = {kind for kind, address in operators.OPERATORS.addresses() if address.startswith("diffusers_restore.")}
     linear = {operator.kind for operator in examples().values()}

@@ -377,6 +377,13 @@ def test_classifier_guidance_is_the_formula_at_the_current_sample(
     assert (states[1][1] - wanted).abs().max() < 1e-3 * float(wanted.abs().max())
 
 
+def test_a_classifier_guides_in_inference_mode_too(pipe: DDRMPipeline) -> None:
+    given = {"classifier": lambda x, t: x.mean(dim=(1, 2, 3)), "classifier_scale": 9.0}
+    wanted = restore(pipe, clean(1), "denoise", **given)
+    with torch.inference_mode():
+        assert torch.equal(restore(pipe, clean(1), "denoise", **given), wanted)
+
+
 def test_a_classifier_that_is_none_is_refused(pipe: DDRMPipeline) -> None:
     with pytest.raises(InvalidInputError, match=r"classifier must return one log probability per picture, \(1,\)"):
         restore(pipe, clean(1), "denoise", classifier=lambda x, t: x.sum())

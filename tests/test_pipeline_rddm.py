@@ -583,6 +583,13 @@ def test_any_size_is_kept_and_the_chain_goes_on_beyond_its_border(
         assert x.is_contiguous()  # it holds no memory of the border
 
 
+def test_two_networks_may_need_multiples_that_do_not_divide_each_other() -> None:
+    unet = restorer(levels=3)  # of 4
+    thirds = make_residual_unet(channels=6, out_channels=3, patch_size=3)  # of 6
+    x = run(make(unet, thirds, prediction_type="residual_epsilon"), clean(1, (3, 20, 30)), num_inference_steps=2)
+    assert x.shape == (1, 3, 20, 30)
+
+
 def test_generated_pictures_have_the_size_of_the_network() -> None:
     unet = make_unet()
     unet.register_to_config(sample_size=[10, 7])  # as a tuple comes back from JSON

@@ -35,6 +35,7 @@ from diffusers_restore.schedulers.scheduling_rddm import (
     rddm_update_plain,
     rddm_variance,
 )
+from diffusers_restore.schedulers.timesteps import space_timesteps
 
 FORMS = ("incremental", "posterior", "recompose")
 VARIANCES = ("residual", "mean_reverting", "bridge")
@@ -621,8 +622,7 @@ BETAS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 def test_it_is_ddim(betas: str, spacing: str, prediction_type: str) -> None:
-    variants = [(False, False), (True, False), (True, True)]
-    for clip, use_clipped in variants[:1] if prediction_type == "sample" else variants:
+    for clip, use_clipped in [(False, False), (True, False), (True, True)]:
         ddim, rddm = ddim_and_rddm(
             "posterior" if use_clipped else None,
             **BETAS[betas],
@@ -652,6 +652,14 @@ def test_it_is_ddim(betas: str, spacing: str, prediction_type: str) -> None:
                 worst = max(worst, relative(y, x), relative(output.pred_original_sample, step.pred_original_sample))
             assert worst < 1e-10
             assert clipped == clip
+
+
+@pytest.mark.parametrize("total", [10, 1000])
+def test_any_number_of_trailing_steps_is_that_number(total: int) -> None:
+    for count in range(1, total + 1):
+        steps = space_timesteps(count, total, "trailing")
+        assert len(steps) == count
+        assert steps[-1] >= 0
 
 
 @pytest.mark.parametrize("clip_sample_range", [0.5, 3.0])

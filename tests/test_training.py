@@ -539,15 +539,29 @@ def test_a_run_with_other_held_out_pictures_is_refused(trained: Path, photos: Pa
     values = {"max_train_steps": 2, "resume_from_checkpoint": "latest"}
     message = refused(photos, output, validation_data_dir=str(others), **values)
     assert f"the checkpoint was trained with validation_data_dir: {str(measured)!r}, got {str(others)!r}" in message
-    train(photos, output, validation_data_dir=str(measured), **values)
+    (tmp_path / "link").symlink_to(measured)  # another name of the same folder
+    train(photos, output, validation_data_dir=f"{tmp_path / 'link'}/", **values)
 
 
-def test_what_is_not_of_this_run_is_left_alone(photos: Path, tmp_path: Path) -> None:
+def test_what_is_not_of_this_run_is_left_alone(trained: Path, photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "mine"
     output.mkdir()
     (output / "README.md").write_text("mine")
     assert "holds a README.md that isn't of this run" in refused(photos, output)
     assert (output / "README.md").read_text() == "mine"
+
+    for name in ("pipeline.py", "metrics.jsonl", "samples/00000002.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        first = name.split("/")[0]
+        assert f"holds a {first} that isn't of this run" in refused(photos, tmp_path)
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).rename(tmp_path / "kept")
+    finished = tmp_path / "finished"
+    shutil.copytree(trained, finished, ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert "that isn't of this run" in refused(photos, finished)
+    assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
     foreign = tmp_path / "foreign" / "checkpoint-500"
     foreign.mkdir(parents=True)

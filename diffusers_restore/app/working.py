@@ -141,10 +141,10 @@ class Workshop:
         return self._visits.get(name)
 
     def _forget(self) -> None:
-        """Remove what is left of pages that were never closed."""
+        """Remove what is left of pages that were never closed; one whose work goes on is open."""
         now = time.monotonic()
         for name, visit in list(self._visits.items()):
-            if now - visit.seen > LONGEST:
+            if visit.working is None and now - visit.seen > LONGEST:
                 self.leave(name)
         self._sweep(LONGEST)
 
@@ -203,7 +203,7 @@ class Workshop:
             if not isinstance(one, Ended):  # nobody looks any more
                 stop.set()
             if visit.working is stop:
-                visit.working = None
+                visit.working, visit.seen = None, time.monotonic()
 
     def _run(self, stop: threading.Event, asked: Asked, files: Sequence[Path], folder: Path, tell: Any) -> None:
         if not self._lock.acquire(blocking=False):

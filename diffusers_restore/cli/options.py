@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..errors import InvalidInputError, check_real, one_line, unknown_name
+from ..errors import InvalidInputError, check_real, one_line, unknown_name, without_controls
 from ..registries import METHODS, TASKS
 from ..restoring import ArgumentError, ModelError
 from ..restoring.kinds import FILE_ARGUMENTS
@@ -234,7 +234,7 @@ def options_named(ctx: click.Context) -> Iterator[None]:
 
 def name_options(ctx: click.Context, error: ArgumentError) -> str:
     """The message, with the option's name for each argument."""
-    return " ".join(error.message_for(lambda name: _option(ctx, name)).split())
+    return without_controls(" ".join(error.message_for(lambda name: _option(ctx, name)).split()))
 
 
 def _option(ctx: click.Context, name: str) -> str:

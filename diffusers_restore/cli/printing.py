@@ -112,11 +112,12 @@ class Printer:
             "options": json.loads(json.dumps(self.settings, default=str)),
         }
 
-    def end(self, processes: Processes | None = None) -> None:
+    def end(self, processes: Processes | None = None, how: str = "") -> None:
         """Print mean figures and failures; the exit status is 1 if there are any.
 
         Args:
             processes: that have shared the work, the first of which prints for all.
+            how: what can be done about failures.
         """
         failed = [outcome.job.name for outcome in self.outcomes if outcome.error is not None]
         compared = [dict(scores) for scores in self._scores if scores]
@@ -136,7 +137,7 @@ class Printer:
 
             self.tell("  ".join([f"mean of {len(compared)}", *_scores(mean_scores(compared))]))
         if count > 1 and failed:
-            click.echo(f"{len(failed)} of {count} failed: {', '.join(failed)}", err=True)
+            click.echo(f"{len(failed)} of {count} failed: {', '.join(failed)}{how}", err=True)
         if failed:
             raise click.exceptions.Exit(1)
 

@@ -219,6 +219,8 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
             how = "; the same command with --resume goes on" if batch.resumable else ""
             raise printer.interrupted(len(batch.todo), how) from None
     try:
-        printer.end(processes)
+        option = "--resume" if of_run["resume"] else "--skip-existing"
+        how = f"; the same command with {option} keeps the others" if batch.resumable else ""
+        printer.end(processes, how)
     finally:
         processes.end()

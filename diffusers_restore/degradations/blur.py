@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..caching import keep_tables
 from ..errors import InvalidInputError, check_bool, check_int, check_real
+from ..tensors import exact_product
 from .base import Degradation, State, check_choice, per_picture
 
 
@@ -73,8 +74,9 @@ class Blur(Degradation):
             blurred = torch.fft.irfft2(spectrum, s=(height, width))
         else:
             (to_h, from_h), (to_w, from_w) = (_cosines(n, x0.device, x0.dtype) for n in (height, width))
-            spectrum = ((x0 @ to_w.mT).mT @ to_h.mT) * (along[1][:, :, None] * along[0][:, None, :])[:, None]
-            blurred = ((spectrum @ from_h.mT).mT) @ from_w.mT
+            spectrum = exact_product(exact_product(x0, to_w.mT).mT, to_h.mT)
+            spectrum = spectrum * (along[1][:, :, None] * along[0][:, None, :])[:, None]
+            blurred = exact_product(exact_product(spectrum, from_h.mT).mT, from_w.mT)
         if self.mean_at_end:
             mean = x0.mean(dim=(2, 3), keepdim=True)
             blurred = torch.where(per_picture(t == self.num_timesteps), mean, blurred)

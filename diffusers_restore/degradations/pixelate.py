@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..caching import keep_tables
 from ..errors import InvalidInputError
+from ..tensors import exact_product
 from .base import Degradation, State, check_choice
 
 
@@ -50,7 +51,7 @@ class Pixelate(Degradation):
 
     def formula(self, x0: Tensor, t: Tensor, state: State) -> Tensor:
         rows, columns = (_products(self, n, x0.device, x0.dtype)[t][:, None] for n in x0.shape[2:])
-        return rows @ x0 @ columns.mT
+        return exact_product(exact_product(rows, x0), columns.mT)
 
 
 @keep_tables()

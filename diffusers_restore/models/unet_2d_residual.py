@@ -112,7 +112,8 @@ class ResidualUNet2DModel(SavesPlugIn, ModelMixin, PlainConfigMixin):
         dropout: share of the activations in each block that are dropped in training.
         num_class_embeds: of a class-conditional network.
         x0_errors: what was measured of the weights: pairs (sigma, mean squared error of x0_hat) for noise of standard
-            deviation sigma on held-out pictures in [-1, 1]; samplers that need the prior's uncertainty read them.
+            deviation sigma on held-out pictures in [-1, 1]. For a sampler that needs them:
+            `DAPSScheduler(denoising_errors=[[sigma, error**0.5] for sigma, error in unet.config.x0_errors])`.
 
     Raises:
         InvalidInputError: an argument out of range.

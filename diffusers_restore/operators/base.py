@@ -99,7 +99,7 @@ class Operator(ABC):
         return cls(**params)
 
     def measured(self, y: Tensor) -> Tensor:
-        """y with zeros where nothing is measured: a mask's holes; every other operator returns y as it is."""
+        """y with zeros where nothing is measured: in a mask's holes, in blocks that a mask has taken whole."""
         return self.check_output(y)
 
     def repeat_interleave(self, count: int) -> Operator:
@@ -157,7 +157,7 @@ class LinearOperator(Operator):
         Warns:
             ConvergenceWarning: the residual is larger.
         """
-        return least_squares(self.forward, self.adjoint, self.check_output(y))
+        return least_squares(self.forward, self.adjoint, self.measured(self.check_output(y)))
 
     def prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
         """argmin_z |A z - y|^2 + weight |z - x|^2, for weight > 0; shapes of x and of the result (B, *input_shape).
@@ -169,7 +169,7 @@ class LinearOperator(Operator):
             ConvergenceWarning: the residual is above 1e-5 of that in float32, 1e-10 in float64.
         """
         weight = self._check_prox(x, y, weight)
-        return x + least_squares(self.forward, self.adjoint, y - self.forward(x), weight)
+        return x + least_squares(self.forward, self.adjoint, self.measured(y) - self.forward(x), weight)
 
     def repeat_interleave(self, count: int) -> LinearOperator:
         return self

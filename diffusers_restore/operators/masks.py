@@ -204,6 +204,10 @@ class MaskedRows(Product, SVDOperator):
     def v(self, c: Tensor) -> Tensor:
         return self._mask.measured(self._rows.adjoint(self._inverse_values.like(c) * c))
 
+    def measured(self, y: Tensor) -> Tensor:
+        kept = self.measured_coefficients
+        return super().measured(y) if kept is None else kept.like(y) * y
+
     def ut(self, y: Tensor) -> Tensor:
         return y
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import OperatorError, unknown_name
+from ..tensors import exact_product
 from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape, check_unmasked
 from .color import Grayscale, check_weights
 from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
@@ -215,10 +216,10 @@ def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Te
         None if constant is None else (constant.like(x).mT if transpose else constant.like(x)) for constant in matrices
     )
     if height is not None:
-        x = torch.matmul(height.expand(*x.shape[:2], *height.shape), x)
+        x = exact_product(height.expand(*x.shape[:2], *height.shape), x)
     if width is not None:
-        x = torch.matmul(x, width.mT.expand(*x.shape[:2], *width.mT.shape))
+        x = exact_product(x, width.mT.expand(*x.shape[:2], *width.mT.shape))
     if channels is not None:
         flat = x.flatten(2)
-        x = torch.matmul(channels.expand(x.shape[0], *channels.shape), flat).unflatten(2, x.shape[2:])
+        x = exact_product(channels.expand(x.shape[0], *channels.shape), flat).unflatten(2, x.shape[2:])
     return x

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..caching import keep_tables
 from ..errors import OperatorError, check_int
+from ..tensors import exact_product
 from .base import Shape, check_shape
 from .families import TightRows
 
@@ -109,9 +110,9 @@ def hadamard_transform(x: Tensor) -> Tensor:
         matrix = _hadamard(radix, x.dtype, x.device)
         # `expand` keeps the products of different pictures apart.
         if done == 1:
-            x = torch.matmul(x.squeeze(-1), matrix.expand(*shape[:-1], radix, radix))
+            x = exact_product(x.squeeze(-1), matrix.expand(*shape[:-1], radix, radix))
         else:
-            x = torch.matmul(matrix.expand(*x.shape[:-2], radix, radix), x)
+            x = exact_product(matrix.expand(*x.shape[:-2], radix, radix), x)
         done *= radix
     return x.reshape(shape)
 

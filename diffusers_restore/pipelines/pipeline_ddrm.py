@@ -218,8 +218,8 @@ def guide(
     output: Tensor, sample: Tensor, timestep: int, scheduler: ZeroShotScheduler, classifier: Classifier, scale: float
 ) -> Tensor:
     """Move the noise estimate by -sqrt(1 - alpha_bar) scale grad log p(class | x_t), at the current x_t."""
-    with torch.enable_grad():
-        x = sample.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = sample.detach().clone().requires_grad_()
         log_probability = classifier(x, torch.full((len(x),), timestep, device=x.device))
         if not isinstance(log_probability, Tensor) or log_probability.shape != (len(x),):
             is_tensor = isinstance(log_probability, Tensor)

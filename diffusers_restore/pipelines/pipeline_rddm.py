@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Any, NamedTuple
 
 import torch
@@ -348,7 +349,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
                     f"unet and unet_noise must have the same dtype, got {self.unet.dtype} and {network.dtype}"
                 )
             check_evaluates(name, network)
-        return max(map(size_multiple, networks.values()))
+        return lcm(*map(size_multiple, networks.values()))
 
     def _given(
         self, image: images.ImageInput | None, batch_size: int | None, inputs: Inputs, scheduler: RDDMScheduler

@@ -34,6 +34,7 @@ class Comparison:
         jobs: all of them.
         reference: the undamaged picture, or a folder with one for each.
         sheet: a picture file to write.
+        max_pixels: of each picture.
 
     Raises:
         ArgumentError: a reference that isn't there, no scikit-image for its figures, or a sheet that can't be written.
@@ -44,7 +45,9 @@ class Comparison:
         jobs: Sequence[Job],
         reference: str | PathLike[str] | None,
         sheet: str | PathLike[str] | None,
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
     ) -> None:
+        self._max_pixels = max_pixels
         self._references: dict[Path | Packed, Path] = {}
         self.files: list[Path] = []
         if reference is not None:
@@ -75,10 +78,10 @@ class Comparison:
         Raises:
             ImageError: a file that can't be read.
         """
-        results = [images.load(target).tensor for target in job.targets]
-        source = load(job.source).tensor
+        results = [images.load(target, max_pixels=self._max_pixels).tensor for target in job.targets]
+        source = load(job.source, max_pixels=self._max_pixels).tensor
         file = self._references.get(job.source)
-        reference = None if file is None else images.load(file).tensor
+        reference = None if file is None else images.load(file, max_pixels=self._max_pixels).tensor
         remarks = Remarks()
         if reference is not None:
             remarks = _figures(source, results, reference)

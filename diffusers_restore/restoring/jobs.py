@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
-from ..errors import InvalidInputError
+from ..errors import InvalidInputError, without_controls
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WRITABLE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".npy")
 ALPHA_SUFFIXES = (".png", ".webp", ".tif", ".tiff")
+_LONGEST = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
+"""Pixels that a side of a picture may have."""
 
 T = TypeVar("T")
 
@@ -85,6 +87,16 @@ class Job:
                 f"the picture has transparency, which {suffix} cannot hold; write one of {', '.join(ALPHA_SUFFIXES)}"
             )
         return None
+
+    def check_size(self, height: int, width: int) -> None:
+        """An error before any work is done if the file can't hold as large a picture."""
+        suffix = self.targets[0].suffix.lower()
+        longest = _LONGEST.get(suffix, height + width)
+        if max(height, width) > longest:
+            raise InvalidInputError(
+                f"the result is {width}x{height}, and {suffix} has at most {longest} pixels a side; write one of "
+                f"{', '.join(other for other in WRITABLE_SUFFIXES if other not in _LONGEST)}"
+            )
 
     def bits(self, picture: Picture) -> int:
         """Bits of the result: those of the source; 8 for exact numbers, which have none."""
@@ -221,5 +233,6 @@ def make_folders(jobs: Iterable[Job]) -> None:
 
 
 def printable(path: Path | Packed) -> str:
-    """A path as text, even if its bytes aren't valid text."""
-    return str(path).encode(errors="surrogateescape").decode(errors="replace")
+    """A path as text of one line, even if its bytes aren't valid text, or would steer a terminal."""
+    text = str(path).encode(errors="surrogateescape").decode(errors="replace")
+    return without_controls(text)

@@ -10,29 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..errors import ImageError
+from ..files import visible_files
 from .jobs import Job, printable
 from .packed import Packed
 
 NAME = ".restored.jsonl"
+_OF_MODEL = (".json", ".safetensors", ".bin", ".pth", ".pt", ".py")
 
 
 class Manifest:
     """A file in the folder of the results, with a line of JSON for each picture that is done.
 
     A picture counts as done while its result is there, and while neither the picture, nor a file that the restoration
-    reads, nor an option has changed.
+    reads, nor an option, nor a model in a folder, nor the version of this package, which brings models along, has
+    changed.
 
     Args:
         folder: of the results.
-        settings: the options.
+        settings: the options, with the "model".
         files: that the restoration reads beside the pictures, for all of them.
         resume: whether what the file says is believed.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], files: list[Path], resume: bool) -> None:
         self._folder, self._file = folder, folder / NAME
-        settings_text = json.dumps(settings, sort_keys=True, default=str)
+        model = {"version": __version__, "files": _files_of(Path(str(settings.get("model", ""))))}
+        settings_text = json.dumps({**settings, "of model": model}, sort_keys=True, default=str)
         self._settings = _digest([hashlib.sha256(settings_text.encode()).digest(), *map(_digest_of, files)])
         self._done: dict[str, str] = {}
         if resume:
@@ -108,6 +113,13 @@ def _records(text: str) -> Iterator[tuple[str, str]]:
             yield str(record["result"]), str(record["state"])
         except (ValueError, TypeError, KeyError, RecursionError):  # cut off, or foreign
             continue
+
+
+def _files_of(model: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files of a model in a folder, whose content may be gigabytes."""
+    files = visible_files(model) if model.is_dir() else []
+    states = [(str(file.relative_to(model)), file.stat()) for file in files if file.suffix in _OF_MODEL]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 def _digest_of(source: Path | Packed) -> bytes:

@@ -23,7 +23,7 @@ from .kinds import FILE_ARGUMENTS, MAX_SEED
 from .masks import Masks
 from .memory import enough_memory
 from .packed import load
-from .pairing import DEFAULT_DATASET, DatasetOptions, check_not_overwritten, pair
+from .pairing import DEFAULT_DATASET, DatasetOptions, check_not_overwritten, check_quality, files_of, pair
 
 _MOST_NOISE = 2.0
 
@@ -75,6 +75,7 @@ class Measurer:
         self.quality = None if quality is None else check("quality", check_int, quality, 1, 100)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
         self.kernel = check_file("kernel", kernel)
+        self._read: dict[str, Iterable[Path]] = {}
         given = check_mapping("operator_args", operator_args)
         self.arguments = task_arguments(task, given, self.masks, self.kernel, self.max_pixels)
 
@@ -87,8 +88,13 @@ class Measurer:
     ) -> list[Job]:
         """The jobs, as `Restorer.plan` does it."""
         jobs = self.masks.assign(pair(inputs, output, lambda source: ".png", tell=tell, dataset=dataset))
-        read = {} if self.masks.partners is None else {"mask": self.masks.partners.files()}
-        check_not_overwritten(jobs, read | ({} if self.kernel is None else {"kernel": [self.kernel]}))
+        self._read["inputs"] = files_of(jobs)
+        if self.masks.partners is not None:
+            self._read["mask"] = list(self.masks.partners.files())
+        if self.kernel is not None:
+            self._read["kernel"] = [self.kernel]
+        check_not_overwritten(jobs, self._read)
+        check_quality(jobs, self.quality)
         return jobs
 
     def measure(self, job: Job, position: str = "") -> Done:
@@ -103,12 +109,13 @@ class Measurer:
         if self.masks:
             arguments["mask"], remarks = self.masks.of(job, picture.tensor)
         operator, picture = _fit(self.task, arguments, picture, self.crop)
+        if not is_picture(operator):
+            job = job.as_numbers(self.task)
+            check_not_overwritten([job], {"inputs": files_of([job])} | self._read)
         if is_picture(operator) and job.targets[0].suffix.lower() != ".npy":
             check_noise_of_picture(self.sigma_y)
         with enough_memory("not enough memory for {1}x{0} pixels; take a smaller picture", *picture.tensor.shape[-2:]):
             y = operators.measure(operator, picture.tensor, self.sigma_y, torch.Generator().manual_seed(self.seed)).y
-        if not is_picture(operator):
-            job = job.as_numbers(self.task)
         target = job.targets[0]
         exact = target.suffix.lower() == ".npy"
         if not exact and (self.sigma_y > 0 or float(y.abs().max()) > 1):

@@ -96,7 +96,7 @@ def load(source: Path | Packed, **limits: int) -> Picture:
             try:
                 return images.load(file, **limits)
             except ImageError as error:
-                raise ImageError(str(error).replace(str(file), str(source))) from error
+                raise ImageError(str(error).replace(repr(str(file)), repr(str(source)))) from error
     except OSError as error:
         raise ImageError(f"cannot read {str(source)!r}: {error.strerror or error}") from error
 

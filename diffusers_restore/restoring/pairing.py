@@ -164,6 +164,20 @@ def check_not_overwritten(
                 )
 
 
+def check_quality(jobs: Iterable[Job], quality: int | None) -> None:
+    """Refuse a quality for a file that has none; a folder of results may hold such files, too.
+
+    Raises:
+        ArgumentError: naming it.
+    """
+    from ..images import QUALITY_SUFFIXES  # with torch, which `--help` does without
+
+    for job in jobs:
+        if quality is not None and job.fixed and job.targets[0].suffix.lower() not in QUALITY_SUFFIXES:
+            suffixes, name = ", ".join(QUALITY_SUFFIXES), printable(job.targets[0])
+            raise ArgumentError("{quality} is for {0}, which {1!r} isn't", suffixes, name)
+
+
 def check_outside(jobs: Iterable[Job], model: str, written_by: str = "output") -> None:
     """Refuse results in the place of files of a model's folder.
 

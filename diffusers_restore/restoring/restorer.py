@@ -40,6 +40,7 @@ from .pairing import (
     DatasetOptions,
     check_not_overwritten,
     check_outside,
+    check_quality,
     files_of,
     names_folder,
     pair,
@@ -240,7 +241,7 @@ class Restorer(ABC):
 
     def _open(self, job: Job, keep: bool) -> _Open | Done:
         if keep and job.done:  # another run may have been faster
-            _, _, height, width = images.load(job.targets[0]).tensor.shape
+            _, _, height, width = images.load(job.targets[0], max_pixels=self.max_pixels).tensor.shape
             return Done(job, (width, height))
         picture = load(job.source, max_pixels=self.max_pixels)
         alpha, bits = (None, 8) if self.makes_masks else (job.alpha(picture), job.bits(picture))
@@ -314,10 +315,12 @@ class Restorer(ABC):
             gradient: whether the method goes back through the network.
 
         Raises:
+            InvalidInputError: the file can't hold as large a picture.
             ArgumentError: a tile for a method that needs a gradient.
             ModelError: the memory is too small.
         """
         height, width = shape[-2:]
+        job.check_size(height, width)
         room = self._find_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
         seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
         if height * width >= LARGE:
@@ -368,6 +371,7 @@ class Restorer(ABC):
         samples = 1 if self.average else self.samples
         jobs = self.masks.assign(pair(inputs, output, suffix, samples, tell, dataset))
         check_not_overwritten(jobs, self.files_read)
+        check_quality(jobs, self.quality)
         check_outside(jobs, str(self.settings.get("model", "")))
         todo: list[Job] = []
         done: list[Job] = []
@@ -475,7 +479,7 @@ class Batch:
         self._any = len(jobs) > len(done)
         jobs[len(done) :] = by_size(jobs[len(done) :]) if self._size > 1 else jobs[len(done) :]
         self.done, self.todo = self._processes.share(done), self._processes.share(jobs[len(done) :])
-        self.comparison = Comparison(jobs, reference, sheet)
+        self.comparison = Comparison(jobs, reference, sheet, restorer.max_pixels)
         check_not_overwritten(jobs, {"reference": self.comparison.files})
         if sheet is not None:
             drawn = [Job(Path(sheet), (Path(sheet),), fixed=True)]

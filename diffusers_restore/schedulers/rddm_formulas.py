@@ -52,6 +52,8 @@ def rddm_predict(
     prediction_type: str,
     clip: float | None = None,
     clip_residual: float | None = None,
+    *,
+    as_ddim: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(x0_hat, residual_hat, epsilon_hat) from a network's outputs for I_t = I_0 + a (I_in - I_0) + b epsilon.
 
@@ -66,6 +68,7 @@ def rddm_predict(
         prediction_type: a key of `HEADS`.
         clip: I_0 is clipped to [-clip, clip]; None disables it.
         clip_residual: the same for the residual. The noise is never clipped.
+        as_ddim: for "sample", take the residual of the clipped I_0, as for "epsilon", instead of the other way round.
     """
 
     def clip_x0(x: Tensor) -> Tensor:
@@ -83,6 +86,10 @@ def rddm_predict(
         case "sample_epsilon" | "sample_sum":
             epsilon = outputs[1] if prediction_type == "sample_epsilon" else outputs[1] - first
             return clip_x0(first), clip_res(degraded - first), epsilon
+        case "sample" if as_ddim:
+            epsilon = (sample - a * degraded - (1 - a) * first) * (1 / b if b > 0 else 0.0)
+            x0 = clip_x0(first)
+            return x0, clip_res(degraded - x0), epsilon
         case "residual" | "sample":
             residual = clip_res(first if prediction_type == "residual" else degraded - first)
             epsilon = (sample - degraded + (1 - a) * residual) * (1 / b if b > 0 else 0.0)

@@ -365,6 +365,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
             self.config.prediction_type,
             self.config.clip_sample_range if self.config.clip_sample else None,
             self.config.clip_residual_range if self.config.clip_sample else None,
+            as_ddim=is_of_ddpm(self.config),
         )
         if following < 0:
             previous = x0.clone()  # so that changing one doesn't change the other

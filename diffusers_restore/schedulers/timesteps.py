@@ -69,7 +69,7 @@ def space_timesteps(count: int, total: int, spacing: str, offset: int = 0) -> li
         return [total * k // count - 1 for k in range(count, 0, -1)]
     ddim = DDIMScheduler(total, timestep_spacing=spacing, steps_offset=offset)
     ddim.set_timesteps(count)
-    return [int(t) for t in ddim.timesteps.tolist()]
+    return [int(t) for t in ddim.timesteps.tolist()[:count]]  # rounding gives some "trailing" ones a -1 at the end
 
 
 def choose_timesteps(

@@ -24,6 +24,8 @@ from .config import LoopConfig
 from .progress import Progress
 
 LOG = "metrics.jsonl"
+_WRITTEN = ("model_index.json", "README.md", "pipeline.py", "samples", LOG)
+"""What a run writes beside its checkpoints, as far as it may be another's."""
 
 
 @final
@@ -73,8 +75,10 @@ class RunFolder:
         if not self._accelerator.is_main_process:
             return
         self._make_and_lock()
-        for name in ("model_index.json", "README.md"):
-            if not start and not (self.path / LOG).exists() and (self.path / name).exists():
+        # One that was stopped before its first checkpoint is gone on with from the beginning.
+        begun = self._config.resume_from_checkpoint == "latest" and (self.path / LOG).exists()
+        for name in _WRITTEN:
+            if not start and not begun and (self.path / name).exists():
                 raise InvalidInputError(
                     f"output_dir {str(self.path)!r} holds a {name} that isn't of this run, which would be written "
                     "over; take another folder"
@@ -148,11 +152,18 @@ def check_resumable(numbers: Mapping[str, Any], settings: Mapping[str, Any], con
     trained_with = numbers.get("settings", {})
     for name, value in json.loads(json.dumps(settings)).items():
         before = trained_with.get(name, value)
-        if value not in (before, [before]):  # layers_per_block was one number once
+        if value not in (before, [before]) and not _are_one_place(value, before):  # layers_per_block was a number once
             raise InvalidInputError(
                 f"the checkpoint was trained with {name}: {before!r}, got {value!r}; a run goes on with "
                 "the options that it began with, or begins anew in another output_dir"
             )
+
+
+def _are_one_place(value: Any, before: Any) -> bool:
+    """Whether two settings are names of one file or folder."""
+    if not isinstance(value, str) or not isinstance(before, str):
+        return False
+    return Path(value).exists() and Path(value).resolve() == Path(before).resolve()
 
 
 def _find_latest(output_dir: Path) -> str | None:
