@@ -554,13 +554,18 @@ def test_what_is_not_of_this_run_is_left_alone(trained: Path, photos: Path, tmp_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
         first = name.split("/")[0]
-        assert f"holds a {first} that isn't of this run" in refused(photos, tmp_path)
+        message = refused(photos, tmp_path)
+        assert f"holds a {first} that isn't of this run" in message
+        assert message.rstrip().endswith("--resume_from_checkpoint latest") == (name == "metrics.jsonl")
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).rename(tmp_path / "kept")
     finished = tmp_path / "finished"
     shutil.copytree(trained, finished, ignore=shutil.ignore_patterns("checkpoint-*"))
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    assert "that isn't of this run" in refused(photos, finished)
+    for asked in (None, "latest"):  # its checkpoints are gone
+        message = refused(photos, finished, resume_from_checkpoint=asked)
+        assert "holds a model_index.json that isn't of this run" in message
+        assert message.rstrip().endswith("take another folder")
     assert before == {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
 
     foreign = tmp_path / "foreign" / "checkpoint-500"

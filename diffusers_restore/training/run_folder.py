@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -75,13 +75,16 @@ class RunFolder:
         if not self._accelerator.is_main_process:
             return
         self._make_and_lock()
-        # One that was stopped before its first checkpoint is gone on with from the beginning.
-        begun = self._config.resume_from_checkpoint == "latest" and (self.path / LOG).exists()
-        for name in _WRITTEN:
-            if not start and not begun and (self.path / name).exists():
+        # A run that was stopped before its first checkpoint is gone on with from the beginning; one that got further, and
+        # exported a model, has had checkpoints, which somebody removed.
+        further = _last_step(self.path / LOG) > self._config.checkpointing_steps
+        begun = (self.path / LOG).exists() and not (further and (self.path / "model_index.json").exists())
+        for name in () if start or (begun and self._config.resume_from_checkpoint == "latest") else _WRITTEN:
+            if (self.path / name).exists():
+                how = ", or go on with the run that was begun here by --resume_from_checkpoint latest" * begun
                 raise InvalidInputError(
                     f"output_dir {str(self.path)!r} holds a {name} that isn't of this run, which would be written "
-                    "over; take another folder"
+                    f"over; take another folder{how}"
                 )
         tidy(self.path, start, limit=self._config.checkpoints_total_limit)
         _rewind(self.path / LOG, start)
@@ -192,13 +195,18 @@ def _find_named(output_dir: Path, name: str) -> Path:
     )
 
 
+def _logged(log: Path) -> Iterator[tuple[int, str]]:
+    """(step, line) of what was logged, without any incomplete line of a killed run."""
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with contextlib.suppress(InvalidInputError, LookupError, TypeError, ValueError):
+            yield int(parse_json(line, LOG)["step"]), line + "\n"
+
+
+def _last_step(log: Path) -> int:
+    return max((step for step, _ in _logged(log)), default=0)
+
+
 def _rewind(log: Path, step: int) -> None:
-    """Drop what was logged after `step`, and any incomplete line of a killed run."""
-    if not log.exists():
-        return
-    kept = []
-    for line in log.read_text().splitlines():
-        with contextlib.suppress(InvalidInputError, LookupError, TypeError):
-            if parse_json(line, LOG)["step"] <= step:
-                kept.append(line + "\n")
-    write_text(log, "".join(kept))
+    """Drop what was logged after `step`."""
+    if log.exists():
+        write_text(log, "".join([line for logged, line in _logged(log) if logged <= step]))
