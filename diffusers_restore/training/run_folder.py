@@ -75,7 +75,7 @@ class RunFolder:
         if not self._accelerator.is_main_process:
             return
         self._make_and_lock()
-        # A run that was stopped before its first checkpoint is gone on with from the beginning; one that got further, and
+        # A run that was stopped before its first checkpoint goes on from the beginning; one that got further, and
         # exported a model, has had checkpoints, which somebody removed.
         further = _last_step(self.path / LOG) > self._config.checkpointing_steps
         begun = (self.path / LOG).exists() and not (further and (self.path / "model_index.json").exists())
