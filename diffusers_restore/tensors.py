@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -30,12 +29,12 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
     A product with an SVD's basis is divided by small singular values afterwards, which would amplify what is rounded.
     """
     kind = a.device.type
-    if kind not in _BACKENDS:
-        return torch.matmul(a, b)
-    with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
-        if a.dtype == torch.float32 and _rounds(kind):
-            return torch.matmul(a.double(), b.double()).float()
-        return torch.matmul(a, b)
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return exact_product(a, b)
+    if a.dtype == torch.float32 and kind in _BACKENDS and _rounds(kind):
+        return torch.matmul(a.double(), b.double()).float()
+    return torch.matmul(a, b)
 
 
 def _rounds(kind: str) -> bool:
