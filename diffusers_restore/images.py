@@ -147,6 +147,16 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
     return image.convert(mode)
 
 
+def is_of_its_suffix(path: PathInput) -> bool:
+    """Whether a picture file is of the format that its suffix names, one that is written; not for `.npy`."""
+    target = _as_path(path)
+    try:
+        with Image.open(target, formats=readable_formats()) as image:
+            return _WRITABLE.get(target.suffix.lower()) == ("JPEG" if image.format == "MPO" else image.format)
+    except (OSError, ValueError):
+        return False
+
+
 def load_mask(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch.Tensor:
     """Read a black and white picture as a mask (H, W) float32: 1 = known (white), 0 = missing (black).
 

@@ -578,6 +578,13 @@ def test_the_bundled_restorer_leaves_clean_pictures_alone(tmp_path: Path) -> Non
     assert "left as it is: restoring would change it by " in result.stdout
     clean = images.load(tmp_path / "0.png").tensor
     assert torch.equal(images.load(tmp_path / "o.png").tensor, clean)
+    images.save(clean, tmp_path / "0.jpg", quality=97)
+    shutil.copyfile(tmp_path / "0.jpg", tmp_path / "jpeg.png")  # by a name that isn't its own
+    for name, more, same in (("0.jpg", (), True), ("0.jpg", ("--quality", 90), False), ("jpeg.png", (), False)):
+        made = tmp_path / f"kept{Path(name).suffix}"
+        result = run("restore", tmp_path / name, "-o", made, "--device", "cpu", "--steps", 1, *more)
+        assert "left as it is" in result.stdout
+        assert (made.read_bytes() == (tmp_path / name).read_bytes()) == same
     result = run(*command, tmp_path / "0.png", "--strength", 1)
     assert "left" not in result.stdout
     assert not torch.equal(images.load(tmp_path / "o.png").tensor, clean)

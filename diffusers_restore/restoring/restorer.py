@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import images
 from ..errors import InvalidInputError, check_int, check_real
+from ..files import write_bytes
 from ..images import Picture
 from .arguments import ArgumentError, check, check_flag
 from .comparing import Comparison
@@ -34,7 +35,7 @@ from .jobs import (
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
-from .packed import load, size_of
+from .packed import Packed, load, size_of
 from .pairing import (
     DEFAULT_DATASET,
     DatasetOptions,
@@ -287,6 +288,7 @@ class Restorer(ABC):
         """Write a sample, or the mean after the last one."""
         x, remarks = self.settle(x, one.picture.tensor)
         one.remarks += remarks if number == 0 else Remarks()
+        unchanged = x is one.picture.tensor
         if one.stored_as_rgb and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         one.size = (x.shape[-1], x.shape[-2])
@@ -296,6 +298,9 @@ class Restorer(ABC):
             if number < self.samples - 1:
                 return
             x = one.total / self.samples
+        if unchanged and not self.average and self.quality is None and _could_be(one.job.source, target):
+            write_bytes(target, one.job.source.read_bytes())  # JPEG would lose by being encoded again
+            return
         quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
         images.save(x, target, alpha=one.alpha, bits=one.bits, metadata=one.picture.metadata, quality=quality)
 
@@ -562,6 +567,13 @@ def _grouped(pictures: Iterable[_Open], key: Callable[[_Open], Hashable]) -> lis
 def by_size(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, those with pictures of one size together."""
     return sorted(jobs, key=lambda job: size_of(job.source))
+
+
+def _could_be(source: Path | Packed, target: Path) -> bool:
+    """Whether a copy of a picture's file is a file of the target's format."""
+    if not isinstance(source, Path) or source.suffix.lower() != target.suffix.lower():
+        return False
+    return images.is_of_its_suffix(source)
 
 
 def _as_grey(picture: Picture) -> tuple[Picture, bool]:
