@@ -49,6 +49,30 @@ def test_known_noise_is_found_on_25_pictures(shared: Path) -> None:
                 assert estimate_noise(noisy(x, levels, stored=True)) == pytest.approx(expected, rel=0.08), name
 
 
+def stored_as_jpeg(x: torch.Tensor, quality: int = 95) -> torch.Tensor:
+    """With colours of half the pixels, as cameras and Pillow write it."""
+    content = io.BytesIO()
+    images.to_pil(x)[0].save(content, "JPEG", quality=quality, subsampling="4:2:0")
+    return images.to_tensor(Image.open(content))
+
+
+def test_noise_is_found_though_the_colours_have_half_the_pixels() -> None:
+    for x in photos():
+        assert estimate_noise(stored_as_jpeg(x)) < 3 * GREY
+        for levels in (15, 25, 50):
+            y = stored_as_jpeg(noisy(x, levels, stored=False))
+            assert estimate_noise(y) == pytest.approx(levels * GREY, rel=0.3)
+
+
+def test_grain_that_the_channels_share_is_found() -> None:
+    """At what white noise of as strong a luma would be, which is half as much again."""
+    for x in photos():
+        grain = torch.randn(x[:, :1].shape, generator=torch.Generator().manual_seed(0))
+        assert estimate_noise(x + 25 * GREY * grain) == pytest.approx(1.5 * 25 * GREY, rel=0.15)
+        grey = x.mean(dim=1, keepdim=True) + 25 * GREY * grain
+        assert estimate_noise(grey.expand(-1, 3, -1, -1)) == estimate_noise(grey)
+
+
 def test_grey_pictures_constants_and_missing_pixels() -> None:
     x = photos()[0]
     grey = noisy(x.mean(dim=1, keepdim=True), 20, stored=False)

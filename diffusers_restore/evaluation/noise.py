@@ -14,6 +14,10 @@ _SIDE = 8
 _MOST_PATCHES = 40_000
 _TWO_LEVELS = "black and white alone; state the noise instead"
 _FEWEST_PER_NUMBER = 2  # patches for each of their numbers
+_LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601, as in JPEG
+_PLATEAU, _FLAT, _MORE = 16, 2.5, 1.5
+"""Luma patches have noise of their own if this many of their eigenvalues are below 2.5 times the smallest, and if that
+is half as much again as what all colours show: a clean picture has finer and finer detail instead of a plateau."""
 
 
 def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
@@ -25,6 +29,10 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     black and white, less of it is seen: the sd is the one whose clipped noise, around the patches' means, has this
     variance. Within 10 % from 5 to 50 of 255 grey levels (benchmarks/results/noise.md). The grain of the picture
     itself counts.
+
+    Of noise that the channels share, as film grain, or as a JPEG leaves it that stores colours with half the pixels,
+    most eigenvalues know nothing. Where those of the luma alone end in a plateau, it is taken from there: the sd of the
+    noise in three channels that would be as strong in the luma, which is what suits methods that expect white noise.
 
     Args:
         image: (C, H, W) or (1, C, H, W) in [-1, 1], of at least 24 x 24 pixels; values beyond say that nothing was
@@ -50,16 +58,23 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
         raise InvalidInputError("image must be finite, got NaN or Inf")
     if abs(float(y.mean())) > DEFAULT_LIMIT:
         raise InvalidInputError(f"image must be in [-1, 1], got a mean of {float(y.mean()):g}: is it in 0..255?")
+    if bool((y == y[:, :1]).all()):
+        y = y[:, :1]  # grey, whatever the number of channels
     patches = _patches(y, mask)
     if bool((patches.abs() == 1).all()) and bool((patches != patches[0, 0]).any()):
         raise InvalidInputError(f"image must have greys or colours for its noise to be seen, got {_TWO_LEVELS}")
-    centered = patches - patches.mean(dim=1, keepdim=True)
-    eigenvalues = torch.linalg.eigvalsh(centered @ centered.mT / centered.shape[1]).flip(0).clamp(min=0)
-    variance = _variance(eigenvalues)
-    largest = float(y.abs().max())
-    if largest != 1:  # nothing lies on the limits, or something beyond them
-        return float(variance.sqrt())
-    return _before_clipping(variance, patches.reshape(y.shape[1], -1, patches.shape[1]).mean(dim=1))
+    channels = patches.reshape(y.shape[1], -1, patches.shape[1])
+    variance = _variance(_eigenvalues(patches))
+    clipped = float(y.abs().max()) == 1  # else nothing lies on the limits, or something beyond them
+    seen = _before_clipping(variance, channels.mean(dim=1)) if clipped else float(variance.sqrt())
+    if len(channels) != 3:
+        return seen
+    luma = torch.tensordot(_LUMA, channels, 1)
+    smallest = _eigenvalues(luma).flip(0)
+    if smallest[_PLATEAU] > _FLAT * smallest[0]:
+        return seen
+    shared = float(smallest[: _PLATEAU // 2].mean().sqrt() / _LUMA.norm())
+    return shared if shared > _MORE * seen else seen
 
 
 def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,6 +96,12 @@ def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
             f"{found.shape[1]} in {width} x {height} pixels; state the noise instead"
         )
     return found.double()
+
+
+def _eigenvalues(patches: Tensor) -> Tensor:
+    """Of the covariance of patches (numbers, patches), the largest first."""
+    centered = patches - patches.mean(dim=1, keepdim=True)
+    return torch.linalg.eigvalsh(centered @ centered.mT / centered.shape[1]).flip(0).clamp(min=0)
 
 
 def _variance(eigenvalues: Tensor) -> Tensor:
