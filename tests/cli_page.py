@@ -5,6 +5,7 @@ A block ```console holds commands, each after `$ `, and what they print. All run
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -91,4 +92,5 @@ def write() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     write()

@@ -121,6 +121,7 @@ def folder(
     picture("grey.png", 40, 48, "L")
     picture("digit.png", 32, 32, "L")
     picture("blocky.png", 40, 48)
+    picture("pixels.png", 40, 48)
     picture("blurred.png", 40, 48)
     (tmp_path / "masks").mkdir()
     for name in ("mask", "masks/1", "masks/2", "masks/3"):
