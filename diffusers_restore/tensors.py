@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .errors import InvalidInputError
 
+LUMA = (0.299, 0.587, 0.114)
+"""Of red, green and blue: ITU-R BT.601, as in JPEG and in Pillow's mode "L"."""
+
 _BACKENDS: Mapping[str, Any] = {"cpu": torch.backends.mkldnn, "cuda": torch.backends.cuda}
 
 

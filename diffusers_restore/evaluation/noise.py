@@ -8,13 +8,12 @@ from torch.nn import functional
 
 from ..errors import InvalidInputError
 from ..images import DEFAULT_LIMIT
-from ..tensors import check_values, described
+from ..tensors import LUMA, check_values, described
 
 _SIDE = 8
 _MOST_PATCHES = 40_000
 _TWO_LEVELS = "black and white alone; state the noise instead"
 _FEWEST_PER_NUMBER = 2  # patches for each of their numbers
-_LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)  # ITU-R BT.601, as in JPEG
 _PLATEAU, _FLAT, _MORE = 16, 2.5, 1.5
 """Luma patches have noise of their own if this many of their eigenvalues are below 2.5 times the smallest, and if that
 is half as much again as what all colours show: a clean picture has finer and finer detail instead of a plateau."""
@@ -69,11 +68,12 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     seen = _before_clipping(variance, channels.mean(dim=1)) if clipped else float(variance.sqrt())
     if len(channels) != 3:
         return seen
-    luma = torch.tensordot(_LUMA, channels, 1)
+    weights = torch.tensor(LUMA, dtype=channels.dtype)
+    luma = torch.tensordot(weights, channels, 1)
     smallest = _eigenvalues(luma).flip(0)
     if smallest[_PLATEAU] > _FLAT * smallest[0]:
         return seen
-    shared = float(smallest[: _PLATEAU // 2].mean().sqrt() / _LUMA.norm())
+    shared = float(smallest[: _PLATEAU // 2].mean().sqrt() / weights.norm())
     return shared if shared > _MORE * seen else seen
 
 

@@ -65,6 +65,11 @@ class Measurement:
         return [Measurement(*part) for part in parts]
 
     @cached_property
+    def measured_y(self) -> Tensor:
+        """y with zeros where nothing was measured, made once: what lies there, such as a scratch, is no data."""
+        return self.operator.measured(self.y)
+
+    @cached_property
     def y_bar(self) -> Tensor:
         """S^+ U^T y, made once and used at every step."""
         return self.svd.y_bar(self.y)

@@ -14,11 +14,10 @@ from .. import images
 from ..errors import InvalidInputError, check_int, unknown_name
 from ..models.image_translator import ImageTranslator
 from ..models.unet_2d_residual import ResidualUNet2DModel
+from ..tensors import LUMA
 from .common import Network, uncompiled
 
 OutputType = Literal["pil", "np", "pt", "latent"]
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode "L"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def with_channels(pictures: Tensor, channels: int) -> Tensor:
     """
     given = pictures.shape[1]
     if given == 3 and channels == 1:
-        red, green, blue = (weight * part for weight, part in zip(_LUMA, pictures.split(1, dim=1), strict=True))
+        red, green, blue = (weight * part for weight, part in zip(LUMA, pictures.split(1, dim=1), strict=True))
         return red + green + blue  # not a product of matrices, whose rounding depends on the number of pictures
     if given not in (1, channels):
         raise InvalidInputError(f"image has {given} channels, the network takes {channels}")

@@ -298,7 +298,8 @@ class Restorer(ABC):
             if number < self.samples - 1:
                 return
             x = one.total / self.samples
-        if unchanged and not self.average and self.quality is None and _could_be(one.job.source, target):
+        copied = unchanged and not self.average and self.quality is None and one.picture.pages == 1
+        if copied and _could_be(one.job.source, target):
             write_bytes(target, one.job.source.read_bytes())  # JPEG would lose by being encoded again
             return
         quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None

@@ -26,7 +26,7 @@ def dps_gradient(x0_hat: Tensor, measurement: Measurement, pullback: Callable[[T
         pullback: v -> J^T v, J = d x0_hat / d x.
     """
     operator = measurement.linear
-    residual = operator.measured(measurement.y) - operator.forward(x0_hat)
+    residual = measurement.measured_y - operator.forward(x0_hat)
     norm = torch.linalg.vector_norm(residual, dim=(1, 2, 3), keepdim=True)
     return pullback(operator.adjoint(residual / -norm.clamp_min(torch.finfo(norm.dtype).tiny)))
 

@@ -40,7 +40,7 @@ def mmps_estimate(
         iterations: of conjugate gradients.
     """
     operator = measurement.linear
-    residual = operator.measured(measurement.y) - operator.forward(x0_hat)
+    residual = measurement.measured_y - operator.forward(x0_hat)
     direction, change = residual, torch.zeros_like(x0_hat)
     norm = _dot(residual, residual)
     going = norm > 0

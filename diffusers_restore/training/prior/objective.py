@@ -132,8 +132,9 @@ class DDPMObjective(Objective):
         x = torch.stack(starts).to(device)
         # Trailing: the chain starts at the last level, even if 25 doesn't divide their number.
         sampler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=True, timestep_spacing="trailing")
-        sampler.set_timesteps(min(25, len(self._sigmas)), device=device)
-        for t in sampler.timesteps:
+        count = min(25, len(self._sigmas))
+        sampler.set_timesteps(count, device=device)
+        for t in sampler.timesteps[:count]:  # rounding gives some "trailing" ones a -1 at the end
             x = sampler.step(unet(x, t).sample, t, x).prev_sample
         return x.clamp(-1, 1)
 
