@@ -21,7 +21,13 @@ from diffusers_restore.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "diffusers_restore" / "assets" / "blind_restorer" / "README.md")
+ASSETS = ROOT / "diffusers_restore" / "assets"
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "old_photos.md",
+    ASSETS / "blind_restorer" / "README.md",
+    ASSETS / "old_photo_restorer" / "README.md",
+)
 
 TASKS = {
     "sr2": "super-resolution x2",
@@ -66,7 +72,25 @@ def blind() -> str:
     return "\n".join(lines) + "\n"
 
 
-MADE: dict[str, Callable[[], str]] = {"quality": quality, "blind": blind}
+def old_photos() -> str:
+    """What the bundled networks make of old photographs."""
+    named = {
+        "damaged": "damaged",
+        "blind restorer": "bundled restorer alone",
+        "restore --scratches auto": "`--scratches auto`",
+        "true mask + 1 px: inpainted, then blind restorer": "the same with the true masks",
+        "restore --faded": "`--faded`",
+        "restore --faded --scratches auto": "`--faded --scratches auto`",
+    }
+    rows = {row["method"]: row for row in read("old_photos")["parts"]["synthetic"]["rows"]}
+    lines = ["| PSNR in dB | whole picture | where it was scratched |", "|---|---:|---:|"]
+    for method, title in named.items():
+        row = rows[method]
+        lines.append(f"| {title} | {row['PSNR']:.2f} | {row['PSNR in mask']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+MADE: dict[str, Callable[[], str]] = {"quality": quality, "blind": blind, "old_photos": old_photos}
 
 
 def renewed(page: Path) -> str:

@@ -3,17 +3,20 @@
 
     python benchmarks/noise.py
 
-On Set5 and the first 20 pictures of CBSD68: white noise of known sd is added, as numbers and as an 8-bit file would
-hold it, and estimated. Then, on centre crops of 192 px, the bundled restorer restores clean, noisy, compressed and
-blurred pictures, and those of its recipe; where that changes little, they are left alone. Results go to
+On Set5 and the first 20 pictures of CBSD68: white noise of known sd is added, as numbers and as an 8-bit file or a JPEG
+would hold it, and estimated; so is what JPEG takes, and what that estimate is worth to `--sigma-y auto`, on centre
+crops of 128 px. Then, on centre crops of 192 px, the bundled restorer restores clean, noisy, compressed and blurred
+pictures, and those of its recipe; where that changes little, they are left alone. Results go to
 benchmarks/results/noise.{json,md}.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
@@ -27,16 +30,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 import diffusers_restore
-from diffusers_restore import RDDMPipeline, images
+from diffusers_restore import RDDMPipeline, images, operators, restoring
 from diffusers_restore.degradations import recipes
 from diffusers_restore.evaluation.metrics import psnr
-from diffusers_restore.evaluation.noise import estimate_noise
+from diffusers_restore.evaluation.noise import estimate_noise, jpeg_loss
 from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
+from diffusers_restore.operators import measure
 from diffusers_restore.restoring.blind import LITTLE, SOMEWHERE, settled
+from diffusers_restore.restoring.zero_shot import rounding_noise
 
+QUALITIES = (95, 90, 75, 50, 30)
 LEVELS = (2, 5, 10, 15, 25, 35, 50)  # of 255
 RESULTS = Path(__file__).parent / "results"
 CROP = 192
+OF_JPEGS = ("sr2", "sr4", "deblur-gauss")
+SMALL = 128
+EXTREMES = {"least": ".2f", "most": ".2f"}
+
+
+STORED: dict[str, Callable[[Tensor], Tensor]] = {
+    "numbers": lambda y: y,
+    "8 bits": lambda y: images.to_tensor(images.to_pil(y)[0]),
+    "JPEG 95": lambda y: jpeg(y, 95),
+    "JPEG 75": lambda y: jpeg(y, 75),
+}
+"""By what they are called. Colours in JPEGs have half the pixels (4:2:0)."""
 
 
 def added(x: Tensor, level: float, seed: int, clipped: bool) -> Tensor:
@@ -45,8 +63,6 @@ def added(x: Tensor, level: float, seed: int, clipped: bool) -> Tensor:
 
 
 def jpeg(x: Tensor, quality: int) -> Tensor:
-    import io
-
     buffer = io.BytesIO()
     images.to_pil(x)[0].save(buffer, "JPEG", quality=quality)
     return images.to_tensor(Image.open(buffer))
@@ -82,18 +98,68 @@ DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def estimates(pictures: list[Any]) -> list[dict[str, Any]]:
     rows = []
-    for clipped in (False, True):
-        for level in tqdm(LEVELS, desc="noise"):
-            errors = np.array(
-                [127.5 * estimate_noise(added(one.x, level, i, clipped)) / level - 1 for i, one in enumerate(pictures)]
-            )
+    for how, stored in STORED.items():
+        for level in tqdm(LEVELS, desc=f"noise, {how}"):
+            seen = [estimate_noise(stored(added(one.x, level, i, False))) for i, one in enumerate(pictures)]
+            errors = 127.5 * np.array(seen) / level - 1
             rows.append(
                 {
                     "noise": level,
-                    "stored as": "8 bits" if clipped else "numbers",
+                    "stored as": how,
                     "mean error": float(errors.mean()),
                     "median": float(np.median(np.abs(errors))),
                     "largest": float(np.abs(errors).max()),
+                }
+            )
+    return rows
+
+
+def of_jpegs(pictures: list[Any]) -> list[dict[str, Any]]:
+    """PSNR of what is restored from JPEGs of measurements, taken as exact but for rounding, and by `--sigma-y auto`."""
+    rows = []
+    for task in OF_JPEGS:
+        exact = restoring.load(task=task, sigma_y=rounding_noise(8), device="cpu", dtype="float32")
+        auto = restoring.load(task=task, device="cpu", dtype="float32")
+        for quality in QUALITIES[::2]:
+            figures: dict[str, list[float]] = {"exact": [], "auto": []}
+            for one in tqdm(pictures, desc=f"{task}, JPEG {quality}"):
+                height, width = (side // 8 * 8 for side in one.x.shape[2:])
+                x = one.x[..., :height, :width]
+                y = measure(operators.create(task, image_shape=x.shape[1:]), x, sigma_y=0).y
+                with tempfile.TemporaryDirectory() as folder:
+                    images.to_pil(y)[0].save(file := Path(folder, "y.jpg"), quality=quality)
+                    for name, restorer in (("exact", exact), ("auto", auto)):
+                        restorer.quiet = True
+                        (outcome,) = restorer.restore_files(file, target := Path(folder, f"{name}.png"))
+                        if outcome.error is not None:
+                            raise outcome.error
+                        figures[name].append(psnr(images.load(target).tensor[0], x[0]))
+            rows.append({"task": task, "quality": quality, **{name: mean(found) for name, found in figures.items()}})
+    return rows
+
+
+def jpeg_losses(pictures: list[Any]) -> list[dict[str, Any]]:
+    """What JPEG takes from a picture, and what is estimated of it from its file."""
+    rows = []
+    for quality in QUALITIES:
+        for halved in (True, False):
+            truth, ratios = [], []
+            for one in pictures:
+                with tempfile.TemporaryDirectory() as folder:
+                    file = Path(folder, "y.jpg")
+                    images.to_pil(one.x)[0].save(file, quality=quality, subsampling=2 if halved else 0)
+                    picture = images.load(file)
+                assert picture.jpeg is not None
+                truth.append(float((picture.tensor - one.x).square().mean().sqrt()))
+                ratios.append(jpeg_loss(picture.tensor, picture.jpeg) / truth[-1])
+            rows.append(
+                {
+                    "quality": quality,
+                    "colours": "4:2:0" if halved else "4:4:4",
+                    "lost": mean(truth) * 127.5,
+                    "estimate / lost": float(np.median(ratios)),
+                    "least": min(ratios),
+                    "most": max(ratios),
                 }
             )
     return rows
@@ -127,16 +193,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     seen = estimates(load_pictures(args.data, 10_000, args.limit))
+    lost = jpeg_losses(load_pictures(args.data, 256, args.limit))
+    worth = of_jpegs(load_pictures(args.data, SMALL, args.limit))
     made = decisions(load_pictures(args.data, CROP, args.limit))
     run = how_it_was_run("benchmarks/noise.py", sys.argv[1:])
-    data = {"estimates": seen, "decisions": made, "run": run}
+    data = {"estimates": seen, "jpeg": lost, "of jpegs": worth, "decisions": made, "run": run}
     columns = {"noise": "", "stored as": "", **dict.fromkeys(("mean error", "median", "largest"), ".1%")}
     markdown = [
         "# Noise: the estimate, and when the bundled restorer leaves a picture alone",
         "Relative errors of the estimate (their mean; the median and the largest of their sizes) of white noise that "
         "was added to 25 pictures (Set5, the first 20 of CBSD68), in grey levels of 255. The largest ones up to 10 are "
-        "those of Set5's head, whose own grain of 4.4 levels counts.",
+        "those of Set5's head, whose own grain of 4.4 levels counts. JPEG takes noise away, the more the lower its "
+        "quality; the colours of these have half the pixels (4:2:0), as most have.",
         markdown_table(seen, columns),
+        "What JPEG takes, in grey levels (root mean square over the centre, 256 px, of the same pictures; means), and "
+        "the ratio of its estimate, from coding once more, to that: the median, the least and the most.",
+        markdown_table(lost, {"quality": "", "colours": "", "lost": ".2f", "estimate / lost": ".2f"} | EXTREMES),
+        f"PSNR in dB of what the default method restores from measurements ({SMALL} px) that were saved as JPEG: taken "
+        "as exact but for the rounding to 8 bits, and with that estimate as noise, as `--sigma-y auto` has it.",
+        markdown_table(worth, {"task": "", "quality": "", "exact": ".2f", "auto": ".2f"}),
         "PSNR in dB on centre crops of 192 px: of the input, of all inputs restored, and with those left alone that "
         f"restoring changes by less than {LITTLE} grey levels (root mean square), and nowhere by more than {SOMEWHERE} "
         "in 64 x 64 pixels. The recipe is the one of the training, `blind`; noise in a corner is in a sixteenth of the "

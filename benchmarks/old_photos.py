@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure what repairs old photographs: a detector and inpainting, RDDM, and OldPhotoPipeline (arXiv:2004.09484).
 
-    python benchmarks/old_photos.py --detector detector --rddm old_rddm --old_photo old_photos
+    python benchmarks/old_photos.py
+    python benchmarks/old_photos.py --detector detector --old_photo old_photos
     python benchmarks/old_photos.py --memory
 
-Models are folders: --detector of a ScratchDetectionPipeline, --rddm of an RDDMPipeline that was trained on the recipe
-old_photo_full, --old_photo of an OldPhotoPipeline. Each runs as `diffusers-restore restore` runs it, from file to file
-in 8 bits; so do the bundled prior, which inpaints, and the bundled blind restorer.
+Models are folders: --detector of a ScratchDetectionPipeline, in place of the bundled one, --old_photo of an
+OldPhotoPipeline. Each runs as `diffusers-restore restore` runs it, from file to file in 8 bits; so do the bundled
+prior, which inpaints, and both bundled restorers.
 
 Data are zip files in --data. Measured on freephotos/freephotos_heldout.zip: its photographs, resized to a shorter side
 of 256 px (antialiased) and cropped to the centre, each damaged twice by old_photo_full, with seeds that are fixed by
@@ -51,12 +52,12 @@ from torch.nn import functional
 import diffusers_restore
 from diffusers_restore import (
     DEFAULT_DETECTOR,
+    DEFAULT_OLD_PHOTO_RESTORER,
     DEFAULT_PRIOR,
     DEFAULT_RESTORER,
     OldPhotoMapping,
     OldPhotoPipeline,
     OldPhotoVAE,
-    RDDMPipeline,
     ScratchDetectionPipeline,
     ScratchDetector,
     images,
@@ -90,6 +91,12 @@ README_ROWS = (1, 3)  # of the scratched ones
 MOST = 60.0  # dB of what is met exactly
 BLIND = "blind restorer"
 AUTO = "restore --scratches auto"
+BOTH = "restore --faded --scratches auto"
+BUNDLED: dict[str, dict[str, Any]] = {
+    AUTO: {"scratches": "auto"},
+    "restore --faded": {"faded": True},
+    BOTH: {"faded": True, "scratches": "auto"},
+}
 DAMAGED = "damaged"
 
 SIDES = (256, 512, 1024)
@@ -102,13 +109,18 @@ LIMIT = 4000  # MB
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--detector", type=Path, metavar="MODEL", help="folder of a ScratchDetectionPipeline")
+    parser.add_argument(
+        "--detector",
+        type=Path,
+        default=Path(DEFAULT_DETECTOR),
+        metavar="MODEL",
+        help="folder of a ScratchDetectionPipeline (default: the bundled one)",
+    )
     parser.add_argument("--old_photo", type=Path, metavar="MODEL", help="of an OldPhotoPipeline")
-    parser.add_argument("--rddm", type=Path, metavar="MODEL", help="of an RDDMPipeline")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--pictures", type=int, help="only the first N photographs of each kind")
     parser.add_argument("--memory", action="store_true", help="measure the memory only")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the pictures for --memory")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the larger pictures")
     parser.add_argument("--attentions", nargs="+", choices=ATTENTIONS, default=ATTENTIONS, help="for --memory")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="for --memory")
     parser.add_argument(
@@ -133,11 +145,11 @@ class Sample:
     mask: Tensor
 
 
-def samples(data: Path, count: int | None) -> list[Sample]:
+def samples(data: Path, count: int | None, side: int) -> list[Sample]:
     """The held-out photographs, each with DAMAGES; photograph i has the seeds from i * DAMAGES on."""
     recipe, made = create("old_photo_full"), []
     with zipfile.ZipFile(data / HELD_OUT) as archive:
-        photos = [square(read_picture(archive.read(name)), SIDE) for name in _names(archive)[:count]]
+        photos = [square(read_picture(archive.read(name)), side) for name in _names(archive)[:count]]
     for i, photo in enumerate(photos):
         for seed in range(i * DAMAGES, (i + 1) * DAMAGES):
             damage = recipe(photo[None], [seed])
@@ -303,7 +315,8 @@ def write(folder: Path, pictures: Mapping[str, Tensor]) -> Made:
 
 def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, **options: Any) -> Made:
     """The files of a folder, as `restore` restores them; its masks are black where they are damaged."""
-    which = DEFAULT_PRIOR if "task" in options else str(options.get("model", DEFAULT_RESTORER))
+    of_it = DEFAULT_OLD_PHOTO_RESTORER if options.get("faded") else DEFAULT_RESTORER
+    which = DEFAULT_PRIOR if "task" in options else str(options.get("model", of_it))
     all_of_it = {None: [which], "auto": [which, DEFAULT_PRIOR, DEFAULT_DETECTOR], "find": [DEFAULT_DETECTOR]}[
         options.get("scratches")
     ]
@@ -312,7 +325,7 @@ def restored(before: Made, folder: Path, kept: Cache, mask: Made | None = None, 
     restorer.quiet = True
     folder.mkdir(parents=True)
     # The bundled restorer looks first whether there is anything to restore, unless it is named as a model.
-    how = f"{options.get('task')} {'model' in options} {options.get('scratches')}"
+    how = f"{options.get('task')} {'model' in options} {options.get('scratches')} {options.get('faded')}"
     keys, seconds = {}, {}
     for name in before.names:
         given = [(one.folder / name).read_bytes() for one in (before, mask) if one is not None]
@@ -371,6 +384,14 @@ class Row:
     made: Made
 
 
+def by_bundled(before: Made, work: Path, kept: Cache) -> list[Row]:
+    """What the bundled networks make of old photographs."""
+    return [
+        Row(name, (), restored(before, work / f"bundled_{i}", kept, **options))
+        for i, (name, options) in enumerate(BUNDLED.items())
+    ]
+
+
 def inpainted_by(source: str, pixels: int) -> str:
     return f"{source} mask + {pixels} px: inpainted, then {BLIND}"
 
@@ -397,102 +418,91 @@ def by_models(
     kept: Cache,
 ) -> list[Row]:
     """The methods that need one of the models, but for those of `with_masks`."""
-    rows, found = [], masks.get(pixels)
-    if found is not None:
-        name = f"found mask + {pixels} px: {BLIND}, then inpainted"
-        rows.append(Row(name, ("detector",), restored(blind, work / "inpainted_last", kept, found, task="inpaint")))
-    if args.rddm is not None:
-        mask = found if takes_mask(args.rddm) else None
-        rows.append(Row("RDDM", ("rddm",), restored(damaged, work / "rddm", kept, mask, model=args.rddm)))
-        if found is not None and mask is None:
-            inpainted = restored(damaged, work / "before_rddm", kept, found, task="inpaint")
-            name = f"found mask + {pixels} px: inpainted, then RDDM"
-            made = restored(inpainted, work / "rddm_last", kept, model=args.rddm)
-            rows.append(Row(name, ("detector", "rddm"), made))
+    name = f"found mask + {pixels} px: {BLIND}, then inpainted"
+    inpainted = restored(blind, work / "inpainted_last", kept, masks[pixels], task="inpaint")
+    rows = [Row(name, ("detector",), inpainted)]
     if args.old_photo is not None:
-        mask = masks.get(0) if lacks_detector(args.old_photo) else None
+        mask = masks[0] if lacks_detector(args.old_photo) else None
         made = restored(damaged, work / "old_photo", kept, mask, model=args.old_photo)
         rows.append(Row("OldPhotoPipeline", ("old_photo",), made))
     return rows
 
 
-def load_detector(folder: Path | None) -> ScratchDetectionPipeline | None:
+def load_detector(folder: Path) -> ScratchDetectionPipeline:
     with quiet_loading():
-        return None if folder is None else ScratchDetectionPipeline.from_pretrained(folder, dtype=torch.float32)
+        return ScratchDetectionPipeline.from_pretrained(folder, dtype=torch.float32)
 
 
 @cache
-def takes_mask(rddm: Path | None) -> bool:
-    """Whether an RDDM is shown a mask."""
-    with quiet_loading():
-        return rddm is not None and bool(RDDMPipeline.from_pretrained(rddm).inputs.masked)
-
-
-@cache
-def lacks_detector(old_photo: Path | None) -> bool:
+def lacks_detector(old_photo: Path) -> bool:
     """Whether an OldPhotoPipeline takes a mask and has nothing that finds it."""
-    if old_photo is None:
-        return False
     with quiet_loading():
         pipe = OldPhotoPipeline.from_pretrained(old_photo)
     return bool(pipe.mapping.takes_mask) and pipe.scratch_detector is None
 
 
 def check_models(args: argparse.Namespace) -> None:
-    """End before anything that takes long if a folder holds no such model, or one lacks another.
+    """End before anything that takes long if a folder holds no such model.
 
     Raises:
         SystemExit: it does.
     """
-    kinds = {"detector": "ScratchDetectionPipeline", "old_photo": "OldPhotoPipeline", "rddm": "RDDMPipeline"}
+    kinds = {"detector": "ScratchDetectionPipeline", "old_photo": "OldPhotoPipeline"}
     for name, kind in kinds.items():
         if (folder := getattr(args, name)) is None:
             continue
         index = folder / "model_index.json"
         if not index.is_file() or kind not in json.loads(index.read_text())["_class_name"]:
             sys.exit(f"--{name}: there is no trained {kind} in {folder}; `diffusers-restore train --help` says how")
-    lacking = [args.old_photo] if lacks_detector(args.old_photo) else []
-    lacking += [args.rddm] if takes_mask(args.rddm) else []
-    if lacking and args.detector is None:
-        sys.exit(f"--detector is needed: {lacking[0]} takes a mask, and has no detector")
 
 
 # --- photographs that were damaged here -----------------------------------------------------------------------------
 
 
 def measure_synthetic(args: argparse.Namespace, work: Path) -> dict[str, Any]:
-    there, kept = samples(args.data, args.pictures), Cache(args.cache / "old_photos")
+    there, kept = samples(args.data, args.pictures, SIDE), Cache(args.cache / "old_photos")
     damaged = write(work / "damaged", {one.name: one.degraded for one in there})
     true = {one.name: one.mask for one in there}
     rows = [Row(DAMAGED, (), damaged), Row(BLIND, (), restored(damaged, work / "blind", kept))]
-    rows.append(Row(AUTO, (), restored(damaged, work / "auto", kept, scratches="auto")))
+    rows += by_bundled(damaged, work, kept)
     known = {pixels: written_masks(true, work / "true" / str(pixels), pixels) for pixels in GROWN[1:]}
     bounds = with_masks("true", known, damaged, work, kept, ())
-    detector, masks, found = load_detector(args.detector), {}, []
-    report: dict[str, Any] = {}
-    pixels = GROWN[1]
-    if detector is not None:
-        masks = found_by(detector, damaged, work / "found")
-        inpainted = with_masks("found", masks, damaged, work, kept, ("detector",))
-        fitted = [quality(row.made.pictures(), there)["tones fitted: PSNR"] or 0.0 for row in inpainted]
-        pixels = GROWN[int(np.argmax(fitted))]
-        rows += inpainted
-        seen = {n: [(1 - one.mean(0, keepdim=True)) / 2 for one in made.pictures()] for n, made in masks.items()}
-        found = seen[0]
-        figures = [{"dilated by": f"{n} px"} | agreement(one, list(true.values())) for n, one in seen.items()]
-        report["detector"] = {"rows": figures, "threshold": detector.config.threshold}
+    detector = load_detector(args.detector)
+    masks = found_by(detector, damaged, work / "found")
+    inpainted = with_masks("found", masks, damaged, work, kept, ("detector",))
+    fitted = [quality(row.made.pictures(), there)["tones fitted: PSNR"] or 0.0 for row in inpainted]
+    pixels = GROWN[int(np.argmax(fitted))]
+    rows += inpainted
+    seen = {n: [(1 - one.mean(0, keepdim=True)) / 2 for one in made.pictures()] for n, made in masks.items()}
+    figures = [{"dilated by": f"{n} px"} | agreement(one, list(true.values())) for n, one in seen.items()]
+    report: dict[str, Any] = {"detector": {"rows": figures, "threshold": detector.config.threshold}}
     rows += by_models(args, damaged, rows[1].made, masks, pixels, work, kept)
     rows += bounds
     report["pixels"] = pixels
     report["pictures"], report["masked"] = len(there), sum(bool(one.mask.any()) for one in there)
     report["rows"] = [row_of(row, there) for row in rows]
-    columns = {DAMAGED: damaged.pictures()}
-    if found:
-        columns["mask found"] = [2 * one - 1 for one in found]
+    columns = {DAMAGED: damaged.pictures(), "mask found": [2 * one - 1 for one in seen[0]]}
     columns |= {row.method: row.made.pictures() for row in rows[1:] if is_shown(row.method, pixels)}
     columns["truth"] = [one.clean for one in there]
     show(columns, spread(len(there)), sheet_path(args.output, "synthetic"))
     return report
+
+
+def measure_scales(args: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """Larger photographs: the network of `--faded` alone, and from coarse to fine."""
+    kept, rows = Cache(args.cache / "old_photos"), []
+    for side in args.sides:
+        there = samples(args.data, args.pictures, side)
+        damaged = write(work / str(side) / "damaged", {one.name: one.degraded for one in there})
+        alone = restored(damaged, work / str(side) / "alone", kept, model=DEFAULT_OLD_PHOTO_RESTORER)
+        fine = restored(damaged, work / str(side) / "fine", kept, faded=True)
+        row: dict[str, Any] = {"pixels": f"{side} x {side}", "pictures": len(there)}
+        for name, made in {DAMAGED: damaged, "at one scale": alone, "coarse to fine": fine}.items():
+            row[name] = quality(made.pictures(), there)["PSNR"]
+        for name, made in {"s at one scale": alone, "s coarse to fine": fine}.items():
+            row[name] = float(np.median(made.seconds))
+        rows.append(row)
+    return {"sizes": rows}
 
 
 def row_of(row: Row, there: Sequence[Sample]) -> dict[str, Any]:
@@ -545,15 +555,12 @@ def show_old(args: argparse.Namespace, pixels: int, work: Path) -> dict[str, Any
         }
         as_it_is = write(folder / "photographs", photos)
         blind = restored(as_it_is, folder / "blind", kept)
-        columns, masks = {"photograph": as_it_is.pictures()}, {}
-        rows = [Row(BLIND, (), blind), Row(AUTO, (), restored(as_it_is, folder / "auto", kept, scratches="auto"))]
-        if detector is not None:
-            masks = found_by(detector, as_it_is, folder / "found")
-            columns["mask found"] = [-one for one in masks[0].pictures()]
-            rows += with_masks("found", {pixels: masks[pixels]}, as_it_is, folder, kept, ("detector",))
-            report[kind] = {
-                path: float((1 - one).mean() / 2) for path, one in zip(read, masks[0].pictures(), strict=True)
-            }
+        columns = {"photograph": as_it_is.pictures()}
+        rows = [Row(BLIND, (), blind), *by_bundled(as_it_is, folder, kept)]
+        masks = found_by(detector, as_it_is, folder / "found")
+        columns["mask found"] = [-one for one in masks[0].pictures()]
+        rows += with_masks("found", {pixels: masks[pixels]}, as_it_is, folder, kept, ("detector",))
+        report[kind] = {path: float((1 - one).mean() / 2) for path, one in zip(read, masks[0].pictures(), strict=True)}
         rows += by_models(args, as_it_is, blind, masks, pixels, folder, kept)
         columns |= {row.method: row.made.pictures() for row in rows}
         small = {label: [of_height(one, SIDE) for one in pictures] for label, pictures in columns.items()}
@@ -561,7 +568,8 @@ def show_old(args: argparse.Namespace, pixels: int, work: Path) -> dict[str, Any
         if kind == "scratched":
             seen = restored(as_it_is, folder / "seen", kept, scratches="find").pictures()
             masks_seen = [of_height(one.mean(0, keepdim=True), SIDE) for one in seen]
-            few = {"photograph": small["photograph"], "--scratches find": masks_seen, "--scratches auto": small[AUTO]}
+            few = {"photograph": small["photograph"], "--scratches find": masks_seen}
+            few |= {name.removeprefix("restore "): small[name] for name in (AUTO, BOTH)}
             show(few, [one for one in README_ROWS if one < len(photos)] or [0], sheet_path(args.output, "auto"))
     return {"found": report}
 
@@ -652,6 +660,8 @@ def measure_memory(args: argparse.Namespace, keep: Callable[[dict[str, Any]], No
 FORMATS = {"method": "", "PSNR": ".2f", "SSIM": ".3f", "PSNR in mask": ".2f", "outside": ".2f"}
 FORMATS |= {"tones fitted: PSNR": ".2f", "fitted, in mask": ".2f", "fitted, outside": ".2f"}
 FORMATS |= {"s/picture": ".2f", "parameters, millions": ".1f"}
+SCALES = {"pixels": "", DAMAGED: ".2f", "at one scale": ".2f", "coarse to fine": ".2f"}
+SCALES |= {"s at one scale": ".2f", "s coarse to fine": ".2f"}
 DETECTED = {"dilated by": "", "f1": ".3f", "precision": ".3f", "recall": ".3f", "mean f1": ".3f", "found": ".2%"}
 MEMORY = {"mapping": "", "dtype": "", "pixels": "", "peak, MB": ".0f"}
 MEMORY |= {
@@ -667,9 +677,10 @@ def merged(earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     """The new rows, and those of earlier runs that need other models and are of as many pictures; bounds are last."""
     measured = {tuple(row["needs"]) for row in rows}
     pictures = {row["pictures"] for row in rows}
-    kept = [row for row in earlier if tuple(row["needs"]) not in measured and row["pictures"] in pictures]
+    order: list[tuple[str, ...]] = [(), ("detector",), ("old_photo",)]
+    wanted = set(order) - measured
+    kept = [row for row in earlier if tuple(row["needs"]) in wanted and row["pictures"] in pictures]
     everything = [dict(row) for row in (*rows, *kept)]
-    order: list[tuple[str, ...]] = [(), ("detector",), ("rddm",), ("detector", "rddm"), ("old_photo",)]
     return sorted(everything, key=lambda row: (row["method"].startswith("true"), order.index(tuple(row["needs"]))))
 
 
@@ -687,6 +698,13 @@ def to_markdown(report: dict[str, Any]) -> str:
     parts, text = report["parts"], ["# Old photographs\n"]
     if (found := parts.get("synthetic")) is not None:
         text += _synthetic(found)
+    if (found := parts.get("scales")) is not None:
+        text += [
+            "## Larger photographs\n\nThe same photographs and damage at other sizes, PSNR in dB and seconds of the "
+            "network of `--faded` on the picture as it is, and of `--faded`, which restores it at half its "
+            "size, a quarter, and so on, too, and takes tones from there.\n",
+            markdown_table(found["sizes"], SCALES),
+        ]
     if (found := parts.get("old")) is not None:
         text += _old(found)
     if (found := parts.get("memory")) is not None:
@@ -827,12 +845,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         measure_memory(args, keep)
         return
-    if args.detector is None and args.rddm is None and args.old_photo is None:
-        sys.exit("name a trained model by one or more of --detector, --old_photo, --rddm; or --memory")
     check_models(args)
     with tempfile.TemporaryDirectory() as place:
         synthetic = measure_synthetic(args, Path(place, "synthetic"))
         save(args, argv, {"synthetic": synthetic})
+        save(args, argv, {"scales": measure_scales(args, Path(place, "scales"))})
         old = show_old(args, synthetic["pixels"], Path(place, "old"))
         print(save(args, argv, {"old": old}).read_text())
 

@@ -55,6 +55,9 @@ DEFAULT_PRIOR = str(Path(__file__).parent / "assets" / "default_prior")
 DEFAULT_DETECTOR = str(Path(__file__).parent / "assets" / "scratch_detector")
 """The folder of the bundled detector of scratches, for `ScratchDetectionPipeline.from_pretrained`."""
 
+DEFAULT_OLD_PHOTO_RESTORER = str(Path(__file__).parent / "assets" / "old_photo_restorer")
+"""The folder of the bundled restorer of old photographs, for `RDDMPipeline.from_pretrained`."""
+
 DEFAULT_RESTORER = str(Path(__file__).parent / "assets" / "blind_restorer")
 """The folder of the bundled blind restorer, for `RDDMPipeline.from_pretrained`."""
 
@@ -99,6 +102,7 @@ _HOMES = {
 
 __all__ = [
     "DEFAULT_DETECTOR",
+    "DEFAULT_OLD_PHOTO_RESTORER",
     "DEFAULT_PRIOR",
     "DEFAULT_RESTORER",
     "CCDFScheduler",

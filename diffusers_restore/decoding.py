@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageCms,
+    ImageFile,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from .errors import ImageError
 from .metadata import NO_METADATA, Metadata, read_metadata
@@ -32,6 +42,32 @@ _MAX_CHANNELS = 4  # of an array of max_pixels; with fewer pixels it may have mo
 _pillow_limit_lock = threading.Lock()
 
 
+_TURNED_BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes the turn of an EXIF orientation."""
+
+
+class JPEGCoding(NamedTuple):
+    """How a JPEG was coded.
+
+    Attributes:
+        tables: the steps of its 64 coefficients, for luma and colours, in the order of Pillow.
+        subsampling: of colours, as Pillow numbers it: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
+        turn: what lays the pixels, which are upright, as they were coded; None if they are so.
+    """
+
+    tables: tuple[list[int], ...]
+    subsampling: int
+    turn: Image.Transpose | None = None
+
+
 class Pixels(NamedTuple):
     """What a file holds.
 
@@ -41,6 +77,7 @@ class Pixels(NamedTuple):
         bits: per channel of the source: 8, 16 or 32 (floats).
         metadata: colour profile, EXIF and resolution.
         pages: how many pictures the file holds.
+        jpeg: how it was coded; None for another format.
     """
 
     color: NDArray[np.float32]
@@ -48,6 +85,7 @@ class Pixels(NamedTuple):
     bits: int
     metadata: Metadata = NO_METADATA
     pages: int = 1
+    jpeg: JPEGCoding | None = None
 
 
 @functools.cache
@@ -154,10 +192,22 @@ def read_pixels(path: Path, max_pixels: int) -> Pixels:
                     pixels = pixels_of(turned)
                 else:
                     pixels = _deep_pixels(_read_samples16(path, tiles, np.asarray(turned)), transparent)
-                return pixels._replace(metadata=read_metadata(image), pages=_count_pages(path))
+                jpeg = jpeg_coding(image) if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+                return pixels._replace(metadata=read_metadata(image), pages=_count_pages(path), jpeg=jpeg)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             size, *_ = str(error).split(" exceeds")  # "Image size (144000000 pixels)"
             raise _too_large(path, size, max_pixels) from error
+
+
+def jpeg_coding(image: JpegImagePlugin.JpegImageFile) -> JPEGCoding:
+    """How a JPEG was coded that was read, and turned by `upright`."""
+    tables = tuple(list(table) for _, table in sorted(image.quantization.items()))
+    sampling = JpegImagePlugin.get_sampling(image)  # -1: another one, or none
+    try:
+        turn = _TURNED_BACK.get(int(image.getexif().get(ExifTags.Base.Orientation, 1)))
+    except Exception:  # Pillow raises whatever it trips on
+        turn = None
+    return JPEGCoding(tables, max(0, sampling), turn)
 
 
 def check_tiff(path: Path, image: TiffImagePlugin.TiffImageFile) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from .decoding import (
+    JPEGCoding,
     check_tiff,
     failing_as,
     not_a_picture,
@@ -69,7 +70,7 @@ class Picture:
     `tensor` is (1, C, H, W) float32 in [-1, 1] with C = 1 (grey) or 3 (RGB); a `.npy` measurement may have any C and
     exceed the range. `alpha` is (1, 1, H, W) float32 in [0, 1], None if the file has none. `bits` per channel of the
     source are 8, 16 or 32 (floats). `metadata` is the colour profile, EXIF and resolution. `pages` counts the pictures
-    of the file, of which this is the first.
+    of the file, of which this is the first. `jpeg` is how a JPEG was coded, None for another format.
     """
 
     tensor: torch.Tensor
@@ -77,6 +78,7 @@ class Picture:
     bits: int
     metadata: Metadata = NO_METADATA
     pages: int = 1
+    jpeg: JPEGCoding | None = None
 
 
 class MaskFile(NamedTuple):
@@ -115,7 +117,7 @@ def load(path: PathInput, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     alpha = None if pixels.alpha is None else torch.from_numpy(pixels.alpha)[None, None]
     expected = "floats in [0, 1]" if pixels.bits == 32 else "values in [-1, 1]"
     tensor = _checked(_from_unit(pixels.color[None]), name, DEFAULT_LIMIT, expected)
-    return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages)
+    return Picture(tensor, alpha, pixels.bits, pixels.metadata, pixels.pages, pixels.jpeg)
 
 
 def read_picture(file: PathInput | bytes) -> Image.Image:

@@ -51,6 +51,7 @@ def values(**changed: Any) -> dict[str, Any]:
         "direct": False,
         "strength": 1,
         "seed": 0,
+        "faded": False,
         "steps": 0,
         "samples": 1,
         "average": False,
@@ -66,6 +67,8 @@ def values(**changed: Any) -> dict[str, Any]:
         ({}, None, {}),
         ({"strength": 0.5, "seed": 3, "steps": 7, "model": "x", "task": "sr4"}, None, {"strength": 0.5}),
         ({"goal": OLD, "seed": 3.0}, None, {"scratches": "auto", "seed": 3}),
+        ({"goal": OLD, "faded": True}, None, {"scratches": "auto", "faded": True}),
+        ({"goal": BETTER, "faded": True}, None, {}),
         ({"goal": TASK, "noise": "estimate"}, None, {"task": "denoise", "sigma_y": "estimate"}),
         ({"goal": TASK, "noise": "given", "grey_levels": 25.5}, None, {"task": "denoise", "sigma_y": 0.2}),
         (

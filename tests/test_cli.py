@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from diffusers_restore import (
 )
 from diffusers_restore.decoding import readable_suffixes
 from diffusers_restore.degradations import Blur, Decolor, Degradation, Fade, Mix, Pixelate
+from diffusers_restore.evaluation.noise import jpeg_loss
 from diffusers_restore.operators import TASKS
 from diffusers_restore.pipelines import precision
 from diffusers_restore.registries import METHODS
@@ -370,6 +372,35 @@ def test_sigma_y_auto_is_the_rounding_noise(
     assert etas == [1.0, None, None]  # what is taken as exact is better so: benchmarks/results/quality.md
 
 
+def test_sigma_y_auto_of_a_jpeg_is_what_its_coding_took(
+    restore: Restore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To steps of 19 %; where pixels that are there may not change, or the coding is the task, it is the rounding."""
+    seen: list[float] = []
+    monkeypatch.setattr(
+        diffusers_restore.DDRMPipeline,
+        "__call__",
+        lambda self, image, **options: (seen.append(options["sigma_y"]), (image,))[1],
+    )
+    with Image.open(Path(diffusers_restore.DEFAULT_PRIOR).parent / "photos" / "chelsea.png") as photo:
+        photo.crop((40, 60, 104, 124)).save(tmp_path / "y.jpg", quality=50)
+        photo.convert("L").crop((40, 60, 104, 124)).save(tmp_path / "grey.jpg", quality=50)
+    Image.open(tmp_path / "y.jpg").save(tmp_path / "y.png")
+    Image.new("L", (64, 64), 255).save(tmp_path / "mask.png")
+    picture = images.load(tmp_path / "y.jpg")
+    out = ("-o", tmp_path / "out.png")
+    succeeds(said := restore(tmp_path / "y.jpg", *out, "--task", "denoise"))
+    assert "what JPEG took counts as noise of " in said.output
+    succeeds(restore(tmp_path / "y.jpg", *out, "--task", "inpaint", "--mask", tmp_path / "mask.png"))
+    succeeds(restore(tmp_path / "y.jpg", *out, "--task", "jpeg", "--operator-arg", "quality=50"))
+    succeeds(restore(tmp_path / "grey.jpg", *out, "--task", "colorize"))
+    succeeds(restore(tmp_path / "y.png", *out, "--task", "denoise"))
+    loss = jpeg_loss(picture.tensor, picture.jpeg)
+    assert loss > 0.01
+    assert abs(math.log2(seen[0] / loss)) <= 1 / 8
+    assert seen[1:] == pytest.approx([2 / 255 / 12**0.5] * 4)
+
+
 def test_transparency_is_put_back(restore: Restore, tmp_path: Path) -> None:
     pixels = levels(channels=4)
     pixels[..., 3] = np.arange(SIDE, dtype=np.uint8) * 16
@@ -421,7 +452,11 @@ def test_colorize(restore: Restore, tmp_path: Path) -> None:
     with Image.open(tmp_path / "grey-out.png") as out:
         assert out.mode == "RGB"
     colours = picture(tmp_path / "colours.png")
-    fails(restore(colours, "-o", tmp_path / "x.png", "--task", "colorize"), 1, "the picture has colours already")
+    fails(
+        restore(colours, "-o", tmp_path / "x.png", "--task", "colorize"),
+        1,
+        "the picture has colours, or a tint such as sepia",
+    )
     fails(run("degrade", grey, "-o", tmp_path / "x.png", "--task", "colorize"), 1, "the picture is grey already")
 
 

@@ -115,6 +115,7 @@ def folder(
     picture("label.png", 40, 48, "P")
     picture("old.jpg", 40, 48)
     picture("scratched.jpg", 40, 48)
+    picture("faded.jpg", 40, 48)
     picture("wet.png", 40, 48)
     picture("small.png", 10, 12)
     picture("face.png", 8, 8)

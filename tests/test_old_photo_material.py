@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet
 from PIL import Image
 from torch import Tensor
 
@@ -21,8 +20,6 @@ from diffusers_restore import (
     OldPhotoMapping,
     OldPhotoPipeline,
     OldPhotoVAE,
-    RDDMPipeline,
-    RDDMScheduler,
     ScratchDetectionPipeline,
     ScratchDetector,
     images,
@@ -104,12 +101,12 @@ def test_rows_of_models_that_are_not_named_stay(script: Any) -> None:
     def row(method: str, *needs: str, pictures: int = 40) -> dict[str, Any]:
         return {"method": method, "needs": list(needs), "pictures": pictures}
 
-    rows = [row("damaged"), row("found 1", "detector"), row("RDDM", "rddm"), row("true 1")]
-    other = [row("damaged"), row("found 2", "detector"), row("true 1"), row("both", "detector", "rddm")]
+    rows = [row("damaged"), row("found 1", "detector"), row("old", "old_photo"), row("true 1"), row("gone", "rddm")]
+    other = [row("damaged"), row("found 2", "detector"), row("true 1")]
     names = [one["method"] for one in script.merged(rows, other)]
-    assert names == ["damaged", "found 2", "RDDM", "both", "true 1"]
-    of_fewer = [row("RDDM", "rddm", pictures=2)]
-    assert [one["method"] for one in script.merged(of_fewer, other)] == ["damaged", "found 2", "both", "true 1"]
+    assert names == ["damaged", "found 2", "old", "true 1"]
+    of_fewer = [row("old", "old_photo", pictures=2)]
+    assert [one["method"] for one in script.merged(of_fewer, other)] == ["damaged", "found 2", "true 1"]
 
     def of_memory(mapping: str, side: int, dtype: str, peak: float) -> dict[str, Any]:
         return {"mapping": script.ROUTES[mapping], "pixels": f"{side} x {side}", "dtype": dtype, "peak, MB": peak}
@@ -165,20 +162,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         mapping = OldPhotoMapping(4, (4, 8), 2, attention="partial").eval()
     ScratchDetectionPipeline(detector, detection_size=None, threshold=0.5).save_pretrained(folder / "detector")
     OldPhotoPipeline(vae, mapping, vae).save_pretrained(folder / "old_photo")
-    plain = RDDMScheduler(num_train_timesteps=1, noise_scale=0.0)
-    RDDMPipeline(make_unet(channels=6, out_channels=3), plain).save_pretrained(folder / "rddm")
-    return {name: folder / name for name in ("detector", "old_photo", "rddm")}
+    return {name: folder / name for name in ("detector", "old_photo")}
 
 
-def test_photographs_have_damages_by_their_numbers(script: Any, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "SIDE", SIDE)
-    there = script.samples(data, None)
+def test_photographs_have_damages_by_their_numbers(script: Any, data: Path) -> None:
+    there = script.samples(data, None, SIDE)
     assert [one.name for one in there] == ["000.png", "001.png", "002.png", "003.png"]
     for sample in there:
         assert sample.degraded.shape == sample.clean.shape == (3, SIDE, SIDE)
         assert sample.mask.shape == (1, SIDE, SIDE)
     assert not torch.equal(there[0].degraded, there[1].degraded)
-    for one, other in zip(script.samples(data, 1), there, strict=False):  # the first doesn't depend on the others
+    for one, other in zip(script.samples(data, 1, SIDE), there, strict=False):  # the first doesn't depend on the others
         assert torch.equal(one.degraded, other.degraded)
 
 
@@ -187,25 +181,25 @@ def test_the_benchmark(
 ) -> None:
     monkeypatch.setattr(script, "SIDE", SIDE)
     words = ["--data", str(data), "--output", str(tmp_path / "out" / "old"), "--cache", str(tmp_path / "cache")]
-    words += ["--pictures", "1"]
-    script.main([*words, "--rddm", str(models["rddm"])])
+    words += ["--pictures", "1", "--sides", "32", "40"]
+    script.main([*words, "--old_photo", str(models["old_photo"]), "--detector", str(models["detector"])])
     kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "old_photos").iterdir()}
-    script.main([*words, "--detector", str(models["detector"]), "--old_photo", str(models["old_photo"])])
+    script.main([*words, "--detector", str(models["detector"])])
     assert kept.items() <= {f.name: f.stat().st_mtime_ns for f in (tmp_path / "cache" / "old_photos").iterdir()}.items()
     report = json.loads((tmp_path / "out" / "old.json").read_text())["parts"]
     synthetic, text = report["synthetic"], (tmp_path / "out" / "old.md").read_text()
     pixels = synthetic["pixels"]
     rows = {row["method"]: row for row in synthetic["rows"]}
     assert list(rows) == [
-        *("damaged", "blind restorer", script.AUTO, *(script.inpainted_by("found", n) for n in (0, 1))),
-        *(f"found mask + {pixels} px: blind restorer, then inpainted", "RDDM", "OldPhotoPipeline"),
+        *("damaged", "blind restorer", *script.BUNDLED, *(script.inpainted_by("found", n) for n in (0, 1))),
+        *(f"found mask + {pixels} px: blind restorer, then inpainted", "OldPhotoPipeline"),
         script.inpainted_by("true", 1),
     ]
-    assert "--rddm" in rows["RDDM"]["command"]
-    assert "--detector" in rows["damaged"]["command"]
+    assert "--old_photo" in rows["OldPhotoPipeline"]["command"]
+    assert "--old_photo" not in rows["damaged"]["command"]
     assert synthetic["pictures"] == 2
     # By hand: what is on the disk is what was measured.
-    there = script.samples(data, 1)
+    there = script.samples(data, 1, SIDE)
     damaged = [images.to_tensor(images.to_pil(one.degraded)[0])[0] for one in there]
     figures = script.quality(damaged, there)
     assert all(rows["damaged"][name] == pytest.approx(value, abs=1e-5) for name, value in figures.items())
@@ -213,6 +207,8 @@ def test_the_benchmark(
     detector = sum(p.numel() for p in script.load_detector(models["detector"]).detector.parameters())
     assert counts[0]["parameters, millions"] - counts[1]["parameters, millions"] == pytest.approx(detector / 1e6)
     assert [row["dilated by"] for row in synthetic["detector"]["rows"]] == ["0 px", "1 px"]
+    assert [row["pixels"] for row in report["scales"]["sizes"]] == ["32 x 32", "40 x 40"]
+    assert "| 40 x 40 | " in text
     assert set(report["old"]["found"]) == {"scratched", "others"}
     for name in ("synthetic", "scratched", "others", "auto"):
         assert f"(old_photos_{name}.jpg)" in text
@@ -233,14 +229,10 @@ def test_a_picture_in_which_nothing_is_found_comes_back(script: Any, tmp_path: P
 
 
 def test_the_benchmark_says_what_it_lacks(script: Any, data: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="name a trained model by one or more of --detector, "):
-        script.main(["--data", str(data)])
-    with pytest.raises(SystemExit, match="there is no trained RDDMPipeline"):
-        script.main(["--data", str(data), "--rddm", str(tmp_path)])
+    with pytest.raises(SystemExit, match="there is no trained OldPhotoPipeline"):
+        script.main(["--data", str(data), "--old_photo", str(tmp_path)])
     with pytest.raises(SystemExit, match="there is no trained ScratchDetectionPipeline"):
-        script.main(["--data", str(data), "--detector", str(models["rddm"])])
-    with pytest.raises(SystemExit, match="--detector is needed: "):
-        script.main(["--data", str(data), "--old_photo", str(models["old_photo"])])
+        script.main(["--data", str(data), "--detector", str(models["old_photo"])])
 
 
 def test_the_text_says_whether_the_memory_suffices(script: Any) -> None:

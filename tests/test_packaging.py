@@ -76,9 +76,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: dict[str, Path]) ->
     assert large == {
         "blind_restorer/unet/diffusion_pytorch_model.safetensors",  # 11.9 MB
         "default_prior/unet/diffusion_pytorch_model.safetensors",  # 11.9 MB
+        "old_photo_restorer/unet/diffusion_pytorch_model.safetensors",  # 11.9 MB
         "scratch_detector/detector/diffusion_pytorch_model.safetensors",  # 1.2 MB
     }
-    assert built["wheel"].stat().st_size < 25e6
+    assert built["wheel"].stat().st_size < 36e6
 
 
 def test_the_sdist_can_be_built_and_tested(built: dict[str, Path]) -> None:

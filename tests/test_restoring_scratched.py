@@ -15,6 +15,7 @@ from torch import Tensor
 
 import diffusers_restore
 from diffusers_restore import (
+    DEFAULT_OLD_PHOTO_RESTORER,
     DEFAULT_PRIOR,
     DEFAULT_RESTORER,
     DDRMPipeline,
@@ -78,8 +79,8 @@ def filled(x: Tensor, damaged: Tensor, method: str, **options: Any) -> Tensor:
     return torch.where(damaged.bool(), made, x)
 
 
-def blind(x: Tensor) -> Tensor:
-    pipe = RDDMPipeline.from_pretrained(DEFAULT_RESTORER)
+def blind(x: Tensor, model: str = DEFAULT_RESTORER) -> Tensor:
+    pipe = RDDMPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     return pipe(x, num_inference_steps=1, output_type="latent").images
 
@@ -112,6 +113,35 @@ def test_where_nothing_is_found_the_restorer_alone_works(
     made, remarks = restore(restorer, tmp_path, photo())
     assert remarks.notes == ("no scratches found",)
     assert (made - blind(images.load(tmp_path / "old.png").tensor)).abs().max() < 2.02 / 255
+
+
+def test_the_faded_get_the_restorer_of_old_photographs(
+    restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, or after what was found or what is masked was filled in; also where it changes hardly anything."""
+    options: dict[str, Any] = {"faded": True, "seed": 3, "device": "cpu", "dtype": "float32"}
+    finds(monkeypatch, mask())
+    alone = restoring.load(**options)
+    assert [type(pipe) for pipe in alone.pipes] == [RDDMPipeline]
+    made, remarks = restore(alone, tmp_path, photo())
+    x = images.load(tmp_path / "old.png").tensor
+    assert remarks.notes == ()
+    assert (made - blind(x, DEFAULT_OLD_PHOTO_RESTORER)).abs().max() < 2.02 / 255
+    whole = filled(x, damaged := scratched.grown(mask(), 1), "dpir")
+    expected = blind(whole, DEFAULT_OLD_PHOTO_RESTORER)
+    assert (expected - blind(whole)).abs().max() > 0.1
+    images.save(1 - 2 * damaged, tmp_path / "mask.png")
+    for more in ({"scratches": "auto"}, {"mask": tmp_path / "mask.png"}):
+        made, remarks = restore(restoring.load(**options, **more), tmp_path, photo())
+        assert remarks.notes[0].startswith("4.8% ")
+        assert (made - expected).abs().max() < 2.02 / 255
+
+
+def test_what_is_switched_off_is_not_asked_for() -> None:
+    assert restoring.load(faded=False, device="cpu").settings["model"] == "bundled restorer"
+    made = restoring.load(scratches="auto", faded=False, device="cpu")
+    assert made.settings["model"] == "bundled restorer"
+    assert restoring.load(task="denoise", faded=False, device="cpu").settings["model"] == "bundled prior"
 
 
 def test_what_is_too_wide_for_a_scratch_is_left(restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +276,14 @@ def test_what_does_not_go_with_it(options: dict[str, Any], message: str) -> None
         restoring.load(scratches="all")
     with pytest.raises(ArgumentError, match="mask has no meaning where scratches is find, which makes a mask"):
         restoring.load(scratches="find", mask=PHOTO, mask_threshold=0.3)
+    with pytest.raises(ArgumentError, match="faded has no meaning where scratches is find, which makes a mask"):
+        restoring.load(scratches="find", faded=True)
+    with pytest.raises(ArgumentError, match="steps has no meaning with faded: each network takes its own number"):
+        restoring.load(faded=True, steps=2)
+    with pytest.raises(ArgumentError, match="faded leaves the choice of models and steps to the bundled restorers"):
+        restoring.load(faded=True, samples=2)
+    with pytest.raises(ArgumentError, match="faded must be"):
+        restoring.load(faded="yes")
     with pytest.raises(ArgumentError, match="strength has no meaning where scratches is find, which makes a mask"):
         restoring.load(scratches="find", strength=0.5)
 

@@ -18,10 +18,10 @@ from ..restoring.zero_shot import AUTO, ESTIMATE
 from ..schedulers.zero_shot import method_options
 
 BETTER, OLD, TASK, MODEL = "better", "old", "task", "model"
-"""What a visitor may want: a better photograph, an old one without scratches, a damage undone, a model of their own."""
+"""What a visitor may want: a better photograph, an old one mended, a damage undone, a model of their own."""
 
 ROUNDING, ESTIMATED, GIVEN = "rounding", "estimate", "given"
-"""What is known of the noise: no more than the file's rounding, nothing, or its standard deviation."""
+"""What is known of the noise: no more than what the file's format leaves, nothing, or its standard deviation."""
 
 LABELS = {
     "task": "What was done to it",
@@ -38,6 +38,7 @@ LABELS = {
     "start": "Severity",
     "direct": "First estimate only",
     "scratches": "An old photograph",
+    "faded": "Faded, yellowed or sepia: new tones, too",
     "operator_args": "the value",
     "method_args": "Method",
     "max_pixels": "the limit of",
@@ -50,11 +51,12 @@ _MISSING = {
 }
 _OF_GOAL = {
     BETTER: ("strength",),
-    OLD: ("strength", "seed"),
+    OLD: ("faded", "strength", "seed"),
     TASK: ("strength", "seed", "steps", "samples", "average"),
     MODEL: ("strength", "seed", "steps", "samples", "average", "start", "direct"),
 }
-_DEFAULTS = {"strength": 1, "seed": 0, "samples": 1, "average": False, "direct": False, "steps": 0, "start": 0}
+_DEFAULTS = {"strength": 1, "seed": 0, "samples": 1, "steps": 0, "start": 0}
+_DEFAULTS |= dict.fromkeys(("average", "direct", "faded"), False)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class Page:
             self.kernel = gr.File(label="Blur kernel: a grey picture, or an .npy file", visible=False, height=110)
             self.named["noise"] = gr.Radio(
                 [
-                    ("none", asking.ROUNDING),
+                    ("none but that of the file's format", asking.ROUNDING),
                     ("unknown: estimate it", asking.ESTIMATED),
                     ("this much:", asking.GIVEN),
                 ],
@@ -163,6 +163,7 @@ class Page:
 
     def _lay_out_mask(self) -> None:
         with gr.Column(visible=False) as self.mask_group:
+            self.named["faded"] = gr.Checkbox(False, label=asking.LABELS["faded"], visible=False, elem_id="faded")
             self.mask_help = gr.Markdown("Paint over what is missing or damaged.")
             self.editor = gr.ImageEditor(
                 type="pil",
@@ -238,7 +239,15 @@ class Page:
             button.click(lambda name=name: self._example(name), None, made, **quick)
         groups = [*self.of_task.values(), *self.of_method.values()]
         parts = [self.task_group, self.named["model"], self.model_group, self.mask_group, self.mask_help, self.find]
-        parts += [self.seed_group, self.sampling_group, self.kernel, self.named["grey_levels"], self.preview, *groups]
+        parts += [
+            self.named["faded"],
+            self.seed_group,
+            self.sampling_group,
+            self.kernel,
+            self.named["grey_levels"],
+            self.preview,
+            *groups,
+        ]
         chosen = [self.named[name] for name in ("goal", "task", "method", "noise")]
         arranged = [*chosen, self.named["model"], self.files]
         for one in (*chosen, self.files):
@@ -327,6 +336,7 @@ class Page:
             self.model_group: of_model and self._is_cold(model),
             self.mask_group: masked,
             self.find: goal == asking.OLD,
+            self.named["faded"]: goal == asking.OLD,
             self.seed_group: goal != asking.BETTER,
             self.sampling_group: of_task or of_model,
             self.kernel: "kernel" in asks,

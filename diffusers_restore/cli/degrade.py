@@ -8,6 +8,7 @@ import click
 
 from ..restoring.jobs import make_folders, run
 from ..restoring.kinds import MAX_SEED
+from ..restoring.pairing import check_there
 from .options import dataset_options, operator_options, options_named, output_options, real, take_dataset
 from .printing import Printer
 
@@ -47,6 +48,7 @@ def degrade(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     printer = Printer(ctx, quiet, verbose, as_json, timed=False)
     printer.settings = {name: value for name, value in options.items() if value is not None}
     with options_named(ctx):
+        check_there(inputs)  # before the imports, which take seconds
         from ..restoring.measuring import Measurer
 
         measurer = Measurer(**options)

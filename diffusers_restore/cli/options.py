@@ -136,8 +136,8 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
             "--mask",
             type=existing,
             metavar="FILE|FOLDER",
-            help="Black and white picture, for the task inpaint or a --model that takes masks: white is known, black "
-            "is missing or damaged. Of a folder, each picture takes the file of its name.",
+            help="Black and white picture, for the task inpaint, a --model that takes masks, --scratches or --faded: "
+            "white is known, black is missing or damaged. Of a folder, each picture takes the file of its name.",
         ),
         click.option("--invert-mask", is_flag=True, help="White is missing, as in diffusers' inpainting pipelines."),
         click.option(

@@ -9,6 +9,7 @@ import click
 
 from .. import restoring
 from ..restoring.kinds import MAX_SEED
+from ..restoring.pairing import check_there
 from .options import (
     class_label_option,
     dataset_options,
@@ -36,9 +37,10 @@ from .printing import Printer
     callback=noise_level,
     show_default=True,
     help="Standard deviation of the noise in the file, where black is -1 and white is 1 (a noise of 25 of 255 grey "
-    "levels is 0.196). estimate looks for it in the picture. auto is the rounding noise of the file's bit depth, "
-    "step / sqrt(12): 0.00226 for 8 bits, 8.8e-6 for 16 bits, 0 for .npy. With 0, rounding errors of an 8-bit file "
-    "count as picture, and small singular values amplify them.",
+    "levels is 0.196). estimate looks for it in the picture, and misses what is weak in a JPEG. auto is the rounding "
+    "noise of the file's bit depth, step / sqrt(12): 0.00226 for 8 bits, 8.8e-6 for 16 bits, 0 for .npy; of a JPEG, "
+    "about what its coding took, except for inpaint, colorize and jpeg. With 0, rounding errors of an 8-bit file count "
+    "as picture, and small singular values amplify them.",
 )
 @click.option(
     "--model",
@@ -52,6 +54,12 @@ from .printing import Printer
     type=click.Choice(["auto", "find"]),
     help="auto: find scratches, folds and dust, fill them in, and then restore, all with what is bundled; with --mask, "
     "fill in what is black there. find: make OUT a mask of what auto would fill in, black, to look at or to correct.",
+)
+@click.option(
+    "--faded",
+    is_flag=True,
+    help="The photograph has faded, yellowed, or is sepia: a bundled network for the whole damage of old photographs "
+    "gives it new tones, and mends scratches in part; with --scratches auto, those are filled in first.",
 )
 @click.option(
     "--steps",
@@ -154,6 +162,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
 
     \b
     diffusers-restore restore old.jpg -o new.jpg
+    diffusers-restore restore faded.jpg -o fresh.jpg --faded --scratches auto
     diffusers-restore restore small.png -o large.png --task sr4
     diffusers-restore restore blurred.png -o sharp.png --model my_cold_model/ --start 12
     diffusers-restore restore old.png -o new.png --task inpaint --mask white_is_known.png
@@ -182,6 +191,7 @@ def restore(ctx: click.Context, /, inputs: tuple[str, ...], output: str, **optio
     given = {name: value for name, value in options.items() if is_given(ctx, name)}
     printer = Printer(ctx, quiet, verbose, as_json)
     with options_named(ctx):
+        check_there(inputs)  # before the imports, which take seconds
         chosen, kind = restoring.choose(model, given)
 
         from ..restoring.loading import find_device

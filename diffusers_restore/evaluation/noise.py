@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..decoding import JPEGCoding, pillow_limit
 from ..errors import InvalidInputError
-from ..images import DEFAULT_LIMIT
+from ..images import DEFAULT_LIMIT, to_pil, to_tensor
 from ..tensors import LUMA, check_values, described
 
 _SIDE = 8
@@ -32,6 +36,8 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     Of noise that the channels share, as film grain, or as a JPEG leaves it that stores colours with half the pixels,
     most eigenvalues know nothing. Where those of the luma alone end in a plateau, it is taken from there: the sd of the
     noise in three channels that would be as strong in the luma, which is what suits methods that expect white noise.
+    A JPEG shows noise hardly at all that is weak beside its steps: below 10 levels at a quality of 95, below 25 at 75,
+    too little is seen of it, or next to none.
 
     Args:
         image: (C, H, W) or (1, C, H, W) in [-1, 1], of at least 24 x 24 pixels; values beyond say that nothing was
@@ -75,6 +81,38 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
         return seen
     shared = float(smallest[: _PLATEAU // 2].mean().sqrt() / weights.norm())
     return shared if shared > _MORE * seen else seen
+
+
+def jpeg_loss(image: Tensor, jpeg: JPEGCoding) -> float:
+    """The root mean square of what a JPEG took from its picture, from what it takes when it codes that once more.
+
+    With J the coding by its own steps, and y what is left by it, shifted by half a block, so that y is no code of J:
+
+        sqrt(mean((J(y) - y)^2))
+
+    For most photographs that is 0.6 to 1 times what it took at first, from a quality of 95 down
+    (benchmarks/results/noise.md): no more is lost of what is lost already.
+
+    Args:
+        image: (C, H, W) or (1, C, H, W) in [-1, 1], C is 1 or 3.
+        jpeg: how it was coded.
+
+    Returns:
+        It in the unit of [-1, 1]; 0 where that can't be told: for a picture of less than 16 pixels a side, or more than
+        a JPEG may have.
+    """
+    given = to_pil(image)[0]
+    if min(given.size) < 2 * _SIDE:
+        return 0.0
+    as_coded = given if jpeg.turn is None else given.transpose(jpeg.turn)
+    shifted, buffer = as_coded.crop((_SIDE // 2, _SIDE // 2, *as_coded.size)), io.BytesIO()
+    tables = [[min(255, step) for step in table] for table in jpeg.tables]
+    try:
+        shifted.save(buffer, "JPEG", qtables=tables, subsampling=jpeg.subsampling)
+    except (OSError, ValueError):
+        return 0.0
+    with pillow_limit(shifted.width * shifted.height), Image.open(buffer) as coded:
+        return float((to_tensor(coded) - to_tensor(shifted)).square().mean().sqrt())
 
 
 def _patches(y: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import diffusers
 from diffusers.models.modeling_utils import ModelMixin
 from huggingface_hub import create_repo
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from safetensors import SafetensorError
 
 from ..errors import InvalidInputError, one_line
@@ -215,9 +215,12 @@ def make_repository(name: str, private: bool | None = None, token: str | None = 
     try:
         return str(create_repo(name, private=private, token=token, exist_ok=True).repo_id)
     except Exception as error:  # those of the HTTP library too
+        needs = (
+            "A token with the right to write to it is needed: `hf auth login` stores one, HF_TOKEN or token= gives one"
+        )
+        hint = f". {needs}" if isinstance(error, (HfHubHTTPError, LocalTokenNotFoundError)) else ""
         raise InvalidInputError(
-            f"the Hub can't make the repository {name!r}: {one_line(error)}. A token with the right to write to it is "
-            "needed: `hf auth login` stores one, HF_TOKEN or token= gives one"
+            f"the Hub can't make the repository {name!r}: {one_line(error).rstrip('.')}{hint}"
         ) from error
 
 

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import DEFAULT_PRIOR, DEFAULT_RESTORER
+from .. import DEFAULT_OLD_PHOTO_RESTORER, DEFAULT_PRIOR, DEFAULT_RESTORER
 from ..errors import one_line, unknown_name
 from .arguments import ArgumentError, ModelError
 
@@ -50,7 +50,11 @@ class Kind:
         return made
 
 
-_BUNDLED = {DEFAULT_PRIOR: "bundled prior", DEFAULT_RESTORER: "bundled restorer"}
+_BUNDLED = {
+    DEFAULT_PRIOR: "bundled prior",
+    DEFAULT_RESTORER: "bundled restorer",
+    DEFAULT_OLD_PHOTO_RESTORER: "bundled restorer of old photographs",
+}
 _MASK = ("mask", "invert_mask", "mask_threshold")
 _SAMPLING = ("seed", "samples", "average")
 
@@ -67,7 +71,9 @@ COLD = Kind("a ColdDiffusionPipeline", "ColdDiffusionPipeline", ("start", "direc
 RDDM = Kind("an RDDMPipeline", "RDDMPipeline", (*_MASK, *_SAMPLING, "tile"), ".trained:RDDMRestorer")
 PIX2PIX = Kind("a Pix2PixPipeline", "Pix2PixPipeline", _SAMPLING, ".trained:Pix2PixRestorer")
 OLD_PHOTO = Kind("an OldPhotoPipeline", "OldPhotoPipeline", _MASK, ".trained:OldPhotoRestorer")
-SCRATCHED = Kind("the bundled restorers", "", ("scratches", *_MASK, "seed", "tile"), ".scratched:ScratchRestorer")
+SCRATCHED = Kind(
+    "the bundled restorers", "", ("scratches", "faded", *_MASK, "seed", "tile"), ".scratched:ScratchRestorer"
+)
 KINDS = (PRIOR, COLD, RDDM, PIX2PIX, OLD_PHOTO, SCRATCHED)
 
 DETECTOR = Kind("a ScratchDetectionPipeline", "ScratchDetectionPipeline", (), "")
@@ -91,8 +97,9 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         # With a folder that isn't there, all may be done already; else loading says so.
         absent = is_absent_folder(model) and "task" in given
         kind, this = PRIOR if absent else find_kind(model), "this {model} is {1}"
-    elif "scratches" in given and "task" not in given:
-        model, kind, this = DEFAULT_RESTORER, SCRATCHED, "{scratches} leaves the choice of models and steps to {1}"
+    elif (of_old := [name for name in ("scratches", "faded") if name in given]) and "task" not in given:
+        model, kind = DEFAULT_OLD_PHOTO_RESTORER if "faded" in given else DEFAULT_RESTORER, SCRATCHED
+        this = f"{{{of_old[0]}}} leaves the choice of models and steps to {{1}}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
         model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
     else:
@@ -201,7 +208,8 @@ def load(
         ArgumentError: an option that the kind of model doesn't have, or that can't be used.
         ModelError: the model can't be loaded, or can't do this.
     """
-    options = {name: value for name, value in options.items() if value is not None}
+    # What is switched off isn't given: an option that a kind doesn't have may be False.
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
     known = {"max_pixels", "strength", "quality", *(name for kind in KINDS for name in kind.options)}
     for name in options:
         if name not in known:

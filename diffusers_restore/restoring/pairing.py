@@ -228,6 +228,13 @@ def names_folder(output: str) -> bool:
     return False
 
 
+def check_there(inputs: Iterable[str]) -> None:
+    """Raise ArgumentError for an input that can be nothing: no file, folder or pattern, and no repository's name."""
+    for text in inputs:
+        if not (os.path.lexists(text) or glob.has_magic(text) or _may_be_on_the_hub(text)):
+            raise ArgumentError("there is no file or folder {0!r}", text)
+
+
 def check_writable(name: str, file: Path) -> None:
     """Raise ArgumentError for a file whose suffix names no format that is written."""
     if file.suffix.lower() not in WRITABLE_SUFFIXES:
@@ -242,6 +249,7 @@ def _expand(
     inputs: Sequence[str], out: Path, left_out: list[Path | Packed], dataset: DatasetOptions
 ) -> Iterator[_Found]:
     """Every picture; what else is in folders, patterns and archives is added to `left_out`."""
+    check_there(inputs)
     for text in inputs:
         path = Path(text)
         if path.is_dir():
@@ -270,11 +278,9 @@ def _expand(
             raise ArgumentError("{0!r} is neither a file nor a folder, but a pipe, a device or the like", text)
         elif path.is_symlink():
             raise ArgumentError("{0!r} is a link to a file that doesn't exist", text)
-        elif _may_be_on_the_hub(text):
+        else:
             yield from _rows(text, dataset)
             continue
-        else:
-            raise ArgumentError("there is no file or folder {0!r}", text)
         found = []
         for one in below:
             if is_readable(one.source) or _is_damaged_tar(one.source):

@@ -1,4 +1,4 @@
-"""Restoring scratched photographs with what is bundled: a detector, the prior, and the restorer."""
+"""Restoring old photographs with what is bundled: a detector, the prior, and one of two restorers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .. import DEFAULT_DETECTOR, DEFAULT_PRIOR, DEFAULT_RESTORER, operators
-from ..errors import check_int
+from .. import DEFAULT_DETECTOR, DEFAULT_OLD_PHOTO_RESTORER, DEFAULT_PRIOR, DEFAULT_RESTORER, operators
+from ..errors import check_bool, check_int
 from ..images import Picture
 from ..operators import Measurement
 from ..pipelines.pipeline_scratch_detection import find_scratches
@@ -23,6 +23,7 @@ from .loading import load_pipeline
 from .masks import Masks
 from .memory import enough_memory
 from .restorer import Draw, Restorer
+from .scales import coarse_to_fine
 from .trained import MEMORY, taken_for_scratches
 from .watching import watched
 from .zero_shot import ESTIMATOR, SAMPLER, has_wide_holes, rounding_noise
@@ -61,10 +62,12 @@ def opened(mask: Tensor, pixels: int) -> Tensor:
 
 
 class ScratchRestorer(Restorer):
-    """Photographs with scratches: a detector finds them, the prior fills them in, the restorer does the rest.
+    """Old photographs: a detector finds scratches, the prior fills them in, a restorer does the rest.
 
     Args:
-        scratches: "auto" restores; "find" makes a mask of what would be filled in, black, which can be corrected.
+        scratches: "auto" restores; "find" makes a mask of what would be filled in, black, which can be corrected; None
+            looks for none.
+        faded: whether the restorer is that of old photographs, which undoes fading, yellowing and sepia, too.
         mask: file of a black and white picture, in place of what the detector finds: white is undamaged; or a folder
             with one for each picture.
         invert_mask: white is damaged.
@@ -74,12 +77,13 @@ class ScratchRestorer(Restorer):
         max_pixels, strength, quality, tile: as of `Restorer`.
 
     Raises:
-        ArgumentError: steps, or a mask or a strength for "find".
+        ArgumentError: steps, or a mask, a strength or `faded` for "find".
     """
 
     def __init__(
         self,
-        scratches: str = AUTO,
+        scratches: str | None = None,
+        faded: bool = False,
         mask: PathInput | None = None,
         invert_mask: bool = False,
         mask_threshold: float | None = None,
@@ -91,27 +95,32 @@ class ScratchRestorer(Restorer):
         tile: int | str = "auto",
     ) -> None:
         super().__init__(max_pixels, strength, quality, tile)
-        if scratches not in (AUTO, FIND):
+        if scratches not in (None, AUTO, FIND):
             raise ArgumentError("{scratches} must be 'auto' or 'find', got {0!r:.99}", scratches)
+        self.faded = check("faded", check_bool, faded)
         if steps is not None:
-            raise ArgumentError("{steps} has no meaning with {scratches}, for which three networks run")
+            name = "{scratches}" if scratches else "{faded}"
+            raise ArgumentError(f"{{steps}} has no meaning with {name}: each network takes its own number")
         self.seed = check("seed", check_int, seed, 0, MAX_SEED)
         self.masks = Masks(mask, invert_mask, mask_threshold, self.max_pixels)
+        self.finds = scratches is not None and not self.masks
         self.makes_masks = scratches == FIND
-        if self.makes_masks and (self.masks or strength is not None):
-            name = "{mask}" if self.masks else "{strength}"
+        if self.makes_masks and (self.masks or faded or strength is not None):
+            name = "{mask}" if self.masks else "{faded}" if faded else "{strength}"
             raise ArgumentError(f"{name} has no meaning where {{scratches}} is find, which makes a mask")
 
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
-        if not self.masks:
+        if self.finds:
             # Its variances don't fit into float16; it is small.
             self.detector = load_pipeline(DETECTOR, DEFAULT_DETECTOR, device, "float32")
         if self.makes_masks:
             self.pipe = self.detector
-        else:
+            return
+        if self.finds or self.masks:
             self.prior = load_pipeline(PRIOR, DEFAULT_PRIOR, device, dtype)
-            self.pipe = load_pipeline(RDDM, DEFAULT_RESTORER, device, dtype)
+        restorer = DEFAULT_OLD_PHOTO_RESTORER if self.faded else DEFAULT_RESTORER
+        self.pipe = load_pipeline(RDDM, restorer, device, dtype)
 
     @property
     def network(self) -> Any:
@@ -121,22 +130,47 @@ class ScratchRestorer(Restorer):
     @property
     def pipes(self) -> Sequence[Any]:
         """As `Restorer.pipes`."""
-        detector = [] if self.masks else [self.detector]
-        return detector if self.makes_masks else [*detector, self.prior, self.pipe]
+        if self.makes_masks:
+            return [self.detector]
+        prior = [self.prior] if self.finds or self.masks else []
+        return [*([self.detector] if self.finds else []), *prior, self.pipe]
 
     @property
     def description(self) -> str:
         """As `Restorer.description`."""
-        return super().description + ("" if self.makes_masks else ", after scratches were found and filled in")
+        filled = ", after scratches were found and filled in" if self.finds else ", after what is masked was filled in"
+        return super().description + (filled if (self.finds or self.masks) and not self.makes_masks else "")
 
     def prepare(self, picture: Picture, job: Job) -> tuple[Draw, Remarks]:
         """As `Restorer.prepare`."""
         y = picture.tensor
+        damaged, remarks = self._missing(y, job)
+        if self.makes_masks:
+            mask = torch.ones(1, 1, *y.shape[2:]) if damaged is None else 1 - 2 * damaged
+            return Draw(lambda inputs, number: mask, {}), remarks
+        if damaged is not None:
+            steps = METHODS[ESTIMATOR].from_config(self.prior.scheduler.config).default_count
+            self._make_room(self.prior, job, y.shape, MEMORY_OF_PRIOR, steps)
+        remarks += self._make_room(self.pipe, job, y.shape, MEMORY, 1)
+
+        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
+            whole = y if damaged is None else self._fill(y, damaged)
+            options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}
+
+            def restored(x: Tensor) -> Tensor:
+                made: Tensor = self.pipe(x, generator=torch.Generator().manual_seed(self.seed), **options)[0]
+                return made
+
+            return coarse_to_fine(restored, whole) if self.faded else settled(restored(whole), whole)[0]
+
+        return Draw(work, {}), remarks
+
+    def _missing(self, y: Tensor, job: Job) -> tuple[Tensor | None, Remarks]:
+        """Where to fill in, 1, (1, 1, H, W), None if nowhere; and what to say of it."""
         if self.masks:
             known, remarks = self.masks.of(job, y)
-            damaged = 1 - known[None, None]
-            fills = bool(damaged.any())
-        else:
+            damaged, fills = 1 - known[None, None], bool((known < 1).any())
+        elif self.finds:
             with enough_memory(
                 "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}",
                 y.shape[-1],
@@ -145,20 +179,9 @@ class ScratchRestorer(Restorer):
                 damaged, wide = self._find(y)
             share = float(damaged.mean())
             fills, remarks = 0 < share <= _ALL, _remarks(share, wide, filled=not self.makes_masks)
-        if self.makes_masks:
-            return Draw(lambda inputs, number: 1 - 2 * damaged * fills, {}), remarks
-        if fills:
-            steps = METHODS[ESTIMATOR].from_config(self.prior.scheduler.config).default_count
-            self._make_room(self.prior, job, y.shape, MEMORY_OF_PRIOR, steps)
-        remarks += self._make_room(self.pipe, job, y.shape, MEMORY, 1)
-
-        def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
-            whole = self._fill(y, damaged) if fills else y
-            options: dict[str, Any] = {"num_inference_steps": 1, "output_type": "latent", "return_dict": False}
-            generator = torch.Generator().manual_seed(self.seed)
-            return settled(self.pipe(whole, generator=generator, **options)[0], whole)[0]
-
-        return Draw(work, {}), remarks
+        else:
+            return None, Remarks()
+        return damaged if fills else None, remarks
 
     def _find(self, y: Tensor) -> tuple[Tensor, float]:
         """Where a picture is scratched, 1, (1, 1, H, W), on the CPU; and the share of what is too wide."""

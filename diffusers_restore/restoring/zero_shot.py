@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import operators
 from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
-from ..evaluation.noise import estimate_noise
+from ..evaluation.noise import estimate_noise, jpeg_loss
 from ..images import Picture
 from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
@@ -60,7 +60,7 @@ class ZeroShotRestorer(Restorer):
         invert_mask: white is missing.
         mask_threshold: what counts as white, in 0..1; None is the middle.
         kernel: file of a grey picture or of numbers, for a task that takes one.
-        sigma_y: sd of their noise in the unit of [-1, 1]; None is the rounding noise of each file, "estimate" the noise
+        sigma_y: sd of their noise in the unit of [-1, 1]; None is what each file's format leaves, "estimate" the noise
             that is seen in it.
         steps: timesteps; None is the method's own number.
         method: by name; None is that of the model if it names another than ddrm, else "auto", which suits the task
@@ -237,9 +237,14 @@ class ZeroShotRestorer(Restorer):
     ) -> tuple[float, Remarks]:
         """The standard deviation of the noise in y, and where it comes from."""
         if self.sigma_y is None:
+            sigma_y = self._file_noise(picture, operator)
+            if sigma_y > rounding_noise(picture.bits):
+                return sigma_y, Remarks(
+                    (f"what JPEG took counts as noise of {127.5 * sigma_y:.1f} of 255 grey levels",)
+                )
             # A denoiser that is told of no noise leaves a picture as it is.
             told = ("only rounding noise, as no sigma_y is given",) if self.task == "denoise" and of_picture else ()
-            return rounding_noise(picture.bits), Remarks(told)
+            return sigma_y, Remarks(told)
         if self.sigma_y != ESTIMATE:
             sigma_y = float(self.sigma_y)
             if of_picture:
@@ -248,8 +253,17 @@ class ZeroShotRestorer(Restorer):
         if not is_picture(operator):
             raise InvalidInputError(f"sigma_y must be a number: a measurement for the task {self.task} is no picture")
         seen = estimate_noise(y, mask)
-        sigma_y = max(seen, rounding_noise(picture.bits))
+        sigma_y = max(seen, self._file_noise(picture, operator))
         return sigma_y, Remarks((f"noise {sigma_y:.3f}, {127.5 * sigma_y:.1f} of 255 grey levels",))
+
+    def _file_noise(self, picture: Picture, operator: Operator) -> float:
+        """The noise of rounding, or of JPEG where that isn't undone itself, and pixels that are there may change."""
+        noise = rounding_noise(picture.bits)
+        if picture.jpeg is None or self.task in ("colorize", "jpeg") or isinstance(operator, Mask):
+            return noise
+        loss = jpeg_loss(picture.tensor, picture.jpeg)
+        # In steps of 19 %, so that photographs of one camera can be restored together.
+        return max(noise, 2 ** (round(4 * math.log2(loss)) / 4) if loss else 0.0)
 
     def _check_measurement(self, operator: Operator, of_picture: bool) -> None:
         _, height, width = operator.input_shape
@@ -293,5 +307,8 @@ def rounding_noise(bits: int) -> float:
 def _grey(y: Tensor) -> Tensor:
     """The one channel of a grey picture, which may be stored as RGB."""
     if bool((y != y[:, :1]).any()):
-        raise InvalidInputError("the picture has colours already; the task colorize expects a grey one")
+        raise InvalidInputError(
+            "the picture has colours, or a tint such as sepia; the task colorize expects a grey one: turn it grey "
+            "in an image editor first"
+        )
     return y[:, :1]

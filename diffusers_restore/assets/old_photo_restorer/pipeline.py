@@ -1,0 +1,12 @@
+"""RDDMPipeline of the installed package diffusers-restore."""
+
+for leftover in [name for name in globals() if not name.startswith("__")]:
+    del globals()[leftover]  # diffusers runs all local files of one name in one module
+
+try:
+    from diffusers_restore import RDDMPipeline
+except ImportError as error:
+    message = "RDDMPipeline needs the package diffusers-restore: pip install --upgrade diffusers-restore"
+    raise ImportError(message) from error
+
+__all__ = ["RDDMPipeline"]
