@@ -499,8 +499,6 @@ def measure_scales(args: argparse.Namespace, work: Path) -> dict[str, Any]:
         row: dict[str, Any] = {"pixels": f"{side} x {side}", "pictures": len(there)}
         for name, made in {DAMAGED: damaged, "at one scale": alone, "coarse to fine": fine}.items():
             row[name] = quality(made.pictures(), there)["PSNR"]
-        for name, made in {"s at one scale": alone, "s coarse to fine": fine}.items():
-            row[name] = float(np.median(made.seconds))
         rows.append(row)
     return {"sizes": rows}
 
@@ -661,7 +659,6 @@ FORMATS = {"method": "", "PSNR": ".2f", "SSIM": ".3f", "PSNR in mask": ".2f", "o
 FORMATS |= {"tones fitted: PSNR": ".2f", "fitted, in mask": ".2f", "fitted, outside": ".2f"}
 FORMATS |= {"s/picture": ".2f", "parameters, millions": ".1f"}
 SCALES = {"pixels": "", DAMAGED: ".2f", "at one scale": ".2f", "coarse to fine": ".2f"}
-SCALES |= {"s at one scale": ".2f", "s coarse to fine": ".2f"}
 DETECTED = {"dilated by": "", "f1": ".3f", "precision": ".3f", "recall": ".3f", "mean f1": ".3f", "found": ".2%"}
 MEMORY = {"mapping": "", "dtype": "", "pixels": "", "peak, MB": ".0f"}
 MEMORY |= {
@@ -700,8 +697,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         text += _synthetic(found)
     if (found := parts.get("scales")) is not None:
         text += [
-            "## Larger photographs\n\nThe same photographs and damage at other sizes, PSNR in dB and seconds of the "
-            "network of `--faded` on the picture as it is, and of `--faded`, which restores it at half its "
+            "## Larger photographs\n\nThe same photographs and damage at other sizes, PSNR in dB of the network of "
+            "`--faded` on the picture as it is, and of `--faded`, which restores it at half its "
             "size, a quarter, and so on, too, and takes tones from there.\n",
             markdown_table(found["sizes"], SCALES),
         ]
