@@ -57,6 +57,7 @@ _BUNDLED = {
 }
 _MASK = ("mask", "invert_mask", "mask_threshold")
 _SAMPLING = ("seed", "samples", "average")
+_SWITCHES = ("average", "direct", "faded", "invert_mask")
 
 PRIOR = Kind(
     "an unconditional DDPM",
@@ -208,8 +209,8 @@ def load(
         ArgumentError: an option that the kind of model doesn't have, or that can't be used.
         ModelError: the model can't be loaded, or can't do this.
     """
-    # What is switched off isn't given: an option that a kind doesn't have may be False.
-    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    off = {name for name in _SWITCHES if options.get(name) is False}  # of an option that a kind doesn't have, too
+    options = {name: value for name, value in options.items() if value is not None and name not in off}
     known = {"max_pixels", "strength", "quality", *(name for kind in KINDS for name in kind.options)}
     for name in options:
         if name not in known:
