@@ -1312,7 +1312,7 @@ def test_a_ddpm_needs_a_task_and_a_cold_model_does_not(undo: Restore, model: Pat
     source = picture(tmp_path / "a.png")
     for words in (["--model", model], ["--mask", source], ["--operator-arg", "sigma=2"]):
         result = run("restore", source, "-o", tmp_path / "out.png", "--device", "cpu", *words)
-        fails(result, 2, "Error: --task must say what was done to the picture; `diffusers-restore tasks` lists")
+        fails(result, 2, "Error: --task must say what was done to the picture", "`diffusers-restore tasks` lists")
     assert names(tmp_path) == ["a.png"]
     succeeds(undo(source, "-o", tmp_path / "out.png"))
 

@@ -137,6 +137,18 @@ def test_the_faded_get_the_restorer_of_old_photographs(
         assert (made - expected).abs().max() < 2.02 / 255
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_half_of_the_change_leaves_no_scratch_half_filled_in(
+    strength: float, restorer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finds(monkeypatch, mask())
+    made, _ = restore(restoring.load(scratches="auto", seed=3, strength=strength, dtype="float32"), tmp_path, photo())
+    x = images.load(tmp_path / "old.png").tensor
+    whole = filled(x, scratched.grown(mask(), 1), "dpir")
+    assert (made - torch.lerp(whole, blind(whole), strength)).abs().max() < 2.02 / 255
+    assert (whole - x).abs().max() > 0.1
+
+
 def test_what_is_switched_off_is_not_asked_for() -> None:
     assert restoring.load(faded=False, device="cpu").settings["model"] == "bundled restorer"
     made = restoring.load(scratches="auto", faded=False, device="cpu")

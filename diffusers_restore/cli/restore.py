@@ -121,7 +121,8 @@ from .printing import Printer
     type=float,
     callback=real(0, 1),
     metavar="X",
-    help="How much of the change is made: 0.5 is halfway between the picture and its restoration.  [default: 1]",
+    help="How much of the change is made: 0.5 is halfway between the picture and its restoration; scratches "
+    "that were filled in stay so.  [default: 1]",
 )
 @click.option(
     "--start",

@@ -74,7 +74,8 @@ class ScratchRestorer(Restorer):
         mask_threshold: what counts as white, in 0..1; None is the middle.
         seed: of what fills wide holes.
         steps: None; how many each network takes is its own.
-        max_pixels, strength, quality, tile: as of `Restorer`.
+        strength: how much of the restorer's change is made; what was filled in stays so.
+        max_pixels, quality, tile: as of `Restorer`.
 
     Raises:
         ArgumentError: steps, or a mask, a strength or `faded` for "find".
@@ -161,9 +162,15 @@ class ScratchRestorer(Restorer):
                 made: Tensor = self.pipe(x, generator=torch.Generator().manual_seed(self.seed), **options)[0]
                 return made
 
-            return coarse_to_fine(restored, whole) if self.faded else settled(restored(whole), whole)[0]
+            made = coarse_to_fine(restored, whole) if self.faded else settled(restored(whole), whole)[0]
+            # Half of the change leaves no scratch half filled in.
+            return made if self.strength == 1 else torch.lerp(whole.to(made), made, self.strength)
 
         return Draw(work, {}), remarks
+
+    def settle(self, restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
+        """The restored picture: its strength is that of the change after scratches were filled in."""
+        return restored, Remarks()
 
     def _missing(self, y: Tensor, job: Job) -> tuple[Tensor | None, Remarks]:
         """Where to fill in, 1, (1, 1, H, W), None if nowhere; and what to say of it."""

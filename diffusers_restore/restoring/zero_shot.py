@@ -104,8 +104,10 @@ class ZeroShotRestorer(Restorer):
         tile: int | str = "auto",
     ) -> None:
         if task is None:
+            # The name of an option of another kind, where a mask may mean that one.
+            masked = " (for a {mask}: inpaint, or {scratches} auto instead of a task)" if mask is not None else ""
             raise ArgumentError(
-                "{task} must say what was done to the picture; `diffusers-restore tasks` lists the names"
+                f"{{task}} must say what was done to the picture{masked}; `diffusers-restore tasks` lists the names"
             )
         if method is not None and (not isinstance(method, str) or method not in (AUTO, *METHODS)):
             raise ArgumentError("{method}: {0}", unknown_name("method", method, [AUTO, *METHODS]))
