@@ -120,7 +120,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--pictures", type=int, help="only the first N photographs of each kind")
     parser.add_argument("--memory", action="store_true", help="measure the memory only")
-    parser.add_argument("--sides", type=int, nargs="+", default=SIDES, help="of the larger pictures")
+    parser.add_argument(
+        "--sides", type=int, nargs="+", default=SIDES, help="of pictures, for --memory and the larger photographs"
+    )
     parser.add_argument("--attentions", nargs="+", choices=ATTENTIONS, default=ATTENTIONS, help="for --memory")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES, help="for --memory")
     parser.add_argument(

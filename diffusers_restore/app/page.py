@@ -239,15 +239,8 @@ class Page:
             button.click(lambda name=name: self._example(name), None, made, **quick)
         groups = [*self.of_task.values(), *self.of_method.values()]
         parts = [self.task_group, self.named["model"], self.model_group, self.mask_group, self.mask_help, self.find]
-        parts += [
-            self.named["faded"],
-            self.seed_group,
-            self.sampling_group,
-            self.kernel,
-            self.named["grey_levels"],
-            self.preview,
-            *groups,
-        ]
+        parts += [self.seed_group, self.sampling_group, self.kernel, self.preview, *groups]
+        parts += [self.named["grey_levels"], self.named["faded"]]
         chosen = [self.named[name] for name in ("goal", "task", "method", "noise")]
         arranged = [*chosen, self.named["model"], self.files]
         for one in (*chosen, self.files):

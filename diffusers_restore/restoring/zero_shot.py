@@ -259,7 +259,7 @@ class ZeroShotRestorer(Restorer):
         return sigma_y, Remarks((f"noise {sigma_y:.3f}, {127.5 * sigma_y:.1f} of 255 grey levels",))
 
     def _file_noise(self, picture: Picture, operator: Operator) -> float:
-        """The noise of rounding, or of JPEG where that isn't undone itself, and pixels that are there may change."""
+        """The noise of rounding, or of JPEG, unless that is the task, or known pixels are to stay as they are."""
         noise = rounding_noise(picture.bits)
         if picture.jpeg is None or self.task in ("colorize", "jpeg") or isinstance(operator, Mask):
             return noise
