@@ -245,8 +245,8 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
     workers = {"dataloader_num_workers": int((processes, number) == (1, signal.SIGTERM))}
     started = start(values | workers, processes, log)
     wait_for_step(broken, 5, started)
-    readers = psutil.Process(started[-1].pid).children()
-    assert len(readers) == workers["dataloader_num_workers"]
+    readers = psutil.Process(started[-1].pid).children(recursive=True)
+    assert len(readers) == 2 * workers["dataloader_num_workers"]  # the server that forks readers, and the reader
     for pid in [*(reader.pid for reader in readers), started[-1].pid]:
         os.kill(pid, number)
     for process in started:

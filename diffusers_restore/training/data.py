@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import RawArray
@@ -269,7 +270,9 @@ def batches(
         generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
-    return (batch.unbind() for batch in loader)
+    with _without_signals():
+        started = iter(loader)
+    return (batch.unbind() for batch in started)
 
 
 def _collate(samples: list[Tensor]) -> Tensor:
@@ -277,11 +280,25 @@ def _collate(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples, dim=1)
 
 
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Start processes that get no SIGTERM: a server that forks the workers would end at one, and they with it."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals(worker_id: int) -> None:
     """Leave Ctrl-C, and a SIGTERM that all processes get, to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":  # where SIGTERM can't be handled
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def to_unit(pictures: Tensor) -> Tensor:
