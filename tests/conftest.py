@@ -43,7 +43,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 LONG = (
     "test_what_happens_on_a_hub",
     "test_every_way_of_loading",
-    "test_every_module_imports_alone",
+    "test_what_others_import_imports_alone",
     "test_two_processes_restore_each_picture_once",
     "test_the_command_line_prints_what_its_page_says",
     "test_a_notebook_runs_in_a_kernel",

@@ -44,6 +44,7 @@ STATES = {
     "installed": "installed, not imported",
     "absent": "absent",
 }
+ORDERS = {"before": ("before",), "after": ("after",), "without": ("installed", "absent")}
 WAYS = {
     "class-folder": "`{class}.from_pretrained(folder)`",
     "class-hub": '`{class}.from_pretrained("owner/name")`',
@@ -151,8 +152,6 @@ def outcome(way: str, method: str, state: str, trust: bool, folder: Path) -> str
 
     if state == "absent":
         sys.meta_path.insert(0, Absent())
-    elif state == "after":
-        __import__("diffusers_restore")
     try:
         pipe = load(way, method, trust, folder)
     except Exception as error:
@@ -189,13 +188,16 @@ def serve(order: str, folder: Path) -> None:
     import torch
     from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel  # noqa: F401
 
+    if order == "after":
+        assert "diffusers_restore" not in sys.modules
+        import diffusers_restore  # noqa: F401
     torch.set_num_threads(1)
     gc.freeze()  # else a collection in a child copies every page
     results = []
     for way, method, state, trust in cells():
-        if (state == "before") != (order == "before"):
+        if state not in ORDERS[order]:
             continue
-        assert state == "before" or "diffusers_restore" not in sys.modules
+        assert order != "without" or "diffusers_restore" not in sys.modules
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -225,7 +227,8 @@ def measure(environment: dict[str, str], folder: Path, warm: Python) -> dict[tup
         warm: runs processes with that environment, in which diffusers is imported and the package isn't.
     """
     warm.run(__file__, "--prepare", "--folder", folder, timeout=550, check=True)
-    answers = [warm.run(__file__, "--serve", "after", "--folder", folder, timeout=550, check=True)]
+    orders = ("after", "without")
+    answers = [warm.run(__file__, "--serve", one, "--folder", folder, timeout=550, check=True) for one in orders]
     command = [sys.executable, __file__, "--serve", "before", "--folder", str(folder)]
     settings = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
     answers.append(

@@ -230,10 +230,14 @@ class Page:
         self.results = gr.State([])
 
     def _connect(self) -> None:
-        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        shown = [self.status, self.preview, self.editor, self.slider, self.gallery, self.uncertainty, self.downloads]
-        shown += [self.same, self.live]
-        self.files.change(self._look, [self.files], shown, **quick)
+        # Where progress is shown is told at every step what the step is, and an editor then reads all of its canvas.
+        quick: dict[str, Any] = {
+            "show_progress": "hidden",
+            "show_progress_on": self.status,
+            "api_visibility": "private",
+        }
+        shown = [self.status, self.slider, self.gallery, self.uncertainty, self.downloads, self.same, self.live]
+        self.files.change(self._look, [self.files], [*shown, self.preview, self.editor], **quick)
         for button, name in self.examples:
             made = [self.files, self.named["goal"], self.named["task"], self.named["noise"]]
             button.click(lambda name=name: self._example(name), None, made, **quick)
