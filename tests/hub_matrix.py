@@ -184,7 +184,7 @@ def outcome(way: str, method: str, state: str, trust: bool, folder: Path) -> str
 def serve(order: str, folder: Path) -> None:
     """Answer with the outcomes of all cells of this order of imports, each in a forked process."""
     if order == "before":
-        import diffusers_restore  # noqa: F401
+        import diffusers_restore
     import torch
     from diffusers import DDPMPipeline, DiffusionPipeline, UNet2DModel  # noqa: F401
 
