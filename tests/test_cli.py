@@ -436,6 +436,15 @@ def test_grey_on_a_colour_network_stays_grey(restore: Restore, tmp_path: Path) -
             assert out.mode == "L"
 
 
+def test_a_damage_that_nobody_described_is_told(restore: Restore, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    words = (source, "-o", tmp_path / "b.png", "--task", "deblur-gauss")
+    assert restore(*words).stdout.endswith("  by default sigma=10, taps=5\n")
+    assert restore(*words, "--operator-arg", "sigma=2").stdout.endswith("  by default taps=5\n")
+    told = restore(*words, "--operator-arg", "sigma=2", "--operator-arg", "taps=3").stdout
+    assert "by default" not in told + restore(source, "-o", tmp_path / "b.png").stdout
+
+
 def test_colour_on_a_grey_network(restore: Restore, grey_model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     succeeds(restore(source, "-o", tmp_path / "b.png", "--task", "sr2", "--model", grey_model))

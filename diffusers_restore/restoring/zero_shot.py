@@ -15,7 +15,7 @@ from ..evaluation.noise import estimate_noise, jpeg_loss
 from ..images import Picture
 from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
-from ..registries import METHODS
+from ..registries import METHODS, TASKS
 from ..registry import PlugInError
 from ..schedulers.scheduling_dpir import hole_radius
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
@@ -223,7 +223,14 @@ class ZeroShotRestorer(Restorer):
         few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
         # A picture's own mask makes an operator of its own.
         alike = None if self.masks and self.masks.shared is None else (type(scheduler), sigma_y)
-        return Draw(work, {"image": y}, alike), remarks + of_noise + of_holes + seen + few
+        return Draw(work, {"image": y}, alike), self._of_defaults() + remarks + of_noise + of_holes + seen + few
+
+    def _of_defaults(self) -> Remarks:
+        """Which damage a task undoes where nobody said which; of another one, it makes rings."""
+        known = {name: one.default for name, one in TASKS[self.task].arguments.items() if name not in self.arguments}
+        numbers = {name: value for name, value in known.items() if type(value) in (int, float) and name != "seed"}
+        words = [f"{name}={value:g}" for name, value in numbers.items()]
+        return Remarks(("by default " + ", ".join(words),)) if words else Remarks()
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
