@@ -162,7 +162,7 @@ def test_what_is_too_wide_for_a_scratch_is_left(restorer: Any, tmp_path: Path, m
     finds(monkeypatch, found)
     made, remarks = restore(restorer, tmp_path, photo())
     assert remarks.notes[0] == f"{float(scratched.grown(mask(), 1).mean()):.1%} taken for scratches"
-    assert remarks.notes[1].startswith("3.9% is wider than a scratch, and left")
+    assert remarks.notes[1].startswith("3.9% looks damaged but is wider than a scratch")
     x = images.load(tmp_path / "old.png").tensor
     assert (made - blind(filled(x, scratched.grown(mask(), 1), "dpir"))).abs().max() < 2.02 / 255
 
@@ -194,7 +194,7 @@ def test_the_detector_is_asked_at_its_size_and_by_its_threshold(
     monkeypatch.setattr(scratched, "find_scratches", lambda *_: torch.full((1, 1, 48, 48), 0.31))
     _, remarks = restore(restorer, tmp_path, photo())
     assert remarks.notes == ("no scratches found", remarks.notes[1])
-    assert remarks.notes[1].startswith("100.0% is wider than a scratch")
+    assert remarks.notes[1].startswith("100.0% looks damaged but is wider than a scratch")
     monkeypatch.setattr(scratched, "_WIDE", 1)
     _, remarks = restore(restorer, tmp_path, photo())
     assert remarks.warnings == ("100.0% taken for scratches, which can't be right: nothing was filled in",)

@@ -233,6 +233,6 @@ def _remarks(share: float, wide: float, *, filled: bool) -> Remarks:
         nothing = "nothing was filled in" if filled else "the mask is white"
         remarks = Remarks(warnings=(f"{remarks.notes[0]}, which can't be right: {nothing}",))
     if wide > _LEAST:
-        text = f"{wide:.1%} is wider than a scratch, and left; a mask of yours can say that it is torn"
+        text = f"{wide:.1%} looks damaged but is wider than a scratch, and was left; a mask that you paint fills it in"
         remarks += Remarks((text,))
     return remarks
