@@ -10,16 +10,19 @@ READY = .venv/ready
 PHOTO = diffusers_restore/assets/photos/chelsea.png
 
 .DEFAULT_GOAL = help
-.PHONY: help demo gallery test package lint docs figures constraints clean
+.PHONY: help demo gallery test test-all package lint docs figures constraints clean
 
 help: ## print the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 demo: $(READY) ## restore a bundled photograph; pictures and figures go to demo/
 	$(BIN)/python examples/demo.py --output_dir demo
 
-test: $(READY) ## run all tests
+test: $(READY) ## run the tests, but those of whole programs
 	$(BIN)/python -m pytest
+
+test-all: $(READY) ## run all tests: of several processes, a Hub, a browser, killed runs and each block of the docs, too
+	$(BIN)/python -m pytest --all
 
 gallery: $(READY) ## restore photographs by every task and method; pages go to gallery/
 	$(BIN)/python examples/gallery.py

@@ -40,27 +40,77 @@ def pytest_collection_finish() -> None:
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-LONG = (
+# Tests of whole programs: several processes, a Hub, a browser, runs that are killed, all commands of a page. They take
+# half of the time of all tests. The longest come first.
+PROGRAMS = (
     "test_what_happens_on_a_hub",
     "test_every_way_of_loading",
     "test_what_others_import_imports_alone",
     "test_two_processes_restore_each_picture_once",
+    "test_a_painted_mask_is_filled_in_the_browser",
     "test_the_command_line_prints_what_its_page_says",
     "test_a_notebook_runs_in_a_kernel",
     "test_the_site_is_complete_and_loads_nothing_from_elsewhere",
     "test_the_example_trains_on_two_processes_and_another_process_restores",
+    "test_the_example_trains_on_two_processes",
+    "test_a_run_that_was_killed_ends_bit_for_bit_as_an_unbroken_one",
+    "test_a_run_that_is_stopped_goes_on_where_it_was",
+    "test_a_run_of_two_networks_that_was_killed_ends_as_an_unbroken_one",
+    "test_a_damaged_checkpoint_is_skipped_for_the_one_before",
+    "test_two_processes_train_as_one_does_with_accumulation",
+    "test_fewer_processes_than_were_asked_for_are_an_error",
+    "test_a_photograph_is_restored_in_the_browser",
+    "test_two_visitors_at_once",
+    "test_work_is_cancelled_in_the_browser",
+    "test_a_wrong_file_is_refused_in_the_browser",
+    "test_shell_blocks_run",
+    "test_python_blocks_run",
+    "test_pages_run_from_top_to_bottom",
+    "test_diffusers_finds_our_names",
+    "test_blocks_travel_over_the_hub",
+    "test_repositories_on_the_hub",
+    "test_what_we_save_another_process_loads_with_the_same_pictures",
+    "test_visitors_from_elsewhere_cannot_choose_the_model",
+    "test_a_second_signal_stops_at_once",
+    "test_a_selection_of_two_processes_and_one_that_was_killed",
+    "test_the_commands_of_its_page",
+    "test_a_broken_plug_in_hurts_only_who_asks_for_it",
+    "test_the_sdist_can_be_built_and_tested",
+    "test_the_metadata",
+    "test_nothing_of_the_extras_is_needed",
+    "test_the_wheel_holds_the_package_and_nothing_else",
+    "test_the_wheel_restores_offline_what_the_source_tree_restores",
+    "test_the_benchmark",
+    "test_a_row_by_a_process_of_its_own",
+    "test_prior_trains_networks_for_equal_time",
+    "test_overhead",
+    "test_training_overhead",
 )
+FIRST = PROGRAMS[:9]  # last, one worker would wait for them
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests, half of them in each half of the list, which is what two workers begin with.
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests of whole programs, too, as `make test-all` does")
 
-    Last, one worker would wait for them.
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of pytest-xdist are given files in any case, and take this option over."""
+    config.option.all |= not hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.ARGS
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out whole programs, unless `--all` or files are given; begin with the longest tests.
+
+    Half of the longest begin each half of the list, which is what two workers begin with.
     """
-    long = sorted((item for item in items if item.name in LONG), key=lambda item: LONG.index(item.name))
-    others = [item for item in items if item.name not in LONG]
+    name = {item: item.name.partition("[")[0] for item in items}
+    if not config.option.all:
+        config.hook.pytest_deselected(items=[item for item in items if name[item] in PROGRAMS])
+        items[:] = [item for item in items if name[item] not in PROGRAMS]
+    first = sorted((item for item in items if name[item] in FIRST), key=lambda item: FIRST.index(name[item]))
+    others = [item for item in items if name[item] not in FIRST]
     half = len(others) // 2
-    items[:] = [*long[::2], *others[:half], *long[1::2], *others[half:]]
+    items[:] = [*first[::2], *others[:half], *first[1::2], *others[half:]]
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +131,7 @@ def free_port() -> int:
 def make_unet(*, channels: int = 3, out_channels: int | None = None, levels: int = 2, **config: Any) -> UNet2DModel:
     """A small network with random weights, the same ones at every call, that leaves the global random state alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         return UNet2DModel(
             sample_size=16,
             in_channels=channels,
@@ -101,7 +151,7 @@ def make_residual_unet(
 ) -> ResidualUNet2DModel:
     """The same of the other kind, all of whose weights are random: a new one says zero."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         unet = ResidualUNet2DModel(
             sample_size=16,
             in_channels=channels,
@@ -119,7 +169,7 @@ def make_generator(kind: type[Any] = UNetGenerator, **config: Any) -> UNetGenera
     widths = (8, 16, 16, 16) if kind is UNetGenerator else (8, 12)
     small = {} if kind is UNetGenerator else {"num_blocks": 2}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         generator = kind(**{"sample_size": 16, "block_out_channels": widths, **small, **config}).eval()
         for parameter in generator.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
@@ -135,7 +185,7 @@ def make_old_photo_network(kind: type[Any], seed: int = 0, **config: Any) -> Any
         FaceEnhancer: {"sample_size": 16, "block_out_channels": (4, 6, 8), "hidden_channels": 4},
     }[kind]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         config = {**small, **({"num_blocks": 6} if config.get("attention") == "patch" else {}), **config}
         network = kind(**config).eval()
         for parameter in network.parameters():

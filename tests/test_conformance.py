@@ -858,8 +858,12 @@ def networks(pipe: Any) -> dict[str, nn.Module]:
 
 def part_of(pipe: Any) -> str:
     """The name of its network, of several the one that makes the pictures."""
-    parts = {type(case.build()): case.part for case in CASES.values() if case.part}
-    return parts.get(type(pipe)) or next(iter(networks(pipe)))
+    return named_parts().get(type(pipe)) or next(iter(networks(pipe)))
+
+
+@cache
+def named_parts() -> dict[type[Any], str]:
+    return {type(case.build()): case.part for case in CASES.values() if case.part}
 
 
 def network_of(pipe: Any) -> Any:

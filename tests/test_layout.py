@@ -1,4 +1,4 @@
-"""What others import can be the first that is imported: it needs nothing that another module must have done.
+"""What others import can be the first that is imported; names of tests that the list of long ones has exist.
 
 That no modules import each other in a circle is what import-linter sees, of all of them.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from conftest import PROGRAMS
 from warm import Python
 
 import diffusers_restore
@@ -47,3 +48,9 @@ def test_what_others_import_imports_alone(python: Python) -> None:
     assert len(modules) > 60
     done = python.run("-c", IMPORTS, *modules, check=True)
     assert done.stdout.split() == [], done.stderr
+
+
+def test_tests_of_whole_programs_exist() -> None:
+    """One that was renamed would be among the others, and slow them."""
+    written = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert [name for name in PROGRAMS if f"\ndef {name}(" not in written] == []
