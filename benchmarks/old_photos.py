@@ -4,6 +4,7 @@
     python benchmarks/old_photos.py
     python benchmarks/old_photos.py --detector detector --old_photo old_photos
     python benchmarks/old_photos.py --memory
+    python benchmarks/old_photos.py --history first/metrics.jsonl second/metrics.jsonl
 
 Models are folders: --detector of a ScratchDetectionPipeline, in place of the bundled one, --old_photo of an
 OldPhotoPipeline. Each runs as `diffusers-restore restore` runs it, from file to file in 8 bits; so do the bundled
@@ -15,7 +16,8 @@ the photograph's number. Shown on oldphotos/oldphotos_14.zip, really old ones wi
 sheet with a height of 256 px.
 
 With --memory, only the memory that OldPhotoPipeline takes with networks of the published sizes is measured, by sizes of
-pictures, in a process each.
+pictures, in a process each. With --history, only what the training of the network of `restore --faded` measured on held-out
+photographs is kept: of each of its runs, which began with the weights of the one before.
 
 Results go to benchmarks/results/old_photos.{json,md} and sheets of pictures beside them. Rows whose model isn't named
 keep their figures; sheets show the methods of the last run. Restored pictures and their times are kept in --cache,
@@ -120,6 +122,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--pictures", type=int, help="only the first N photographs of each kind")
     parser.add_argument("--memory", action="store_true", help="measure the memory only")
+    parser.add_argument("--history", type=Path, nargs="+", metavar="FILE", help="metrics.jsonl of the runs of its training")
     parser.add_argument(
         "--sides", type=int, nargs="+", default=SIDES, help="of pictures, for --memory and the larger photographs"
     )
@@ -661,6 +664,7 @@ FORMATS = {"method": "", "PSNR": ".2f", "SSIM": ".3f", "PSNR in mask": ".2f", "o
 FORMATS |= {"tones fitted: PSNR": ".2f", "fitted, in mask": ".2f", "fitted, outside": ".2f"}
 FORMATS |= {"s/picture": ".2f", "parameters, millions": ".1f"}
 SCALES = {"pixels": "", DAMAGED: ".2f", "at one scale": ".2f", "coarse to fine": ".2f"}
+HELD_OUT = {"run": "", "steps": ",", "PSNR": ".2f"}
 DETECTED = {"dilated by": "", "f1": ".3f", "precision": ".3f", "recall": ".3f", "mean f1": ".3f", "found": ".2%"}
 MEMORY = {"mapping": "", "dtype": "", "pixels": "", "peak, MB": ".0f"}
 MEMORY |= {
@@ -704,6 +708,13 @@ def to_markdown(report: dict[str, Any]) -> str:
             "size, a quarter, and so on, too, and takes tones from there.\n",
             markdown_table(found["sizes"], SCALES),
         ]
+    if (found := parts.get("training")) is not None:
+        text += [
+            "## Training of the network of `--faded`\n\nPSNR in dB of held-out photographs, as the training measured it, "
+            f"beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one before, and "
+            "its learning rate went up again.\n",
+            markdown_table(found["held out"], HELD_OUT),
+        ]
     if (found := parts.get("old")) is not None:
         text += _old(found)
     if (found := parts.get("memory")) is not None:
@@ -713,6 +724,14 @@ def to_markdown(report: dict[str, Any]) -> str:
     lines = [f"- command: {command}" for command in commands]
     lines += [f"- {name}: {value}" for name, value in report["run"].items() if name != "command"]
     return "\n".join([*text, "## How it was run\n\n" + "\n".join(lines) + "\n"])
+
+
+def history(files: Iterable[Path]) -> dict[str, Any]:
+    """What the runs of a training measured, one after the other."""
+    runs = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    told = [(i + 1, one) for i, run in enumerate(runs) for one in run if "psnr" in one]
+    rows = [{"run": i, "steps": one["step"], "PSNR": one["psnr"]} for i, one in told]
+    return {"held out": rows, "degraded": told[0][1]["psnr_degraded"]}
 
 
 def _synthetic(found: Mapping[str, Any]) -> list[str]:
@@ -843,6 +862,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             save(args, argv, {"memory": {"rows": [row]}})
 
         measure_memory(args, keep)
+        return
+    if args.history is not None:
+        print(save(args, argv, {"training": history(args.history)}).read_text())
         return
     check_models(args)
     with tempfile.TemporaryDirectory() as place:

@@ -245,3 +245,15 @@ def test_the_text_says_whether_the_memory_suffices(script: Any) -> None:
             "run": {"torch": "2"},
         }
         assert verdict in script.to_markdown(report)
+
+
+def test_the_runs_of_a_training_follow_each_other(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, psnrs in (("a", [18.0, 19.0]), ("b", [18.5])):
+        lines = [{"step": 5, "loss": 1.0}]
+        lines += [{"step": 10 * (i + 1), "psnr": psnr, "psnr_degraded": 16.0} for i, psnr in enumerate(psnrs)]
+        (tmp_path / name).write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.chdir(tmp_path)
+    script.main(["--history", "a", "b", "--output", "out"])
+    text = (tmp_path / "out.md").read_text()
+    assert "| 1 | 10 | 18.00 |\n| 1 | 20 | 19.00 |\n| 2 | 10 | 18.50 |\n" in text
+    assert "beside 16.00 of the damaged ones" in text
