@@ -16,8 +16,8 @@ the photograph's number. Shown on oldphotos/oldphotos_14.zip, really old ones wi
 sheet with a height of 256 px.
 
 With --memory, only the memory that OldPhotoPipeline takes with networks of the published sizes is measured, by sizes of
-pictures, in a process each. With --history, only what the training of the network of `restore --faded` measured on held-out
-photographs is kept: of each of its runs, which began with the weights of the one before.
+pictures, in a process each. With --history, only what the training of the network of `restore --faded` measured on
+held-out photographs is kept: of each of its runs, which began with the weights of the one before.
 
 Results go to benchmarks/results/old_photos.{json,md} and sheets of pictures beside them. Rows whose model isn't named
 keep their figures; sheets show the methods of the last run. Restored pictures and their times are kept in --cache,
@@ -122,7 +122,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the zip files")
     parser.add_argument("--pictures", type=int, help="only the first N photographs of each kind")
     parser.add_argument("--memory", action="store_true", help="measure the memory only")
-    parser.add_argument("--history", type=Path, nargs="+", metavar="FILE", help="metrics.jsonl of the runs of its training")
+    parser.add_argument(
+        "--history", type=Path, nargs="+", metavar="FILE", help="metrics.jsonl of the runs of its training"
+    )
     parser.add_argument(
         "--sides", type=int, nargs="+", default=SIDES, help="of pictures, for --memory and the larger photographs"
     )
@@ -710,9 +712,9 @@ def to_markdown(report: dict[str, Any]) -> str:
         ]
     if (found := parts.get("training")) is not None:
         text += [
-            "## Training of the network of `--faded`\n\nPSNR in dB of held-out photographs, as the training measured it, "
-            f"beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one before, and "
-            "its learning rate went up again.\n",
+            "## Training of the network of `--faded`\n\nPSNR in dB of held-out photographs, as the training measured "
+            f"it, beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one before, "
+            "and its learning rate went up again.\n",
             markdown_table(found["held out"], HELD_OUT),
         ]
     if (found := parts.get("old")) is not None:
