@@ -713,8 +713,8 @@ def to_markdown(report: dict[str, Any]) -> str:
     if (found := parts.get("training")) is not None:
         text += [
             "## Training of the network of `--faded`\n\nPSNR in dB of held-out photographs, as the training measured "
-            f"it, beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one before, "
-            "and its learning rate went up again.\n",
+            f"it, beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one "
+            "before, and its learning rate went up again.\n",
             markdown_table(found["held out"], HELD_OUT),
         ]
     if (found := parts.get("old")) is not None:
