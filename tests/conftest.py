@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -93,9 +94,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests of whole programs, too, as `make test-all` does")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Workers of pytest-xdist are given files in any case, and take this option over."""
-    config.option.all |= not hasattr(config, "workerinput") and config.args_source is pytest.Config.ArgsSource.ARGS
+def pytest_configure() -> None:
+    """Let SIGINT stop runs again, which a shell has ignored by what it runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -104,7 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Half of the longest begin each half of the list, which is what two workers begin with.
     """
     name = {item: item.name.partition("[")[0] for item in items}
-    if not config.option.all:
+    if not config.option.all and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.hook.pytest_deselected(items=[item for item in items if name[item] in PROGRAMS])
         items[:] = [item for item in items if name[item] not in PROGRAMS]
     first = sorted((item for item in items if name[item] in FIRST), key=lambda item: FIRST.index(name[item]))
