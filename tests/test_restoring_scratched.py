@@ -275,7 +275,7 @@ def test_grey_stays_grey(restorer: Any, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "sr4"}, "scratches is for the bundled restorers; the bundled prior is an unconditional DDPM"),
+        ({"task": "sr4"}, "scratches and task exclude each other: a task says exactly what was done to the picture"),
         ({"model": DEFAULT_PRIOR}, "scratches is for the bundled restorers; this model is an unconditional DDPM"),
         ({"steps": 3}, "steps has no meaning with scratches"),
         ({"samples": 2}, "scratches leaves the choice of models and steps to the bundled restorers"),

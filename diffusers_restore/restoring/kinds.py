@@ -93,12 +93,18 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         ModelError: it has no index that can be read.
     """
     given = list(given)
+    of_old = [name for name in ("scratches", "faded") if name in given]
+    if of_old and "task" in given:
+        raise ArgumentError(
+            f"{{{of_old[0]}}} and {{task}} exclude each other: a task says exactly what was done to the picture, which "
+            f"nobody knows of an old photograph; restore it with {{{of_old[0]}}} first, then the result with {{task}}"
+        )
     if model is not None:
         model = _as_text(model)
         # With a folder that isn't there, all may be done already; else loading says so.
         absent = is_absent_folder(model) and "task" in given
         kind, this = PRIOR if absent else find_kind(model), "this {model} is {1}"
-    elif (of_old := [name for name in ("scratches", "faded") if name in given]) and "task" not in given:
+    elif of_old:
         model, kind = DEFAULT_OLD_PHOTO_RESTORER if "faded" in given else DEFAULT_RESTORER, SCRATCHED
         this = f"{{{of_old[0]}}} leaves the choice of models and steps to {{1}}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
