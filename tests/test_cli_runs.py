@@ -233,6 +233,20 @@ def test_what_is_no_reference_is_told(scans: Path, restore: Restore, tmp_path: P
     assert "a.png isn't compared: reference must be in [-1, 1], got a mean of 1e+30" in result.stderr
 
 
+def test_a_sheet_of_many_pictures_is_about_as_wide_as_high(restore: Restore, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        folder = tmp_path / "in" / f"album {i // 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    succeeds(restore(tmp_path / "in", "-o", tmp_path / "out", "--sheet", tmp_path / "sheet.png"))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        width, height = sheet.size
+    cells = 192 + 8  # small pictures are enlarged
+    assert width == 4 * cells + 8
+    assert height // cells == 4
+
+
 def test_results_that_are_there_are_compared_too(scans: Path, restore: Restore, tmp_path: Path) -> None:
     words = (scans, "-o", tmp_path / "out", "--skip-existing", "--sheet", tmp_path / "sheet.png", "--reference", scans)
     first = restore(*words)

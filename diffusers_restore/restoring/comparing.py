@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +23,7 @@ from .pairing import check_writable
 from .partners import Partners
 
 _SHEET_SIDE = 384
-_SHEET_ROWS = 24
+_SHEET_PICTURES = 24
 _SHEET_LETTERS = 22
 _SHEET_SAMPLES = 4
 
@@ -67,7 +68,7 @@ class Comparison:
                 raise ArgumentError("{sheet}: there is no folder {0!r}", printable(self._sheet.parent))
             if self._sheet.resolve() in {target.resolve() for job in jobs for target in job.targets}:
                 raise ArgumentError("{sheet} {0!r} would overwrite a result of this run", printable(self._sheet))
-        self._rows: list[tuple[str, list[Cell]]] = []
+        self._shown: list[list[Cell]] = []  # of each picture
 
     def __bool__(self) -> bool:
         return bool(self._references) or self._sheet is not None
@@ -85,14 +86,14 @@ class Comparison:
         remarks = Remarks()
         if reference is not None:
             remarks = _figures(source, results, reference)
-        if self._sheet is not None and len(self._rows) < _SHEET_ROWS:
+        if self._sheet is not None and len(self._shown) < _SHEET_PICTURES:
             captions = ["restored" if len(results) == 1 else f"sample {i + 1}" for i in range(len(results))]
             if len(results) == 1 and "psnr" in remarks.scores:
                 captions[0] += f", {remarks.scores['psnr']:.2f} dB"
-            shown = [(_short(job.relative.name), source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
+            shown = [(_short(job.relative.as_posix()), source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
             shown += [] if reference is None else [("reference", reference)]
             longest = max(max(picture.shape[2:]) for _, picture in shown)
-            self._rows.append(("", [Cell(caption, _shown(picture, longest)) for caption, picture in shown]))
+            self._shown.append([Cell(caption, _shown(picture, longest)) for caption, picture in shown])
         return remarks
 
     def finish(self) -> None:
@@ -101,8 +102,10 @@ class Comparison:
         Raises:
             ImageError: it can't be written.
         """
-        if self._sheet is not None and self._rows:
-            save_sheet(contact_sheet(self._rows), self._sheet)
+        if self._sheet is not None and self._shown:
+            beside = max(1, math.isqrt(len(self._shown) // max(map(len, self._shown))))  # about as wide as high
+            rows = [self._shown[i : i + beside] for i in range(0, len(self._shown), beside)]
+            save_sheet(contact_sheet([("", list(chain(*row))) for row in rows]), self._sheet)
 
 
 def _figures(source: Tensor, results: Sequence[Tensor], reference: Tensor) -> Remarks:
@@ -161,4 +164,4 @@ def _shown(picture: Tensor, longest: int) -> Tensor | None:
 
 def _short(name: str) -> str:
     """A name that fits above a picture of the sheet."""
-    return name if len(name) <= _SHEET_LETTERS else f"{name[: _SHEET_LETTERS - 1]}…"
+    return name if len(name) <= _SHEET_LETTERS else f"…{name[1 - _SHEET_LETTERS :]}"
