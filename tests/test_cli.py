@@ -439,8 +439,10 @@ def test_grey_on_a_colour_network_stays_grey(restore: Restore, tmp_path: Path) -
 def test_a_damage_that_nobody_described_is_told(restore: Restore, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     words = (source, "-o", tmp_path / "b.png", "--task", "deblur-gauss")
-    assert restore(*words).stdout.endswith("  by default sigma=10, taps=5\n")
-    assert restore(*words, "--operator-arg", "sigma=2").stdout.endswith("  by default taps=5\n")
+    assert restore(*words).stdout.endswith("  by default sigma=10, taps=5: operator-arg says others\n")
+    assert restore(*words, "--operator-arg", "sigma=2").stdout.endswith(
+        "  by default taps=5: operator-arg says others\n"
+    )
     told = restore(*words, "--operator-arg", "sigma=2", "--operator-arg", "taps=3").stdout
     assert "by default" not in told + restore(source, "-o", tmp_path / "b.png").stdout
 
@@ -1361,7 +1363,7 @@ def test_a_cold_folder_skips_what_is_there(undo: Restore, tmp_path: Path) -> Non
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.png").write_text("kept")
     result = undo(tmp_path / "in", "-o", tmp_path / "out", "--skip-existing")
-    fails(result, 1, f"{tmp_path / 'in' / 'broken.png'}: cannot read", "1 of 2 failed")
+    fails(result, 1, f"{tmp_path / 'in' / 'broken.png'}: cannot read", "1 of 3 failed")
     assert f"{tmp_path / 'in' / 'a.png'}: skipped, {tmp_path / 'out' / 'a.png'} exists" in result.stdout
     assert (tmp_path / "out" / "a.png").read_text() == "kept"
     assert names(tmp_path / "out") == ["a.png", "deep/b.jpg"]

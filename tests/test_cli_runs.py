@@ -233,6 +233,14 @@ def test_what_is_no_reference_is_told(scans: Path, restore: Restore, tmp_path: P
     assert "a.png isn't compared: reference must be in [-1, 1], got a mean of 1e+30" in result.stderr
 
 
+def test_a_run_that_is_gone_on_with_counts_what_it_skips(scans: Path, restore: Restore, tmp_path: Path) -> None:
+    (scans / "bad.png").write_text("no picture")
+    for _ in range(2):
+        result = restore(scans, "-o", f"{tmp_path}/out/", "--resume")
+        assert result.exit_code == 1
+        assert "\n1 of 4 failed: " in result.stderr
+
+
 def test_a_sheet_of_many_pictures_is_about_as_wide_as_high(restore: Restore, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(8):

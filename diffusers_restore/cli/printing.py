@@ -121,13 +121,14 @@ class Printer:
         """
         failed = [outcome.job.name for outcome in self.outcomes if outcome.error is not None]
         compared = [dict(scores) for scores in self._scores if scores]
-        count, seconds = len(self.outcomes), time.perf_counter() - self._began
+        seen, count, seconds = len(self._scores), len(self.outcomes), time.perf_counter() - self._began
         if processes is not None and processes.count > 1:
-            of_each = processes.gather((failed, compared, count, seconds))
+            of_each = processes.gather((failed, compared, seen, count, seconds))
             failed, compared = (
                 [one for part in parts for one in part] for parts in list(zip(*of_each, strict=True))[:2]
             )
-            count, seconds = sum(one[2] for one in of_each), max(one[3] for one in of_each)
+            seen, count = sum(one[2] for one in of_each), sum(one[3] for one in of_each)
+            seconds = max(one[4] for one in of_each)
             if processes.rank > 0:
                 raise click.exceptions.Exit(1 if failed else 0)
             rate = f", {count / seconds:.2g} a second" if count else ""
@@ -136,8 +137,8 @@ class Printer:
             from ..restoring.comparing import mean_scores
 
             self.tell("  ".join([f"mean of {len(compared)}", *_scores(mean_scores(compared))]))
-        if count > 1 and failed:
-            click.echo(f"{len(failed)} of {count} failed: {', '.join(failed)}{how}", err=True)
+        if seen > 1 and failed:  # those that were skipped count, too
+            click.echo(f"{len(failed)} of {seen} failed: {', '.join(failed)}{how}", err=True)
         if failed:
             raise click.exceptions.Exit(1)
 

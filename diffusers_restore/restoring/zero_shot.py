@@ -230,7 +230,7 @@ class ZeroShotRestorer(Restorer):
         known = {name: one.default for name, one in TASKS[self.task].arguments.items() if name not in self.arguments}
         numbers = {name: value for name, value in known.items() if type(value) in (int, float) and name != "seed"}
         words = [f"{name}={value:g}" for name, value in numbers.items()]
-        return Remarks(("by default " + ", ".join(words),)) if words else Remarks()
+        return Remarks((f"by default {', '.join(words)}: operator-arg says others",)) if words else Remarks()
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
