@@ -666,7 +666,7 @@ FORMATS = {"method": "", "PSNR": ".2f", "SSIM": ".3f", "PSNR in mask": ".2f", "o
 FORMATS |= {"tones fitted: PSNR": ".2f", "fitted, in mask": ".2f", "fitted, outside": ".2f"}
 FORMATS |= {"s/picture": ".2f", "parameters, millions": ".1f"}
 SCALES = {"pixels": "", DAMAGED: ".2f", "at one scale": ".2f", "coarse to fine": ".2f"}
-HELD_OUT = {"run": "", "steps": ",", "PSNR": ".2f"}
+CURVE = {"run": "", "steps": ",", "PSNR": ".2f"}
 DETECTED = {"dilated by": "", "f1": ".3f", "precision": ".3f", "recall": ".3f", "mean f1": ".3f", "found": ".2%"}
 MEMORY = {"mapping": "", "dtype": "", "pixels": "", "peak, MB": ".0f"}
 MEMORY |= {
@@ -715,7 +715,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             "## Training of the network of `--faded`\n\nPSNR in dB of held-out photographs, as the training measured "
             f"it, beside {found['degraded']:.2f} of the damaged ones. Each run began with the weights of the one "
             "before, and its learning rate went up again.\n",
-            markdown_table(found["held out"], HELD_OUT),
+            markdown_table(found["held out"], CURVE),
         ]
     if (found := parts.get("old")) is not None:
         text += _old(found)
