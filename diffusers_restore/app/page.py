@@ -230,7 +230,7 @@ class Page:
         self.results = gr.State([])
 
     def _connect(self) -> None:
-        # Where progress is shown is told at every step what the step is, and an editor then reads all of its canvas.
+        # Else progress is told to all outputs at every step, and the editor reads its whole canvas each time.
         quick: dict[str, Any] = {
             "show_progress": "hidden",
             "show_progress_on": self.status,

@@ -68,7 +68,7 @@ class Comparison:
                 raise ArgumentError("{sheet}: there is no folder {0!r}", printable(self._sheet.parent))
             if self._sheet.resolve() in {target.resolve() for job in jobs for target in job.targets}:
                 raise ArgumentError("{sheet} {0!r} would overwrite a result of this run", printable(self._sheet))
-        self._shown: list[list[Cell]] = []  # of each picture
+        self._cells: list[list[Cell]] = []  # of each picture
 
     def __bool__(self) -> bool:
         return bool(self._references) or self._sheet is not None
@@ -86,14 +86,14 @@ class Comparison:
         remarks = Remarks()
         if reference is not None:
             remarks = _figures(source, results, reference)
-        if self._sheet is not None and len(self._shown) < _SHEET_PICTURES:
+        if self._sheet is not None and len(self._cells) < _SHEET_PICTURES:
             captions = ["restored" if len(results) == 1 else f"sample {i + 1}" for i in range(len(results))]
             if len(results) == 1 and "psnr" in remarks.scores:
                 captions[0] += f", {remarks.scores['psnr']:.2f} dB"
             shown = [(_short(job.relative.as_posix()), source), *zip(captions, results[:_SHEET_SAMPLES], strict=False)]
             shown += [] if reference is None else [("reference", reference)]
             longest = max(max(picture.shape[2:]) for _, picture in shown)
-            self._shown.append([Cell(caption, _shown(picture, longest)) for caption, picture in shown])
+            self._cells.append([Cell(caption, _shown(picture, longest)) for caption, picture in shown])
         return remarks
 
     def finish(self) -> None:
@@ -102,9 +102,9 @@ class Comparison:
         Raises:
             ImageError: it can't be written.
         """
-        if self._sheet is not None and self._shown:
-            beside = max(1, math.isqrt(len(self._shown) // max(map(len, self._shown))))  # about as wide as high
-            rows = [self._shown[i : i + beside] for i in range(0, len(self._shown), beside)]
+        if self._sheet is not None and self._cells:
+            beside = max(1, math.isqrt(len(self._cells) // max(map(len, self._cells))))  # about as wide as high
+            rows = [self._cells[i : i + beside] for i in range(0, len(self._cells), beside)]
             save_sheet(contact_sheet([("", list(chain(*row))) for row in rows]), self._sheet)
 
 

@@ -270,7 +270,7 @@ def batches(
         generator=torch.Generator(),  # otherwise the loader draws from the global one
         **taken,
     )
-    with _without_signals():
+    with _without_sigterm():
         started = iter(loader)
     return (batch.unbind() for batch in started)
 
@@ -281,7 +281,7 @@ def _collate(samples: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _without_signals() -> Iterator[None]:
+def _without_sigterm() -> Iterator[None]:
     """Start processes that get no SIGTERM: a server that forks the workers would end at one, and they with it."""
     if sys.platform == "win32":
         yield
