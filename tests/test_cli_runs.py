@@ -549,6 +549,7 @@ def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]
     assert "one step" not in run(*command, "--steps", 1).stderr  # which DPIR begins where the noise is
+    assert "in one step, as all that dpir needs" in run(*command, "--steps", 5).stdout
     command += ["--method", "ddrm"]
     told = run(*command, "--steps", 1)
     assert told.exit_code == 0, told.output

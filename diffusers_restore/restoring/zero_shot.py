@@ -17,7 +17,7 @@ from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
-from ..schedulers.scheduling_dpir import hole_radius
+from ..schedulers.scheduling_dpir import DPIRScheduler, dpir_levels, hole_radius, one_level
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
 from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
 from .jobs import Job, PathInput, Remarks
@@ -199,7 +199,8 @@ class ZeroShotRestorer(Restorer):
             )
         by_name = one_by_one and not arguments
         sigma_y, of_noise = self._noise(picture, y, arguments.get("mask"), operator, job.of_picture)
-        scheduler, etas, of_holes = self._method_for(Measurement(y, operator, sigma_y))
+        measurement = Measurement(y, operator, sigma_y)
+        scheduler, etas, of_holes = self._method_for(measurement)
 
         def work(inputs: Mapping[str, Tensor], number: int) -> Tensor:
             self.pipe.scheduler = scheduler
@@ -220,10 +221,10 @@ class ZeroShotRestorer(Restorer):
         evaluations = self.steps or scheduler.default_count
         gradient = scheduler.needs_gradient
         seen = self._make_room(self.pipe, job, operator.input_shape, memory_beside(operator), evaluations, gradient)
-        few = Remarks(warnings=(_ONE_STEP,)) if self.steps == 1 and scheduler.space(1) == [0] else Remarks()
         # A picture's own mask makes an operator of its own.
         alike = None if self.masks and self.masks.shared is None else (type(scheduler), sigma_y)
-        return Draw(work, {"image": y}, alike), self._of_defaults() + remarks + of_noise + of_holes + seen + few
+        remarks = self._of_defaults() + remarks + of_noise + of_holes + seen
+        return Draw(work, {"image": y}, alike), remarks + self._of_steps(scheduler, measurement)
 
     def _of_defaults(self) -> Remarks:
         """Which damage a task undoes where nobody said which; of another one, it makes rings."""
@@ -240,6 +241,14 @@ class ZeroShotRestorer(Restorer):
             return self.chosen, self.etas, Remarks()
         sampler = METHODS[SAMPLER].from_config(self.chosen.config)
         return sampler, {"eta": 1.0 if self.sigma_y is None else None}, Remarks((f"wide holes, filled by {SAMPLER}",))
+
+    def _of_steps(self, scheduler: ZeroShotScheduler, measurement: Measurement) -> Remarks:
+        """What becomes of a number of steps that was given, where that isn't what one would expect."""
+        if self.steps == 1 and scheduler.space(1) == [0]:
+            return Remarks(warnings=(_ONE_STEP,))
+        if (self.steps or 1) > 1 and isinstance(scheduler, DPIRScheduler) and one_level(*dpir_levels(measurement)):
+            return Remarks((f"in one step, as all that {ESTIMATOR} needs for noise alone",))
+        return Remarks()
 
     def _noise(
         self, picture: Picture, y: Tensor, mask: Tensor | None, operator: Operator, of_picture: bool

@@ -63,6 +63,11 @@ def dpir_levels(measurement: Measurement) -> tuple[float, float]:
     return start, min(start, end)
 
 
+def one_level(start: float, end: float) -> bool:
+    """Whether one evaluation of the network is all, as for noise alone."""
+    return start <= 1.001 * end
+
+
 def measures_all(operator: Operator) -> bool:
     """Whether every coefficient of a picture is measured, with noise or without."""
     return isinstance(operator, SVDOperator) and operator.complete and operator.measured_coefficients is None
@@ -169,7 +174,7 @@ class DPIRScheduler(ZeroShotScheduler):
             return
         start, end = dpir_levels(measurement)
         self._level = start
-        count = self._asked if start > 1.001 * end else 1
+        count = 1 if one_level(start, end) else self._asked
         self._use_timesteps(self.nearest_timesteps(log_levels(start, end, count)), self.timesteps.device)
 
     def first_state(self, measurement: Measurement, noise: Tensor, sigma: float) -> Tensor:
