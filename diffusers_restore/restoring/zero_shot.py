@@ -17,7 +17,7 @@ from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
-from ..schedulers.scheduling_dpir import DPIRScheduler, dpir_levels, hole_radius, one_level
+from ..schedulers.scheduling_dpir import DPIRScheduler, dpir_levels, hole_radius, measures_all, one_level
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
 from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
 from .jobs import Job, PathInput, Remarks
@@ -246,7 +246,8 @@ class ZeroShotRestorer(Restorer):
         """What becomes of a number of steps that was given, where that isn't what one would expect."""
         if self.steps == 1 and scheduler.space(1) == [0]:
             return Remarks(warnings=(_ONE_STEP,))
-        if (self.steps or 1) > 1 and isinstance(scheduler, DPIRScheduler) and one_level(*dpir_levels(measurement)):
+        alone = isinstance(scheduler, DPIRScheduler) and measures_all(measurement.operator)
+        if alone and (self.steps or 1) > 1 and one_level(*dpir_levels(measurement)):
             return Remarks((f"in one step, as all that {ESTIMATOR} needs for noise alone",))
         return Remarks()
 
