@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import io
 import json
+import math
 import re
 import sys
 import zipfile
@@ -149,6 +150,20 @@ def test_quality_does_not_depend_on_the_other_tasks(model: str, testsets: Path, 
     one, _ = run_quality(model, testsets, tmp_path / "one", "--tasks", "sr4")
     two, _ = run_quality(model, testsets, tmp_path / "two", "--tasks", "denoise", "sr4")
     assert one["summary"] == [s for s in two["summary"] if s["task"] == "sr4"]
+
+
+def test_quality_says_what_the_mean_of_endless_samples_would_have() -> None:
+    quality = load("benchmarks/quality.py")
+    psnr = lambda error: {"psnr": -10 * math.log10(error)}  # noqa: E731
+    errors = {"single eta 0.85": 0.009 + 0.004, "mean eta 0.85": 0.009 + 0.0005}
+    errors |= {"single eta 1.0": 0.008 + 0.004, "mean eta 1.0": 0.008 + 0.0005}
+    result = {name: psnr(error) for name, error in errors.items()}
+    assert quality.of_endless_samples(result, 8) == pytest.approx(psnr(0.008)["psnr"])
+    result |= {"task": "sr4", "group": "some", "opponent": "bicubic", "bicubic": psnr(0.01), "default": psnr(0.0085)}
+    assert "sr4 on some: 0.71 dB. DDRM's mean of endlessly many samples would have 0.97 dB" in quality.below_1_db(
+        [result], 8
+    )
+    assert "Nowhere" in quality.below_1_db([result | {"default": psnr(0.005)}], 8)
 
 
 def test_quality_without_data_says_so(model: str, tmp_path: Path) -> None:
