@@ -66,8 +66,10 @@ RAIN_TEST = {*range(1, 13), 14, 25, 36, 47, 58, 69, 80, 91, *range(92, 101)}
 # Damages of the blind task besides those that its recipe draws.
 DAMAGES: dict[str, tuple[dict[str, Any], ...] | None] = {
     "as trained": None,
-    "noise 15": ({"op": "gaussian", "sigma": 15 / 255, "grey": False, "seed": 0},),
-    "noise 30": ({"op": "gaussian", "sigma": 30 / 255, "grey": False, "seed": 0},),
+    **{
+        f"noise {level}": ({"op": "gaussian", "sigma": level / 255, "grey": False, "seed": 0},)
+        for level in (15, 25, 30, 50)
+    },
     "blur 1.5, noise 3": (
         {"op": "blur", "kernel": "iso", "size": 13, "sigma": 1.5},
         {"op": "gaussian", "sigma": 3 / 255, "grey": False, "seed": 0},

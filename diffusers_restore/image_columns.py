@@ -9,10 +9,12 @@ import datasets
 from datasets.utils.file_utils import xopen
 
 from .errors import ImageError, InvalidInputError, one_line, unknown_name
+from .foreign import parse_json
 
 DEFAULT_SPLIT = "train"
 
-_SAVED = ("state.json", "dataset_dict.json")
+_SPLITS = "dataset_dict.json"
+_SAVED = ("state.json", _SPLITS)
 """Files of a folder that `save_to_disk` has written: of one split, and of several."""
 
 
@@ -66,18 +68,30 @@ def item_bytes(item: Any) -> bytes:
 def _load(name: str, config_name: str | None, split: str, streaming: bool) -> Any:
     if not any(Path(name, file).is_file() for file in _SAVED):
         return datasets.load_dataset(name, config_name, split=split, streaming=streaming)
-    saved = datasets.load_from_disk(name)
     if config_name is not None:
         raise InvalidInputError("what save_to_disk has written has no configurations")
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
-            raise InvalidInputError(f"there is no such split; there are: {', '.join(saved)}")
-        one = saved[split]
-    elif split in (DEFAULT_SPLIT, str(saved.split)):
-        one = saved
-    else:
-        raise InvalidInputError(f"it is the split {str(saved.split)!r} alone")
+    folder = Path(name)
+    if (folder / _SPLITS).is_file():
+        splits = _splits(folder)
+        if split not in splits:
+            raise InvalidInputError(f"there is no such split; there are: {', '.join(splits)}")
+        folder /= split  # alone, since `datasets` can't read an empty one
+    try:
+        one = datasets.load_from_disk(folder)
+    except IndexError as error:
+        raise InvalidInputError("it holds no pictures") from error
+    if folder == Path(name) and split not in (DEFAULT_SPLIT, str(one.split)):
+        raise InvalidInputError(f"it is the split {str(one.split)!r} alone")
     return one.to_iterable_dataset() if streaming else one
+
+
+def _splits(folder: Path) -> list[str]:
+    """The names of the splits that `save_to_disk` has written."""
+    held = parse_json((folder / _SPLITS).read_text(encoding="utf-8"), _SPLITS)
+    names = held.get("splits") if isinstance(held, dict) else None
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise InvalidInputError(f"{_SPLITS} must have a list of splits")
+    return names
 
 
 def _only_column(features: Any) -> str:

@@ -135,6 +135,7 @@ def test_what_cannot_be_asked_is_said() -> None:
         asked(values(goal=MODEL, model=" "))
     text = message(ArgumentError("{sigma_y} must be 1 for {mask}"))
     assert text == "Noise must be 1 for the mask"
+    assert message(ArgumentError("m/prior is a DDPM")) == "m/prior is a DDPM"  # the name of a folder
 
 
 def small(folder: Path, name: str = "photo.png", side: int = 32) -> Path:

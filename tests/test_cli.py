@@ -1547,6 +1547,25 @@ def test_an_rddm_model_generates(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected[i]))
 
 
+def test_a_generating_model_restores_nothing(tmp_path: Path) -> None:
+    RDDMPipeline(make_unet(), RDDMScheduler(8), generates=True).save_pretrained(tmp_path / "model")
+    result = run("restore", picture(tmp_path / "a.png"), "-o", tmp_path / "o.png", "--model", tmp_path / "model")
+    fails(result, 2, "makes pictures of noise, and restores none; `diffusers-restore sample` draws them")
+
+
+def test_a_picture_at_which_the_network_fails_stops_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "model"  # each group of its norms has one channel: of a single pixel, they have no deviation
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    unet = UNet2DModel(16, 6, 3, block_out_channels=(8, 8), norm_num_groups=8, add_attention=False, **blocks)
+    RDDMPipeline(unet, RDDMScheduler(num_train_timesteps=8)).save_pretrained(folder)
+    for name in ("a.png", "c.png"):
+        picture(tmp_path / "in" / name, side=8)
+    Image.new("RGB", (1, 1)).save(tmp_path / "in" / "b.png")
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--model", folder, "--device", "cpu")
+    fails(result, 1, "b.png: the model fails for 1x1 pixels: ")
+    assert names(tmp_path / "out") == ["a.png", "c.png"]
+
+
 # --- residual networks -----------------------------------------------------------------------------------------------
 
 

@@ -585,7 +585,7 @@ def test_the_noise_of_a_picture_is_estimated(restore: Restore, tmp_path: Path) -
     images.save(photo(20), tmp_path / "a.png")
     result = restore(tmp_path / "a.png", "-o", tmp_path / "o.png", "--sigma-y", "estimate", "--json")
     succeeds(result)
-    (note,) = json.loads(result.stdout)["notes"]
+    note, _ = json.loads(result.stdout)["notes"]
     assert float(note.split()[1].rstrip(",")) * 127.5 == pytest.approx(20, rel=0.05)
     np.save(tmp_path / "small.npy", np.zeros((3, 12, 12), np.float32))
     result = restore(tmp_path / "small.npy", "-o", tmp_path / "o.png", "--sigma-y", "estimate")

@@ -799,6 +799,24 @@ def test_the_converters_are_found_where_they_were() -> None:
         _ = converting.load_others
 
 
+def test_damaged_weights_are_refused_and_those_without_checksums_read(tmp_path: Path) -> None:
+    weights = {"input_blocks.0.0.weight": torch.full((1000,), 2.0), "output_blocks.0.0.weight": torch.zeros(2)}
+    torch.save(weights, tmp_path / "whole.pt")
+    stored = (tmp_path / "whole.pt").read_bytes()
+    place = stored.index(weights["input_blocks.0.0.weight"].numpy().tobytes()) + 2001
+    (tmp_path / "flipped.pt").write_bytes(stored[:place] + bytes([stored[place] ^ 64]) + stored[place + 1 :])
+    assert load_weights(tmp_path / "whole.pt").keys() == weights.keys()
+    with pytest.raises(InvalidInputError, match=r"flipped.pt is not whole: Bad CRC-32 for file '\w+/data/0'"):
+        load_weights(tmp_path / "flipped.pt")
+    computes = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(weights, tmp_path / "without.pt")
+    finally:
+        torch.serialization.set_crc32_options(computes)
+    assert load_weights(tmp_path / "without.pt").keys() == weights.keys()
+
+
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     file = tmp_path / "bomb.pt"
     torch.save({"input_blocks.0.0.weight": torch.zeros(3_000_000)}, tmp_path / "whole.pt")

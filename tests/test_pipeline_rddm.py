@@ -468,7 +468,7 @@ def test_a_stock_network_restores_nothing_and_the_error_says_what_to_do(unet: UN
 
 
 def test_a_network_that_restores_generates_nothing() -> None:
-    for pipe in (make(), make(restorer(mask=True)), make(scheduler=DDPMScheduler())):
+    for pipe in (make(), make(restorer(mask=True))):
         with pytest.raises(InvalidInputError, match="image is needed: the network restores pictures"):
             pipe()
 
@@ -1059,6 +1059,14 @@ def test_components_that_do_not_fit_together_are_refused() -> None:
         with pytest.raises(InvalidInputError, match=f"scheduler {type(wrong).__name__} is not one of a variance-pres"):
             RDDMPipeline(make_unet(), wrong)
     assert type(RDDMPipeline(make_unet(), EulerDiscreteScheduler()).scheduler) is RDDMScheduler
+    with pytest.raises(InvalidInputError, match="for a network that is shown the degraded picture, got DDIMScheduler"):
+        RDDMPipeline(restorer(), DDIMScheduler())
+    pipe = make(restorer())
+    pipe.scheduler = DDIMScheduler()
+    with pytest.raises(
+        InvalidInputError, match=r'RDDMScheduler.from_pretrained\(folder, subfolder="scheduler"\), the o'
+    ):
+        pipe(torch.zeros(1, 3, 8, 8))
 
 
 # Repositories

@@ -183,6 +183,18 @@ def test_a_data_set_gives_numbered_pictures(kind: str, restorer: restoring.resto
             restorer.restore_files(folder, f"{tmp_path}/out/", dataset=options)
 
 
+def test_an_empty_split_hides_no_other(restorer: restoring.restorer.Restorer, tmp_path: Path) -> None:
+    features, folder = datasets.Features({"image": datasets.Image()}), tmp_path / "set"
+    full = datasets.Dataset.from_dict({"image": [{"bytes": picture(0), "path": None}]}, features)
+    empty = datasets.Dataset.from_dict({"image": []}, features)
+    datasets.DatasetDict({"train": full, "test": empty}).save_to_disk(folder)
+    restorer.restore_files(folder, f"{tmp_path}/out/")
+    assert names(tmp_path / "out") == ["000000.png"]
+    for split, wanted in (("test", "it holds no pictures"), ("val", "there is no such split; there are: train, test")):
+        with pytest.raises(ArgumentError, match=wanted):
+            restorer.restore_files(folder, f"{tmp_path}/out/", dataset=DatasetOptions(split=split))
+
+
 def test_a_mistyped_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets, "load_dataset", lambda *given, **options: pytest.fail("asked the Hub"))

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from warm import PATIENCE, Python
 
 from diffusers_restore import DDRMPipeline, ResidualUNet2DModel
-from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint
+from diffusers_restore.training.checkpoints import checkpoints, load_checkpoint, save_checkpoint
 from diffusers_restore.training.config import DataConfig, LoopConfig, OptimizerConfig, PriorConfig, build
 from diffusers_restore.training.data import open_data
 from diffusers_restore.training.loop import train as train_networks
@@ -535,6 +535,30 @@ def test_a_run_with_other_held_out_pictures_is_refused(trained: Path, photos: Pa
     assert f"the checkpoint was trained with validation_data_dir: {str(measured)!r}, got {str(others)!r}" in message
     (tmp_path / "link").symlink_to(measured)  # another name of the same folder
     train(photos, output, validation_data_dir=f"{tmp_path / 'link'}/", **values)
+
+
+def test_a_model_that_is_gone_is_written_again(trained: Path, photos: Path, tmp_path: Path) -> None:
+    output, kept = tmp_path / "run", tmp_path / "kept"
+    shutil.copytree(trained / "checkpoint-6", output / "checkpoint-6")  # all that came from another machine
+    shutil.copytree(output, kept)
+    train(photos, output, max_train_steps=6, resume_from_checkpoint="latest")
+    weights = (output / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert weights == (trained / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+
+    tensors, numbers = load_checkpoint(kept / "checkpoint-6")
+    shutil.rmtree(kept / "checkpoint-6")
+    save_checkpoint(kept / "checkpoint-6", tensors, numbers | {"best": 1e9}, limit=2)  # nothing will be better
+    train(photos, kept, max_train_steps=7, resume_from_checkpoint="latest")
+    assert (kept / "model_index.json").exists()
+
+
+def test_a_run_with_renamed_held_out_pictures_is_refused(trained: Path, photos: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(photos, moved)
+    first = min(moved.iterdir())
+    first.rename(moved / f"zzz{first.suffix}")
+    message = refused(moved, trained, max_train_steps=7, resume_from_checkpoint="latest")
+    assert "the checkpoint was trained with names of the held-out pictures: " in message
 
 
 def test_what_is_not_of_this_run_is_left_alone(trained: Path, photos: Path, tmp_path: Path) -> None:

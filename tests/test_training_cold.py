@@ -791,6 +791,17 @@ def test_the_recipes_of_the_benchmark_have_the_settings_of_the_paper(task: str, 
     assert made.config.eight_bit == preset.config.eight_bit
 
 
+def test_a_model_of_a_state_is_tried_directly(parsed: Parsed, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    training = sys.modules["diffusers_restore.training.cold.training"]
+    monkeypatch.setattr(training, "start", lambda run, config, *, dry_run: runs.append(run))
+    for kind in ("snow", "blur"):
+        train_cold(parsed("--degradation", kind, "--train_data_dir", photos))
+    ways = [[line.removeprefix("diffusers-restore ") for line in run.tries] for run in runs]
+    command = "restore photo.png -o out.png --model {folder}"
+    assert ways == [[f"{command} --direct"], [command]]
+
+
 def test_a_prior_has_no_place_beside_a_state(parsed: Parsed, photos: Path) -> None:
     config = parsed("--degradation", "snow", "--train_data_dir", photos, "--prior_components", 2)
     with pytest.raises(InvalidInputError, match="prior_components must be 0: degradation 'snow' acts through a state"):

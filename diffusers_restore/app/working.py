@@ -278,7 +278,7 @@ def message(error: Exception) -> str:
         text = " ".join(error.message_for(lambda name: LABELS.get(name, name)).split())
     else:
         text = one_line(error)
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text  # a path stays as it is
 
 
 def _laid_out(files: Sequence[Path], folder: Path) -> list[Path]:

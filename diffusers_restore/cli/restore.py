@@ -154,7 +154,7 @@ from .printing import Printer
     "--resume",
     is_flag=True,
     help="Go on with a folder: keep the results that a run with the same options has made of the same pictures. OUT "
-    "keeps a list of them in .restored.jsonl.",
+    "keeps a list of them in .restored.jsonl, until a run without this option is complete.",
 )
 @output_options
 @click.pass_context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from .weights import check_stored
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 _MOST_COMPRESSED = 3
+_PIECE = 1 << 20  # bytes that are read at once
 
 Family = Literal["guided-diffusion", "old-photos", "pix2pix"]
 
@@ -159,10 +161,10 @@ def _read(file: Path) -> Any:
 
 
 def check_archive(file: Path) -> None:
-    """Refuse a zip archive whose content is much larger than the file; torch stores weights as they are.
+    """Refuse a zip archive whose content is much larger than the file, as torch stores weights as they are, or damaged.
 
     Raises:
-        InvalidInputError: it unpacks to more than `_MOST_COMPRESSED` times its size.
+        InvalidInputError: it unpacks to more than `_MOST_COMPRESSED` times its size, or a checksum is wrong.
     """
     if not is_zipfile(file):
         return
@@ -176,6 +178,15 @@ def check_archive(file: Path) -> None:
             f"{file.name} has {file.stat().st_size} bytes and unpacks to {unpacked}; torch doesn't compress weights, "
             f"and not more than {_MOST_COMPRESSED} times the size of a file is read"
         )
+    try:
+        with ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.CRC:  # torch can leave checksums out, as zeros
+                    with archive.open(entry) as content:
+                        while content.read(_PIECE):
+                            pass
+    except (BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise InvalidInputError(f"{file.name} is not whole: {one_line(error)}") from error
 
 
 def _sets_of_weights(found: Any, file: Path) -> dict[str, dict[str, Tensor]]:

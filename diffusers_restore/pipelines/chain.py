@@ -39,10 +39,15 @@ def own_scheduler(scheduler: Any, kind: type[S]) -> S:
         InvalidInputError: the pipeline's scheduler was replaced by one of another kind.
     """
     if not isinstance(scheduler, kind):
-        example = "DDRMScheduler" if kind.__name__ == "ZeroShotScheduler" else kind.__name__
+        of_any = kind.__name__ == "ZeroShotScheduler"  # it fits the scheduler of any DDPM
+        name = "DDRMScheduler" if of_any else kind.__name__
+        how = (
+            "from_config(pipe.scheduler.config), or give it to the constructor"
+            if of_any
+            else 'from_pretrained(folder, subfolder="scheduler"), the one that the network was trained with'
+        )
         raise InvalidInputError(
-            f"scheduler must be a {example}, got {type(scheduler).__name__}; set pipe.scheduler = "
-            f"{example}.from_config(pipe.scheduler.config), or give it to the constructor"
+            f"scheduler must be a {name}, got {type(scheduler).__name__}; set pipe.scheduler = {name}.{how}"
         )
     return copy(scheduler)
 

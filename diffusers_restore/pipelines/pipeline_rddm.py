@@ -144,7 +144,8 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
 
     Args:
         unet: a `UNet2DModel` or `ResidualUNet2DModel`, such as `examples/train_rddm.py` trains.
-        scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted.
+        scheduler: a `RDDMScheduler`; any other of a variance-preserving process is converted for a network that is not
+            shown the degraded picture.
         unet_noise: the network for the second output, where there are two.
         keeps_grey: grey pictures come back grey from a colour network; False for one that colours them.
         generates: for networks that take I_t alone: whether they learned to make pictures from noise (True) or from
@@ -189,6 +190,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
                 check_network(name, network)
         if not isinstance(scheduler, SchedulerMixin):
             raise InvalidInputError(f"scheduler must be a RDDMScheduler, got {type(scheduler).__name__}")
+        given = type(scheduler).__name__
         if not isinstance(scheduler, RDDMScheduler):
             scheduler = RDDMScheduler.from_config({**scheduler.config, "_class_name": type(scheduler).__name__})
         heads = len(scheduler.heads)
@@ -205,6 +207,11 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         kinds = [network_inputs(one, heads // len(networks)) for one in networks]
         if kinds[0] != kinds[-1]:
             raise InvalidInputError(f"unet and unet_noise must have the same inputs, got {kinds[0]} and {kinds[-1]}")
+        if kinds[0].conditioned and given != type(scheduler).__name__:
+            raise InvalidInputError(
+                f"scheduler must be a RDDMScheduler for a network that is shown the degraded picture, got {given}; "
+                'RDDMScheduler.from_pretrained(folder, subfolder="scheduler") is the one that it was trained with'
+            )
         check_bool("keeps_grey", keeps_grey)
         if generates not in (None, True, False):
             raise InvalidInputError(f"generates must be True, False or None, got {generates!r}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import images
-from ..errors import InvalidInputError, check_int, check_real
+from ..errors import InvalidInputError, check_int, check_real, one_line
 from ..files import write_bytes
 from ..images import Picture
 from .arguments import ArgumentError, check, check_flag
@@ -282,7 +282,12 @@ class Restorer(ABC):
         with enough_memory(
             "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", width, height
         ):
-            return draw_together([one.draw for one in pictures], number)
+            try:
+                return draw_together([one.draw for one in pictures], number)
+            except InvalidInputError:
+                raise
+            except ValueError as error:  # of a network, such as a norm of a single pixel: other pictures may do
+                raise InvalidInputError(f"the model fails for {width}x{height} pixels: {one_line(error)}") from error
 
     def _add(self, one: _Open, x: Tensor, number: int) -> None:
         """Write a sample, or the mean after the last one."""

@@ -128,6 +128,10 @@ class RDDMRestorer(Restorer):
     def load(self, model: str, device: str, dtype: str) -> None:
         """As `Restorer.load`."""
         self.pipe = load_pipeline(RDDM, model, device, dtype)
+        if self.pipe.config.generates and not self.pipe.inputs.conditioned:
+            raise ArgumentError(
+                "{model} {0!r} makes pictures of noise, and restores none; `diffusers-restore sample` draws them", model
+            )
         # A strength that was asked for is made whatever the picture looks like.
         self._settles = model == DEFAULT_RESTORER and self.settings.get("strength") is None
         if self.steps is None:

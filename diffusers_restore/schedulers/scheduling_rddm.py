@@ -385,7 +385,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
 
     def gathered_scales(self, timesteps: Tensor, dtype: torch.dtype, count: int | None = None) -> tuple[Tensor, Tensor]:
         """(a_t, b_t) of timesteps (B,), or (1,) for all of `count` pictures, on their device."""
-        check_timesteps(timesteps, count, len(self))
+        timesteps = check_timesteps(timesteps, count, len(self))
         key = timesteps.device, dtype
         if key not in self._tables:  # in their dtype first: not every device has float64
             self._tables[key] = torch.stack([self.residual_scales, self.noise_scales]).to(dtype).to(timesteps.device)

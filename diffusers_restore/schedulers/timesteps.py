@@ -43,11 +43,13 @@ def check_device(device: object) -> None:
 
 
 def check_timesteps(timesteps: object, count: int | None, total: int) -> Tensor:
-    """Timesteps (B,), or (1,) for all of `count` pictures, as they came.
+    """Timesteps (B,), or (1,) for all of `count` pictures, as they came; one without dimensions becomes (1,).
 
     Raises:
         InvalidInputError: no such tensor; on a CPU also a timestep beyond 0..T-1 (elsewhere it would be a host sync).
     """
+    if isinstance(timesteps, Tensor) and timesteps.ndim == 0:  # as in a loop over `scheduler.timesteps`
+        timesteps = timesteps[None]
     whole = check_whole("timesteps", timesteps, count)
     if whole.device.type == "cpu":
         smallest, largest = torch.aminmax(whole)

@@ -327,8 +327,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
         """
         check_floats("original_samples", original_samples)
         check_shape("noise", noise, "original_samples", original_samples.shape, original_samples.device)
-        timesteps = timesteps.reshape(1) if isinstance(timesteps, Tensor) and timesteps.ndim == 0 else timesteps
-        check_timesteps(timesteps, len(original_samples), len(self))
+        timesteps = check_timesteps(timesteps, len(original_samples), len(self))
         wide = torch.promote_types(original_samples.dtype, torch.float32)  # half precision would round every term
         alpha_bars = self.alphas_cumprod.to(original_samples.device, wide)[timesteps.to(original_samples.device).long()]
         alpha_bars = alpha_bars.reshape(-1, *[1] * (original_samples.ndim - 1))

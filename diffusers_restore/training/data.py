@@ -10,7 +10,7 @@ import itertools
 import math
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -333,12 +333,14 @@ class TrainingData:
         validation: held-out pictures, each as uint8 tensors (C, H, W): `(clean,)` or `(degraded, clean)`.
         description: "392 pictures of photos; 8 more are held out".
         count: pictures to train on; None for a stream.
+        measured: names of the held-out pictures; empty for those of a stream.
     """
 
     batches: Batches
     validation: tuple[tuple[Tensor, ...], ...]
     description: str
     count: int | None
+    measured: tuple[str, ...] = ()
 
 
 def open_data(
@@ -391,7 +393,7 @@ def from_source(
         InvalidInputError: a held-out picture can't be read where `config.strict`, or none of the folder.
     """
     if config.validation_data_dir is not None:
-        held_out, where = _open_others(config.validation_data_dir, config, measured)
+        held_out, where, names = _open_others(config.validation_data_dir, config, measured)
         rest = list(range(len(source)))
     else:
         held_out, unreadable = _hold_out(source, config, min(config.validation_images, len(source) // 2))
@@ -401,22 +403,34 @@ def from_source(
                 f"{len(held_out) or 'none'} of the {len(source)} pictures of {name} can be used, which is too few; "
                 f"{next(iter(unreadable.values()))}"
             )
+        names = _names(source, held_out)
         where = f"; {len(held_out)} more {'is' if len(held_out) == 1 else 'are'} held out" if held_out else ""
     samples = Samples(Subset(source, rest), config.crop, seed=seed, strict=config.strict)
     description = f"{len(rest)} picture{'s' * (len(rest) != 1)} of {name}{where}"
-    return TrainingData(partial(batches, samples, **_loading(config)), tuple(held_out.values()), description, len(rest))
+    loader = partial(batches, samples, **_loading(config))
+    return TrainingData(loader, tuple(held_out.values()), description, len(rest), names)
+
+
+def _names(source: Source, indices: Iterable[int]) -> tuple[str, ...]:
+    """The names of pictures, without the folder, which may lie elsewhere when a run is resumed."""
+    return tuple(Path(source.name(i)).name for i in indices)
 
 
 def _open_others(
     folder: str, config: DataConfig, source: Source | None = None
-) -> tuple[dict[int, tuple[Tensor, ...]], str]:
-    """The pictures of a folder to measure on, and their description."""
+) -> tuple[dict[int, tuple[Tensor, ...]], str, tuple[str, ...]]:
+    """The pictures of a folder to measure on, their description, and their names."""
     if not Path(folder).exists():
         raise InvalidInputError(f"validation_data_dir must be a folder or an idx file, got {folder!r}")
-    pictures, _ = _hold_out(open_source(folder) if source is None else source, config, config.validation_images)
+    try:
+        source = open_source(folder) if source is None else source
+    except InvalidInputError as error:
+        raise InvalidInputError(f"validation_data_dir must be a folder or an idx file: {error}") from error
+    pictures, _ = _hold_out(source, config, config.validation_images)
     if config.validation_images and not pictures:
         raise InvalidInputError(f"validation_data_dir: none of the pictures of {folder!r} can be read")
-    return pictures, f"; measured on {len(pictures)} of {Path(folder).resolve().name}"
+    where = f"; measured on {len(pictures)} of {Path(folder).resolve().name}"
+    return pictures, where, _names(source, pictures)
 
 
 def _hold_out(source: Source, config: DataConfig, count: int) -> tuple[dict[int, tuple[Tensor, ...]], dict[int, str]]:
@@ -440,10 +454,10 @@ def _stream(config: DataConfig, seed: int) -> TrainingData:
     name = str(config.dataset_name)
     stream = open_stream(name, config.dataset_config_name, config.dataset_split, config.image_column)
     if config.validation_data_dir is not None:
-        pictures, where = _open_others(config.validation_data_dir, config)
+        pictures, where, names = _open_others(config.validation_data_dir, config)
         samples = StreamedSamples(stream, config.image_column, config.crop, seed=seed, strict=config.strict)
         loader = partial(batches, samples, **_loading(config))
-        return TrainingData(loader, tuple(pictures.values()), f"the stream of {public(name)}{where}", None)
+        return TrainingData(loader, tuple(pictures.values()), f"the stream of {public(name)}{where}", None, names)
     held_out: list[tuple[Tensor, ...]] = []
     taken = 0
     for item in stream if config.validation_images else ():

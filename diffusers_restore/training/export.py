@@ -41,6 +41,14 @@ def export_pipeline(pipeline: Savable, card: ModelCard, progress: Progress, outp
     shutil.rmtree(aside)
 
 
+def holds_model(folder: Path) -> bool:
+    """Whether there is a pipeline or a network with its card, its configuration and weights."""
+    if not (folder / "README.md").is_file():
+        return False
+    places = [folder, *(path for path in folder.iterdir() if path.is_dir())]
+    return any((place / "config.json").is_file() and any(place.glob("*.safetensors")) for place in places)
+
+
 def model_card(
     title: str,
     text: CardText,

@@ -8,9 +8,11 @@ processes do what one does with gradient accumulation.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -80,6 +82,7 @@ def train(
         "train_batch_size": config.train_batch_size,
         "micro-batches of a step": config.gradient_accumulation_steps * accelerator.num_processes,
         "pictures": data.count,
+        "names of the held-out pictures": f"{zlib.crc32(json.dumps(data.measured).encode()):08x}",
     }
     folder = RunFolder(accelerator, config)
     checkpoint = folder.choose_checkpoint()
@@ -98,9 +101,12 @@ def train(
         tqdm.write(f"training on {data.description}" + (f", from step {start}" if start else ""))
     folder.start_trackers(start)
     run = _Run(accelerator, objective, data, optimizer_configs, config, export, settings, folder, state)
-    # The export in output_dir is the best of this run only if the run resumes where it stopped.
-    exported = _Exported.of(numbers) if config.resume_from_checkpoint == "latest" else _Exported()
+    # The export in output_dir is the best of this run only if the run resumes where it stopped, and if it is there.
+    keeps = config.resume_from_checkpoint == "latest" and folder.holds_model()
+    exported = _Exported.of(numbers) if keeps else _Exported()
     try:
+        if start == config.max_train_steps and not keeps:
+            exported = run.measure(start, exported)
         exported = run.steps(start, exported, means)
     except TrainingStopped as stopped:
         if accelerator.is_main_process:
@@ -172,7 +178,8 @@ class _Run:
                 bar.update()
                 stopped_by = request.agreed()
                 if done % config.checkpointing_steps == 0 or last:
-                    exported = self._measure_and_save(done, exported)
+                    exported = self.measure(done, exported)
+                    self._save(done, exported)
                     means.restart_clock()
                 elif stopped_by:
                     self._save(done, exported, means)
@@ -204,8 +211,8 @@ class _Run:
             accelerator, self.objective, state.wrapped, state.stepped, corrupted, self.config, step, state.copies
         )
 
-    def _measure_and_save(self, done: int, exported: _Exported) -> _Exported:
-        """Measure, export if nothing was better, write a checkpoint; returns what was exported last."""
+    def measure(self, done: int, exported: _Exported) -> _Exported:
+        """Measure, and export if nothing was better; returns what was exported last."""
         _check_finite(self.state.trained, done)
         self.state.copy_buffers()
         measured = self.state.measured
@@ -216,7 +223,6 @@ class _Run:
             if score >= best or best == -math.inf:  # equal where a run was killed after its export
                 exported = _Exported(score if math.isfinite(score) else best, progress.figures)
                 self.export(measured, progress)
-        self._save(done, exported)
         return exported
 
     def _save(self, done: int, exported: _Exported, means: _Means | None = None) -> None:

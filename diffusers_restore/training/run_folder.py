@@ -21,6 +21,7 @@ from ..files import write_text
 from ..foreign import parse_json
 from .checkpoints import checkpoints, find_damage, save_checkpoint, tidy
 from .config import LoopConfig
+from .export import holds_model
 from .progress import Progress
 
 LOG = "metrics.jsonl"
@@ -65,6 +66,13 @@ class RunFolder:
                 "--resume_from_checkpoint latest, or take another folder"
             )
         return checkpoint
+
+    def holds_model(self) -> bool:
+        """Whether an export is there, which the main process looks for."""
+        found = [self._accelerator.is_main_process and holds_model(self.path)]
+        if self._accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        return found[0]
 
     def open(self, start: int) -> None:
         """Make the folder, lock it while this process lives, and remove what a killed run wrote after `start`.

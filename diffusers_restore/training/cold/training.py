@@ -74,7 +74,9 @@ def train_cold(config: ColdConfig, *, dry_run: bool = False) -> None:
         shown="Held-out pictures: degraded, the first estimate, restored, as they were",
         figures=FIGURES,
         base=config.pretrained_model_name_or_path,
-        tries=(RESTORE, SAMPLE) if config.prior_components else (RESTORE,),
+        # What acts through a state that a picture doesn't tell is undone by the first estimate alone.
+        tries=(RESTORE + " --direct" * bool(scheduler.degradation.state_shapes(1, 1, 1)),)
+        + ((SAMPLE,) if config.prior_components else ()),
     )
     start(run, config, dry_run=dry_run)
 
