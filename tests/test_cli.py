@@ -234,7 +234,8 @@ def test_tasks_as_json() -> None:
     succeeds(result)
     listed = {task["name"]: task for task in json.loads(result.output)}
     assert set(listed) == set(TASKS)
-    assert listed["deblur-motion"]["arguments"] == [{"name": "length", "default": 15}, {"name": "angle", "default": 30}]
+    shake = [("length", 15), ("angle", 30), ("border", "circular")]
+    assert listed["deblur-motion"]["arguments"] == [{"name": name, "default": value} for name, value in shake]
     assert listed["inpaint"]["arguments"] == [{"name": "mask", "required": True}]
     assert listed["inpaint"]["summary"] == TASKS["inpaint"].summary
 
@@ -439,11 +440,12 @@ def test_grey_on_a_colour_network_stays_grey(restore: Restore, tmp_path: Path) -
 def test_a_damage_that_nobody_described_is_told(restore: Restore, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     words = (source, "-o", tmp_path / "b.png", "--task", "deblur-gauss")
-    assert restore(*words).stdout.endswith("  by default sigma=10, taps=5: operator-arg says others\n")
-    assert restore(*words, "--operator-arg", "sigma=2").stdout.endswith(
-        "  by default taps=5: operator-arg says others\n"
-    )
-    told = restore(*words, "--operator-arg", "sigma=2", "--operator-arg", "taps=3").stdout
+    photograph = "border=reflect: operator-arg sets others; border=inside is that of a photograph"
+    assert restore(*words).stdout.endswith(f"  assumed sigma=10, taps=5, {photograph}\n")
+    assert restore(*words, "--operator-arg", "sigma=2").stdout.endswith(f"  assumed taps=5, {photograph}\n")
+    words = (*words, "--operator-arg", "sigma=2", "--operator-arg", "taps=3")
+    assert restore(*words).stdout.endswith(f"  assumed {photograph}\n")
+    told = restore(*words, "--operator-arg", "border=zero").stdout
     assert "by default" not in told + restore(source, "-o", tmp_path / "b.png").stdout
 
 

@@ -545,6 +545,19 @@ def test_a_damage_without_noise_tells_nothing_of_noise(tmp_path: Path) -> None:
     succeeds(run("degrade", source, "-o", tmp_path / "o.png", "--task", "sr-bicubic4"))
 
 
+def test_what_a_user_may_not_know_is_said(model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    command = ["restore", source, "-o", tmp_path / "o.png", "--model", model, "--device", "cpu"]
+    assert "inpaint-scratches is made-up damage" in run(*command, "--task", "inpaint-scratches").stdout
+    assert "; sigma_y estimate finds what the picture has" in run(*command, "--task", "denoise").stdout
+    result = run(*command, "--task", "deblur-motion", "--operator-arg", "length=3", "--operator-arg", "border=inside")
+    succeeds(result)
+    assert "assumed angle=30: operator-arg sets others\n" in result.stdout
+    assert "conjugate gradients" not in result.stderr
+    fails(run(*command, "--task", "scratches"), 2, "for those of a photograph: --scratches auto, without a task")
+    fails(run("restore", source, "-o", tmp_path / "o.png", "--sigma-y", 0.1), 2, "--sigma-y needs --task, which says")
+
+
 def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]

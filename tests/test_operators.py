@@ -135,6 +135,40 @@ def test_a_separable_blur_with_every_border(task: str, border: str) -> None:
     assert operators.create(task, measurement_shape=operator.output_shape, border=border).input_shape == SHAPE
 
 
+@pytest.mark.parametrize("task", ["deblur-uniform", "deblur-gauss", "deblur-aniso", "deblur-motion", "deblur"])
+def test_the_inside_of_a_blur_depends_on_no_border(task: str) -> None:
+    lopsided = torch.tensor([[0, 0, 0.5, 0, 0], [0, 0.2, 0, 0, 0], [0.3, 0, 0, 0, 0], [0] * 5, [0] * 5])
+    arguments: dict[str, Any] = {
+        "deblur-motion": {"length": 5, "angle": 70},
+        "deblur": {"kernel": lopsided},
+        "deblur-gauss": {"sigma": 0.7, "taps": 5},
+        "deblur-aniso": {"sigma_vertical": 0.7, "sigma_horizontal": 0.5, "taps": 5},
+    }.get(task, {"taps": 5})
+    operator = operators.create(task, image_shape=(2, 16, 19), border="inside", **arguments)
+    check_operator(operator)
+    wide, rng = (
+        operators.create(task, image_shape=(2, 32, 35), border="circular", **arguments),
+        np.random.default_rng(0),
+    )
+    x = torch.from_numpy(rng.standard_normal((1, 2, 32, 35)))
+    of_whole = wide.forward(x)[..., 8:24, 8:27]
+    y = operator.forward(x[..., 8:24, 8:27])
+    torch.testing.assert_close(y[y != 0], of_whole[y != 0], rtol=0, atol=1e-12)
+    rows, columns = ((y != 0)[0, 0].any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
+    if task != "deblur-motion":
+        size = 2 if task == "deblur" else 4  # the lopsided kernel looks to the right and down alone
+        first = 0 if task == "deblur" else 2
+        assert rows == list(range(first, first + 16 - size))
+        assert columns == list(range(first, first + 19 - size))
+    assert rows
+    assert columns
+
+
+def test_a_border_that_a_blur_has_not() -> None:
+    with pytest.raises(InvalidInputError, match="no border named 'valid'; there are: circular, inside"):
+        operators.create("deblur-motion", image_shape=(1, 19, 19), border="valid")
+
+
 class Flip(SVDOperator):
     """A stranger to the package, as a plug-in's operator is: the picture mirrored, with its own exact products."""
 

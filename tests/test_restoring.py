@@ -130,7 +130,7 @@ def test_what_a_trained_model_needs(masked: str) -> None:
         restoring.load(masked)
     with pytest.raises(ArgumentError, match="task is for an unconditional DDPM; this model is an RDDMPipeline"):
         restoring.load(masked, task="sr2")
-    with pytest.raises(ArgumentError, match="eta is for an unconditional DDPM; the bundled restorer, which task"):
+    with pytest.raises(ArgumentError, match="eta needs task, which says what was done to the picture"):
         restoring.load(eta=0.5)
 
 
@@ -237,7 +237,10 @@ def test_a_denoiser_says_that_it_was_told_of_no_noise(prior: str, tmp_path: Path
     for options, told in (({}, True), ({"sigma_y": 0.1}, False)):
         restorer = restoring.load(prior, task="denoise", steps=1, device="cpu", **options)
         (outcome,) = restorer.restore_files(tmp_path / "a.png", tmp_path / "b.png")
-        assert ("only rounding noise, as no sigma_y is given" in outcome.remarks.notes) is told
+        assert (
+            "only rounding noise, as no sigma_y is given; sigma_y estimate finds what the picture has"
+            in outcome.remarks.notes
+        ) is told
 
 
 @pytest.mark.parametrize(

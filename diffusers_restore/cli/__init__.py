@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 
 import click
 
@@ -46,6 +47,8 @@ def main() -> None:
     Every command has its own --help. The exit status is 0 if all is done, 1 if something failed, 2 for wrong options,
     130 after Ctrl-C.
     """  # noqa: D301  # click reads the control character
+    # Of estimates that a network improves at once, or that are results of their own (`LinearOperator.pinv`).
+    warnings.filterwarnings("ignore", "conjugate gradients left a residual", UserWarning)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names that the console can't show are shown by their numbers
         sys.stdout.reconfigure(errors="backslashreplace")
 

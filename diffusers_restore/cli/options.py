@@ -24,7 +24,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def task_name(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A callback that accepts the names of tasks, or none."""
     if value is not None and value not in TASKS:
-        raise click.BadParameter(str(unknown_name("task", value, TASKS)), ctx, param)
+        of_photographs = "; for those of a photograph: --scratches auto, without a task" * ("scratch" in value)
+        raise click.BadParameter(str(unknown_name("task", value, TASKS)) + of_photographs, ctx, param)
     return value
 
 
@@ -110,7 +111,11 @@ max_pixels_option = click.option(
 
 
 def operator_options(command: Command, *, task_needed: bool = True) -> Command:
-    """The arguments and options that `restore` and `degrade` share."""
+    """The arguments and options that `restore` and `degrade` share, of which the former needs no task."""
+    masks = (
+        "the task inpaint" if task_needed else "the task inpaint, a --model that takes masks, --scratches or --faded"
+    )
+    done = "What to do" if task_needed else "What was done"
     existing = click.Path(exists=True, path_type=Path)
     existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
     decorate = with_options(
@@ -122,7 +127,7 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
             required=task_needed,
             metavar="NAME",
             callback=task_name,
-            help="What was done to the picture; `diffusers-restore tasks` lists the names.",
+            help=f"{done} to the picture; `diffusers-restore tasks` lists the names.",
         ),
         click.option(
             "--operator-arg",
@@ -136,8 +141,8 @@ def operator_options(command: Command, *, task_needed: bool = True) -> Command:
             "--mask",
             type=existing,
             metavar="FILE|FOLDER",
-            help="Black and white picture, for the task inpaint, a --model that takes masks, --scratches or --faded: "
-            "white is known, black is missing or damaged. Of a folder, each picture takes the file of its name.",
+            help=f"Black and white picture, for {masks}: white is known, black is missing or damaged. Of a folder, "
+            "each picture takes the file of its name.",
         ),
         click.option("--invert-mask", is_flag=True, help="White is missing, as in diffusers' inpainting pipelines."),
         click.option(

@@ -74,7 +74,10 @@ class Mask(SVDOperator):
         try:
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise OperatorError(f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}") from error
+            raise OperatorError(
+                f"mask must be a tensor or an array of 0 and 1, got {type(mask).__name__}; images.load_mask "
+                "makes one of a file"
+            ) from error
         if mask.is_complex() or mask.layout != torch.strided or mask.device.type == "meta":
             raise OperatorError(f"mask must hold real numbers, got {described(mask)} ({mask.layout}, {mask.device})")
         channels, height, width = self.input_shape

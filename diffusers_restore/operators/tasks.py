@@ -24,6 +24,15 @@ from .resize import BlockMean
 from .separable import BORDERS, Separable, check_kernel
 from .transforms import CompressedSensing, random_order
 
+INSIDE = "inside"
+"""The border of a photograph that a camera has blurred: what lies beyond it is in y, too, and unknown."""
+
+_ANY_BORDERS = ("circular", INSIDE)
+_SEPARABLE_BORDERS = (*BORDERS, INSIDE)
+
+MADE_UP = "made-up damage"
+"""What the summaries of tasks begin with that are for trying things only."""
+
 MAX_KERNEL = 9999  # pixels on a side; a kernel must also fit its picture
 
 
@@ -130,13 +139,19 @@ def motion_kernel(length: float, angle: float) -> Tensor:
     return kernel.index_put_((rows, columns), inside / inside.sum(), accumulate=True)
 
 
+def _check_border(border: str, known: Sequence[str]) -> str:
+    if border not in known:
+        raise unknown_name("border", border, known)
+    return border
+
+
 def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
     """A separable symmetric blur, with the fastest operator that the border allows."""
     kernel = torch.outer(check_kernel(vertical, 1), check_kernel(horizontal, 1))
-    if border == "reflect":
+    if _check_border(border, _SEPARABLE_BORDERS) == "reflect":
         return SymmetricBlur(image_shape, kernel)
-    if border == "circular":
-        return CircularBlur(image_shape, kernel)
+    if border in _ANY_BORDERS:
+        return _blur_by_any(image_shape, kernel, border)
     stages = [[{"stage": "blur", "kernel": k.tolist(), "border": border}] for k in (vertical, horizontal)]
     return Separable(image_shape, height=stages[0], width=stages[1])
 
@@ -176,12 +191,32 @@ def _gauss_shape(measurement_shape: Shape, taps: int = 5, border: str = "reflect
     return _blurred_shape(measurement_shape, taps, border)
 
 
-def _deblur_motion(image_shape: Shape, *, length: float = 15, angle: float = 30.0) -> LinearOperator:
-    return CircularBlur(image_shape, motion_kernel(length, angle))
+def _blur_by_any(image_shape: Shape, kernel: Any, border: str) -> LinearOperator:
+    """A blur by any kernel, of which y counts as a whole, or "inside": where it knows nothing of what lies beyond."""
+    blur = CircularBlur(image_shape, kernel)
+    if _check_border(border, _ANY_BORDERS) == "circular":
+        return blur
+    _, height, width = image_shape
+    inside = torch.zeros(height, width)
+    rows, columns = (
+        slice(max(0, int(offsets.max())), size + min(0, int(offsets.min())))  # y_i takes x_(i - offset)
+        for offsets, size in (
+            (blur.kernel.any(dim=1).nonzero() - blur.kernel.shape[0] // 2, height),
+            (blur.kernel.any(dim=0).nonzero() - blur.kernel.shape[1] // 2, width),
+        )
+    )
+    inside[rows, columns] = 1
+    return Mask(image_shape, inside) @ blur
 
 
-def _deblur(image_shape: Shape, *, kernel: Any) -> LinearOperator:
-    return CircularBlur(image_shape, kernel)
+def _deblur_motion(
+    image_shape: Shape, *, length: float = 15, angle: float = 30.0, border: str = "circular"
+) -> LinearOperator:
+    return _blur_by_any(image_shape, motion_kernel(length, angle), border)
+
+
+def _deblur(image_shape: Shape, *, kernel: Any, border: str = "circular") -> LinearOperator:
+    return _blur_by_any(image_shape, kernel, border)
 
 
 def _inpaint(image_shape: Shape, *, mask: Any) -> LinearOperator:
@@ -310,18 +345,21 @@ def _compressed_sensing(ratio: int) -> Task:
 
 denoise = Task("noise only", Identity)
 inpaint = Task("missing pixels, by your mask (white = measured)", _inpaint)
-inpaint_random = Task("made-up damage: pixels missing at random", _inpaint_random)
-inpaint_box = Task("made-up damage: a box in the middle, `side` of the picture's", _inpaint_box)
-inpaint_text = Task("made-up damage: printed text", _inpaint_text)
-inpaint_scratches = Task("made-up damage: scratches and spots; for your own, see inpaint", _inpaint_scratches)
+inpaint_random = Task(f"{MADE_UP}: pixels missing at random", _inpaint_random)
+inpaint_box = Task(f"{MADE_UP}: a box in the middle, `side` of the picture's", _inpaint_box)
+inpaint_text = Task(f"{MADE_UP}: printed text", _inpaint_text)
+inpaint_scratches = Task(f"{MADE_UP}: scratches and spots; for your own, see inpaint", _inpaint_scratches)
 sr2, sr4, sr8, sr16 = (_super_resolution(factor) for factor in (2, 4, 8, 16))
 sr_bicubic4, sr_bicubic8, sr_bicubic16 = (_bicubic_super_resolution(factor) for factor in (4, 8, 16))
 sr_blur4 = _blurred_super_resolution(4)
 colorize = Task("colours of a grey picture", _colorize, _coloured_shape)
 cs2, cs4 = _compressed_sensing(2), _compressed_sensing(4)
-deblur_uniform = Task(f"blur by a box; border: {', '.join(BORDERS)}", _deblur_uniform, _uniform_shape)
-deblur_gauss = Task(f"blur by a Gaussian; border: {', '.join(BORDERS)}", _deblur_gauss, _gauss_shape)
-deblur_aniso = Task(f"blur by an anisotropic Gaussian; border: {', '.join(BORDERS)}", _deblur_aniso, _uniform_shape)
-deblur_motion = Task("straight camera shake; opposite borders meet", _deblur_motion)
-deblur = Task("blur by any kernel (a picture or .npy file); opposite borders meet", _deblur)
+_BORDERS = "border: {}; `inside` is that of a photograph"
+_any = _BORDERS.format(", ".join(_SEPARABLE_BORDERS))
+deblur_uniform = Task(f"blur by a box; {_any}", _deblur_uniform, _uniform_shape)
+deblur_gauss = Task(f"blur by a Gaussian; {_any}", _deblur_gauss, _gauss_shape)
+deblur_aniso = Task(f"blur by an anisotropic Gaussian; {_any}", _deblur_aniso, _uniform_shape)
+_few = _BORDERS.format(", ".join(_ANY_BORDERS))
+deblur_motion = Task(f"straight camera shake; {_few}", _deblur_motion)
+deblur = Task(f"blur by any kernel (a picture or .npy file); {_few}", _deblur)
 jpeg = Task("artefacts of JPEG; subsampled: its colours have half the size", _jpeg)

@@ -36,7 +36,7 @@ def settled(restored: Tensor, given: Tensor) -> tuple[Tensor, Remarks]:
     change, largest = (127.5 * float(one.sqrt()) for one in (squares.mean(), parts.max()))
     if not (change < LITTLE and largest < SOMEWHERE):
         return restored, Remarks()
-    note = f"left as it is: restoring would change it by {change:.1f} of 255 grey levels alone"
+    note = f"left as it is: restoring would change it by only {change:.1f} of 255 grey levels"
     return given, Remarks((note,))
 
 
@@ -51,6 +51,6 @@ def of_noise(picture: Tensor) -> Remarks:
     return Remarks(
         warnings=(
             f"has noise of about {noise:.0f} of 255 grey levels, and this restorer was trained for "
-            f"{_TRAINED_NOISE:.0f} at most; the task denoise with a noise of {noise / 127.5:.2f} does better",
+            f"{_TRAINED_NOISE:.0f} at most; the task denoise with sigma_y {noise / 127.5:.2f} does better",
         )
     )

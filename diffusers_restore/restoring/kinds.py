@@ -108,11 +108,13 @@ def choose(model: str | PathLike[str] | None, given: Iterable[str]) -> tuple[str
         model, kind = DEFAULT_OLD_PHOTO_RESTORER if "faded" in given else DEFAULT_RESTORER, SCRATCHED
         this = f"{{{of_old[0]}}} leaves the choice of models and steps to {{1}}"
     elif {"task", "operator_args", "mask", "kernel", "method", "method_args"}.isdisjoint(given):
-        model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer, which {task} switches off, is {1}"
+        model, kind, this = DEFAULT_RESTORER, RDDM, "the bundled restorer is {1}"
     else:
         model, kind, this = DEFAULT_PRIOR, PRIOR, "the bundled prior is {1}"
     for name in given:
         able = [other.noun for other in KINDS if name in other.options]
+        if kind is RDDM and model == DEFAULT_RESTORER and PRIOR.noun in able and kind.noun not in able:
+            raise ArgumentError(f"{{{name}}} needs {{task}}, which says what was done to the picture, such as denoise")
         if able and kind.noun not in able:
             those = " or ".join([", ".join(able[:-1]), able[-1]] if len(able) > 1 else able)
             raise ArgumentError(f"{{{name}}} is for {{0}}; {this}", those, kind.noun)

@@ -41,6 +41,7 @@ _LEAST = 0.001
 """A share of a photograph that is worth a word."""
 
 _ALL = 0.9
+_MANY = 0.05  # rarely scratches alone
 """A share of a photograph above which what is found is wrong."""
 
 
@@ -229,6 +230,8 @@ def _remarks(share: float, wide: float, *, filled: bool) -> Remarks:
         filled: whether it is filled in; else a mask of it is made.
     """
     remarks = taken_for_scratches(share, filled=filled)
+    if filled and share > _MANY:
+        remarks += Remarks(("look at what: scratches find makes a mask of it",))
     if share > _ALL:
         nothing = "nothing was filled in" if filled else "the mask is white"
         remarks = Remarks(warnings=(f"{remarks.notes[0]}, which can't be right: {nothing}",))

@@ -15,6 +15,7 @@ from ..evaluation.noise import estimate_noise, jpeg_loss
 from ..images import Picture
 from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
+from ..operators.tasks import MADE_UP
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
 from ..schedulers.scheduling_dpir import DPIRScheduler, dpir_levels, hole_radius, measures_all, one_level
@@ -227,11 +228,15 @@ class ZeroShotRestorer(Restorer):
         return Draw(work, {"image": y}, alike), remarks + self._of_steps(scheduler, measurement)
 
     def _of_defaults(self) -> Remarks:
-        """Which damage a task undoes where nobody said which; of another one, it makes rings."""
+        """Which damage a task undoes where nobody said which; of another one, it makes rings, or new damage."""
+        if TASKS[self.task].summary.startswith(MADE_UP):
+            return Remarks((f"{self.task} is {MADE_UP}: it fits what `degrade` made with the same arguments alone",))
         known = {name: one.default for name, one in TASKS[self.task].arguments.items() if name not in self.arguments}
         numbers = {name: value for name, value in known.items() if type(value) in (int, float) and name != "seed"}
         words = [f"{name}={value:g}" for name, value in numbers.items()]
-        return Remarks((f"by default {', '.join(words)}: operator-arg says others",)) if words else Remarks()
+        words += [f"border={known['border']}"] if "border" in known else []
+        photograph = "; border=inside is that of a photograph" * ("border" in known)
+        return Remarks((f"assumed {', '.join(words)}: operator-arg sets others{photograph}",)) if words else Remarks()
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
@@ -257,13 +262,12 @@ class ZeroShotRestorer(Restorer):
         """The standard deviation of the noise in y, and where it comes from."""
         if self.sigma_y is None:
             sigma_y = self._file_noise(picture, operator)
-            if sigma_y > rounding_noise(picture.bits):
-                return sigma_y, Remarks(
-                    (f"what JPEG took counts as noise of {127.5 * sigma_y:.1f} of 255 grey levels",)
-                )
             # A denoiser that is told of no noise leaves a picture as it is.
-            told = ("only rounding noise, as no sigma_y is given",) if self.task == "denoise" and of_picture else ()
-            return sigma_y, Remarks(told)
+            more = "; sigma_y estimate finds what the picture has" * (self.task == "denoise" and of_picture)
+            if sigma_y > rounding_noise(picture.bits):
+                told = f"what JPEG took counts as noise of {127.5 * sigma_y:.1f} of 255 grey levels{more}"
+                return sigma_y, Remarks((told,))
+            return sigma_y, Remarks((f"only rounding noise, as no sigma_y is given{more}",) if more else ())
         if self.sigma_y != ESTIMATE:
             sigma_y = float(self.sigma_y)
             if of_picture:

@@ -101,10 +101,12 @@ VARIANCE_PRESERVING = (
 # Why other schedulers are refused that users may try.
 _REASONS = {
     "CMStochasticIterativeScheduler": "its network is a consistency model, which estimates no noise",
+    "ColdDiffusionScheduler": "it is that of a ColdDiffusionPipeline, which loads the repository",
     "EDMDPMSolverMultistepScheduler": "its network is fed with scaled pictures and log sigma / 4 (EDM)",
     "EDMEulerScheduler": "its network is fed with scaled pictures and log sigma / 4 (EDM)",
     "KarrasVeScheduler": "it says nothing of the noise levels that its network was trained with",
     "LCMScheduler": "its network is a consistency model, distilled for one chain",
+    "RDDMScheduler": "it is that of an RDDMPipeline, which loads the repository",
     "ScoreSdeVeScheduler": "its network is a score of a variance-exploding process; DDRMPipeline restores with it",
     "TCDScheduler": "its network is a consistency model, distilled for one chain",
 }

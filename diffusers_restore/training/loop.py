@@ -152,7 +152,8 @@ class _Run:
             world_size=self.accelerator.num_processes,
             first_step=start,
         )
-        options = {"initial": start, "total": config.max_train_steps, "smoothing": 0.05}
+        seldom = 0.1 if sys.stderr.isatty() else 15  # seconds between two lines of a log
+        options = {"initial": start, "total": config.max_train_steps, "smoothing": 0.05, "mininterval": seldom}
         with (
             closing(batches),
             own_random_state(self.accelerator.device),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from inspect import signature
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from tqdm.auto import tqdm
 
 from ...errors import InvalidInputError, one_line, unknown_name
 from ...hub.cards import CardText
@@ -17,6 +19,7 @@ from ..config import CropConfig, UNetConfig, flatten
 from ..data import TrainingData
 from ..networks import load_scheduler
 from ..pairs import PairMaker, check_damage, keeps_grey, make_damage, open_pairs
+from ..processes import is_main_process
 from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .aosa import select
 from .config import PairConfig, RDDMConfig, ResidualConfig
@@ -56,6 +59,9 @@ def train_rddm(config: RDDMConfig, *, dry_run: bool = False) -> None:
         config = _select_prediction(config, data, damage, options, dry_run=dry_run)
     inputs, scheduler = _inputs(config), make_scheduler(config.objective)
     objective, networks = _make_objective(config, scheduler, damage), make_networks(config, scheduler, inputs)
+    if not pairs.paired and is_main_process():
+        nothing = "no damage and no degraded pictures are named: the network learns to make pictures of noise"
+        tqdm.write(nothing, file=sys.stderr)
     trained_for: dict[str, Any] = {"keeps_grey": keeps_grey(pairs), "generates": not pairs.paired}
     RDDMPipeline(scheduler=scheduler, **networks, **trained_for)  # raises its errors now
     optimizers = dict.fromkeys(networks, config.optimizer)
