@@ -618,3 +618,23 @@ def test_ddrm_jpeg_refuses_what_would_end_in_noise() -> None:
     for sigma_y, able in ((0.0, True), (0.0023, False), (0.1, False)):
         assert ("ddrm-jpeg" in methods_for(blur, sigma_y)) is able
         assert "ddrm-jpeg" in methods_for(rows, sigma_y)
+
+
+def test_a_photograph_that_a_camera_has_blurred_comes_back() -> None:
+    """Of a border that assumes something, a known blur makes stripes; "inside" knows nothing of what lies beyond."""
+    photograph = images.load(Path(DEFAULT_PRIOR).parent / "photos" / "coffee.png").tensor
+    kernel = motion_kernel(7, 0)
+    seen = CircularBlur(tuple(photograph.shape[1:]), kernel).forward(photograph)[..., 40:104, 40:120]
+    clean = photograph[..., 40:104, 40:120]
+    y = ((seen + 1) * 127.5).round() / 127.5 - 1
+    pipe = DDRMPipeline.from_pretrained(DEFAULT_PRIOR)
+    pipe.scheduler = METHODS["dpir"].from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    found = {}
+    for border in ("circular", "inside"):
+        operator = operators.create("deblur-motion", image_shape=(3, 64, 80), length=7, angle=0, border=border)
+        x = pipe(y, operator=operator, sigma_y=0.005, num_inference_steps=8, output_type="latent").images
+        found[border] = psnr(x[0], clean[0])
+    blurred = psnr(y[0], clean[0])
+    assert found["inside"] > blurred + 5
+    assert found["circular"] < blurred
