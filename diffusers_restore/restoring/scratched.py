@@ -41,8 +41,10 @@ _LEAST = 0.001
 """A share of a photograph that is worth a word."""
 
 _ALL = 0.9
-_MANY = 0.05  # rarely scratches alone
 """A share of a photograph above which what is found is wrong."""
+
+_MANY = 0.05
+"""A share of a photograph that is rarely scratches alone."""
 
 
 def grown(mask: Tensor, pixels: int) -> Tensor:
