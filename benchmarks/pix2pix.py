@@ -390,7 +390,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         "# Pix2pix beside L1 alone and RDDM\n",
         "L1: mean absolute distance to the truth in [-1, 1]. PSNR in dB. Variety: mean absolute distance of two "
         "pictures made of one input with different seeds; Pix2pix's noise is dropout alone. s/picture: the median, one "
-        "picture at a time. training: the sum of the seconds of all steps, on the CPU core that they ran on.\n",
+        "picture at a time. training: the sum of the seconds of all steps, on the CPU core that they ran on, beside "
+        "other work.\n",
     ]
     if (found := report["tasks"].get("facades")) is not None:
         text.append(
