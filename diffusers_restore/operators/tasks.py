@@ -209,6 +209,11 @@ def _blur_by_any(image_shape: Shape, kernel: Any, border: str) -> LinearOperator
     return Mask(image_shape, inside) @ blur
 
 
+def _of_blur(what: str, borders: Sequence[str]) -> str:
+    """The summary of a task."""
+    return f"{what}; border: {', '.join(borders)}; `{INSIDE}` is that of a photograph"
+
+
 def _deblur_motion(
     image_shape: Shape, *, length: float = 15, angle: float = 30.0, border: str = "circular"
 ) -> LinearOperator:
@@ -354,12 +359,9 @@ sr_bicubic4, sr_bicubic8, sr_bicubic16 = (_bicubic_super_resolution(factor) for 
 sr_blur4 = _blurred_super_resolution(4)
 colorize = Task("colours of a grey picture", _colorize, _coloured_shape)
 cs2, cs4 = _compressed_sensing(2), _compressed_sensing(4)
-_BORDERS = "border: {}; `inside` is that of a photograph"
-_any = _BORDERS.format(", ".join(_SEPARABLE_BORDERS))
-deblur_uniform = Task(f"blur by a box; {_any}", _deblur_uniform, _uniform_shape)
-deblur_gauss = Task(f"blur by a Gaussian; {_any}", _deblur_gauss, _gauss_shape)
-deblur_aniso = Task(f"blur by an anisotropic Gaussian; {_any}", _deblur_aniso, _uniform_shape)
-_few = _BORDERS.format(", ".join(_ANY_BORDERS))
-deblur_motion = Task(f"straight camera shake; {_few}", _deblur_motion)
-deblur = Task(f"blur by any kernel (a picture or .npy file); {_few}", _deblur)
+deblur_uniform = Task(_of_blur("blur by a box", _SEPARABLE_BORDERS), _deblur_uniform, _uniform_shape)
+deblur_gauss = Task(_of_blur("blur by a Gaussian", _SEPARABLE_BORDERS), _deblur_gauss, _gauss_shape)
+deblur_aniso = Task(_of_blur("blur by an anisotropic Gaussian", _SEPARABLE_BORDERS), _deblur_aniso, _uniform_shape)
+deblur_motion = Task(_of_blur("straight camera shake", _ANY_BORDERS), _deblur_motion)
+deblur = Task(_of_blur("blur by any kernel (a picture or .npy file)", _ANY_BORDERS), _deblur)
 jpeg = Task("artefacts of JPEG; subsampled: its colours have half the size", _jpeg)
