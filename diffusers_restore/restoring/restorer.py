@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..files import write_bytes
 from ..images import Picture
 from .arguments import ArgumentError, check, check_flag
 from .comparing import Comparison
+from .draws import Draw, draw_together
 from .jobs import (
     Done,
     Job,
@@ -35,7 +35,8 @@ from .jobs import (
 from .manifest import Manifest
 from .masks import Masks
 from .memory import enough_memory
-from .packed import Packed, load, size_of
+from .opened import Opened, as_grey, could_be, grouped
+from .packed import load, size_of
 from .pairing import (
     DEFAULT_DATASET,
     DatasetOptions,
@@ -51,70 +52,6 @@ from .processes import Processes
 from .progress import bar_options
 from .room import AUTO, LARGE, check_tile, make_room, seconds
 from .watching import Step, stoppable
-
-_GREY = 2.5 * 2 / 255
-"""How far the channels of a grey picture may be apart: two levels of 8 bits, by which saving as JPEG moves them."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How a picture is restored: a function of tensors, which takes several pictures where theirs are stacked.
-
-    Attributes:
-        work: (`inputs`, the number of a sample, 0 the first) -> restored pictures (B, C, H, W) in [-1, 1]; what it
-            makes of a picture doesn't depend on the others.
-        inputs: (1, ...) each, by name.
-        alike: where it is equal, and not None, the functions are, too.
-    """
-
-    work: Callable[[Mapping[str, Tensor], int], Tensor]
-    inputs: Mapping[str, Tensor]
-    alike: Hashable = None
-
-    @property
-    def key(self) -> Hashable:
-        """What pictures that are restored together have in common; None for one that is restored alone."""
-        shapes = tuple((name, tuple(one.shape)) for name, one in self.inputs.items())
-        return None if self.alike is None else (self.alike, shapes)
-
-
-def draw_together(draws: Sequence[Draw], number: int) -> Sequence[Tensor]:
-    """A sample of each picture, (1, C, H, W); all have the same key."""
-    if len(draws) == 1:
-        return [draws[0].work(draws[0].inputs, number)]
-    inputs = {name: torch.cat([draw.inputs[name] for draw in draws]) for name in draws[0].inputs}
-    return draws[0].work(inputs, number).split(1)
-
-
-def generators(seed: int, inputs: Mapping[str, Tensor]) -> list[torch.Generator]:
-    """One for each picture, all with one seed, on the CPU: the same noise on every device, and beside any others."""
-    count = len(next(iter(inputs.values())))
-    return [torch.Generator().manual_seed(seed) for _ in range(count)]
-
-
-def _nothing(inputs: Mapping[str, Tensor], number: int) -> Tensor:
-    raise AssertionError("a picture that couldn't be prepared is not restored")
-
-
-@dataclass
-class _Open:
-    """A picture that is being restored."""
-
-    job: Job
-    picture: Picture
-    stored_as_rgb: bool
-    alpha: Tensor | None
-    bits: int
-    draw: Draw = field(default_factory=lambda: Draw(_nothing, {}))
-    remarks: Remarks = field(default_factory=Remarks)
-    size: tuple[int, int] = (0, 0)
-    total: Tensor | None = None
-    failure: InvalidInputError | OSError | None = None
-
-    @property
-    def result(self) -> Result:
-        """What became of it."""
-        return self.failure or Done(self.job, self.size, self.remarks)
 
 
 class Restorer(ABC):
@@ -233,27 +170,27 @@ class Restorer(ABC):
     def _restore_together(self, jobs: Sequence[Job], position: str, keep: bool) -> list[Result]:
         opened = [attempt(self._open, job, keep) for job in jobs]
         # By shape first: how a pipeline sees large pictures is set for one shape at a time.
-        for same in _grouped((one for one in opened if isinstance(one, _Open)), lambda one: one.picture.tensor.shape):
+        for same in grouped((one for one in opened if isinstance(one, Opened)), lambda one: one.picture.tensor.shape):
             for one in same:
                 one.failure = attempt(self._prepare, one)
-            for together in _grouped(same, lambda one: one.draw.key or one.job):
+            for together in grouped(same, lambda one: one.draw.key or one.job):
                 self._restore(together, position, keep)
-        return [one.result if isinstance(one, _Open) else one for one in opened]
+        return [one.result if isinstance(one, Opened) else one for one in opened]
 
-    def _open(self, job: Job, keep: bool) -> _Open | Done:
+    def _open(self, job: Job, keep: bool) -> Opened | Done:
         if keep and job.done:  # another run may have been faster
             _, _, height, width = images.load(job.targets[0], max_pixels=self.max_pixels).tensor.shape
             return Done(job, (width, height))
         picture = load(job.source, max_pixels=self.max_pixels)
         alpha, bits = (None, 8) if self.makes_masks else (job.alpha(picture), job.bits(picture))
-        picture, stored_as_rgb = _as_grey(picture)
-        return _Open(job, picture, stored_as_rgb, alpha, bits)
+        picture, stored_as_rgb = as_grey(picture)
+        return Opened(job, picture, stored_as_rgb, alpha, bits)
 
-    def _prepare(self, one: _Open) -> None:
+    def _prepare(self, one: Opened) -> None:
         one.draw, remarks = self.prepare(one.picture, one.job)
         one.remarks = describe_pages(one.picture) + remarks
 
-    def _restore(self, together: Sequence[_Open], position: str, keep: bool) -> None:
+    def _restore(self, together: Sequence[Opened], position: str, keep: bool) -> None:
         for i in range(self.samples):
             wanted = [one for one in together if one.failure is None and not (keep and self._has(one.job, i))]
             if not wanted:
@@ -269,7 +206,7 @@ class Restorer(ABC):
             for n, one in enumerate(wanted):
                 one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[n], i)
 
-    def _restore_alone(self, one: _Open, number: int) -> None:
+    def _restore_alone(self, one: Opened, number: int) -> None:
         drawn = attempt(self._draw, [one], number)
         one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[0], number)
 
@@ -277,7 +214,7 @@ class Restorer(ABC):
         """Whether the file of a sample is there."""
         return not self.average and job.targets[number].exists()
 
-    def _draw(self, pictures: Sequence[_Open], number: int) -> Sequence[Tensor]:
+    def _draw(self, pictures: Sequence[Opened], number: int) -> Sequence[Tensor]:
         height, width = pictures[0].picture.tensor.shape[-2:]
         with enough_memory(
             "not enough memory for {0}x{1} pixels; take a smaller picture, or another {device}", width, height
@@ -289,7 +226,7 @@ class Restorer(ABC):
             except ValueError as error:  # of a network, such as a norm of a single pixel: other pictures may do
                 raise InvalidInputError(f"the model fails for {width}x{height} pixels: {one_line(error)}") from error
 
-    def _add(self, one: _Open, x: Tensor, number: int) -> None:
+    def _add(self, one: Opened, x: Tensor, number: int) -> None:
         """Write a sample, or the mean after the last one."""
         x, remarks = self.settle(x, one.picture.tensor)
         one.remarks += remarks if number == 0 else Remarks()
@@ -304,7 +241,7 @@ class Restorer(ABC):
                 return
             x = one.total / self.samples
         copied = unchanged and not self.average and self.quality is None and one.picture.pages == 1
-        if copied and _could_be(one.job.source, target):
+        if copied and could_be(one.job.source, target):
             write_bytes(target, one.job.source.read_bytes())  # JPEG would lose by being encoded again
             return
         quality = self.quality if target.suffix.lower() in images.QUALITY_SUFFIXES else None
@@ -562,29 +499,6 @@ class Batch:
             return Remarks(warnings=(f"isn't compared: {error}",))
 
 
-def _grouped(pictures: Iterable[_Open], key: Callable[[_Open], Hashable]) -> list[list[_Open]]:
-    """The pictures, those of one key together."""
-    groups: dict[Hashable, list[_Open]] = {}
-    for one in pictures:
-        groups.setdefault(key(one), []).append(one)
-    return list(groups.values())
-
-
 def by_size(jobs: Sequence[Job]) -> list[Job]:
     """The jobs, those with pictures of one size together."""
     return sorted(jobs, key=lambda job: size_of(job.source))
-
-
-def _could_be(source: Path | Packed, target: Path) -> bool:
-    """Whether a copy of a picture's file is a file of the target's format."""
-    if not isinstance(source, Path) or source.suffix.lower() != target.suffix.lower():
-        return False
-    return images.is_of_its_suffix(source)
-
-
-def _as_grey(picture: Picture) -> tuple[Picture, bool]:
-    """A grey picture that is stored as RGB, as scanners and phones do, in one channel; and whether it is one."""
-    x = picture.tensor
-    if picture.bits == 32 or x.shape[1] != 3 or float((x.amax(1) - x.amin(1)).max()) > _GREY:
-        return picture, False
-    return replace(picture, tensor=x.mean(dim=1, keepdim=True)), True

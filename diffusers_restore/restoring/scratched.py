@@ -17,12 +17,13 @@ from ..pipelines.pipeline_scratch_detection import find_scratches
 from ..registries import METHODS
 from .arguments import ArgumentError, check
 from .blind import settled
+from .draws import Draw
 from .jobs import Job, PathInput, Remarks
 from .kinds import DETECTOR, MAX_SEED, PRIOR, RDDM
 from .loading import load_pipeline
 from .masks import Masks
 from .memory import enough_memory
-from .restorer import Draw, Restorer
+from .restorer import Restorer
 from .scales import coarse_to_fine
 from .trained import MEMORY, taken_for_scratches
 from .watching import watched

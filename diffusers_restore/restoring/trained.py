@@ -13,12 +13,13 @@ from ..images import Picture
 from ..pipelines.pipeline_scratch_detection import find_scratches
 from .arguments import ArgumentError, check, check_samples
 from .blind import of_noise, settled
+from .draws import Draw, generators
 from .jobs import Job, PathInput, Remarks
 from .kinds import COLD, MAX_SEED, OLD_PHOTO, PIX2PIX, RDDM
 from .loading import load_pipeline
 from .masks import Masks
 from .memory import check_memory, check_old_photo_memory, enough_memory
-from .restorer import Draw, Restorer, generators
+from .restorer import Restorer
 from .watching import watched
 
 MEMORY = 120

@@ -21,12 +21,13 @@ from ..registry import PlugInError
 from ..schedulers.scheduling_dpir import DPIRScheduler, dpir_levels, hole_radius, measures_all, one_level
 from ..schedulers.zero_shot import ZeroShotScheduler, method_options
 from .arguments import ArgumentError, check, check_file, check_mapping, check_samples
+from .draws import Draw, generators
 from .jobs import Job, PathInput, Remarks
 from .kinds import MAX_SEED, PRIOR
 from .loading import check_class_label, load_pipeline
 from .masks import Masks
 from .measuring import check_noise_of_picture, is_picture, task_arguments
-from .restorer import Draw, Restorer, generators
+from .restorer import Restorer
 from .trained import check_steps
 from .watching import watched
 
