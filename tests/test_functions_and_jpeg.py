@@ -141,6 +141,34 @@ def test_a_solution_that_was_not_reached_is_said_to_be_approximate() -> None:
     operator.prox(y, y, 1e-3)
 
 
+def test_what_rounding_leaves_does_not_grow() -> None:
+    """The step after the last one that rounding allows would lead away again, a thousandfold within the 500 steps."""
+    operator = operators.create("deblur-gauss", image_shape=(1, 24, 24), border="inside", sigma=1.5, taps=9)
+    y = operator.measured(pictures(64, (1, 24, 24), torch.float32))
+    for weight in (5e-4, 2e-3):
+        x = operator.prox(torch.zeros_like(y), y, weight)
+        left = operator.adjoint(y - operator.forward(x)) - weight * x
+        assert (left.flatten(1).norm(dim=1) < 1e-5 * operator.adjoint(y).flatten(1).norm(dim=1)).all()
+
+
+def test_a_rough_prox_takes_fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = ill_conditioned()
+    y = pictures(1, (1, 32, 32), torch.float32)
+    exact = operator.prox(y.double(), y.double(), 1e-4).float()
+    calls: list[Tensor] = []
+    forward = operator.forward
+    monkeypatch.setattr(operator, "forward", lambda x: calls.append(x) or forward(x))
+    rough = operator.rough_prox(y, y, 1e-4)
+    assert 90 < len(calls) <= 101
+    assert 1e-4 < (rough - exact).norm() / (exact - y).norm() < 0.05
+
+
+def test_a_prox_in_closed_form_is_never_rough() -> None:
+    operator = CircularBlur(SHAPE, KERNEL)
+    x, y = pictures(1), pictures(1)
+    assert operator.rough_prox(x, y, 0.1).equal(operator.prox(x, y, 0.1))
+
+
 def test_nan_is_not_solved_away() -> None:
     y = torch.cat([pictures(dtype=torch.float32), torch.full((1, *SHAPE), torch.nan)])
     x = (Mask(SHAPE, MASKS) @ CircularBlur(SHAPE, KERNEL)).pinv(y)

@@ -16,7 +16,7 @@ from ..errors import InvalidInputError, OperatorError, check_int, check_real, on
 from ..registries import OPERATORS
 from ..tensors import described
 from .arguments import check_images, check_methods, check_together
-from .solving import least_squares
+from .solving import conjugate_gradients, least_squares
 
 Shape = tuple[int, int, int]
 
@@ -170,6 +170,18 @@ class LinearOperator(Operator):
         """
         weight = self._check_prox(x, y, weight)
         return x + least_squares(self.forward, self.adjoint, self.measured(y) - self.forward(x), weight)
+
+    def rough_prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
+        """`prox`, within 100 steps of conjugate gradients where it takes any: for what a network will improve.
+
+        The remaining ones change a deblurred photograph little, and as often for the worse as for the better; most at
+        the borders of a wide Gaussian blur.
+        """
+        if type(self).prox is not LinearOperator.prox:  # in closed form
+            return self.prox(x, y, weight)
+        weight = self._check_prox(x, y, weight)
+        left = self.measured(y) - self.forward(x)
+        return x + conjugate_gradients(self.forward, self.adjoint, left, weight, 100)[0]
 
     def repeat_interleave(self, count: int) -> LinearOperator:
         return self

@@ -44,7 +44,7 @@ def posterior_mean(x: Tensor, measurement: Measurement, variance: float) -> Tens
         return x + operator.v(scale(measurement.y_bar - operator.vt(x), w))
     if measurement.sigma_y == 0:
         return x + operator.pinv(measurement.y - operator.forward(x))
-    return operator.prox(x, measurement.y, measurement.sigma_y**2 / variance)
+    return operator.rough_prox(x, measurement.y, measurement.sigma_y**2 / variance)
 
 
 def posterior_noise(
