@@ -558,6 +558,21 @@ def test_what_a_user_may_not_know_is_said(model: Path, tmp_path: Path) -> None:
     fails(run("restore", source, "-o", tmp_path / "o.png", "--sigma-y", 0.1), 2, "--sigma-y needs --task, which says")
 
 
+def test_less_noise_than_rounding_leaves_is_doubted_where_that_matters(model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    command = ["restore", source, "-o", tmp_path / "o.png", "--model", model, "--device", "cpu", "--steps", 2, "--task"]
+    told = f"note: {source} has more noise than sigma_y 0: 8 bits are rounded, by 0.0023, which undoing this damage"
+    for task, sigma_y, doubted in (
+        ("deblur-gauss", 0, True),
+        ("deblur-gauss", 0.0023, False),
+        ("deblur-gauss", 0.003, False),
+        ("sr2", 0, False),
+    ):
+        assert (told in run(*command, task, "--sigma-y", sigma_y).stderr) is doubted
+    inside = ["deblur-motion", "--operator-arg", "length=3", "--operator-arg", "border=inside"]
+    assert told in run(*command, *inside, "--sigma-y", 0).stderr
+
+
 def test_one_step_of_a_prior_is_too_few(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png")
     command = ["restore", source, "-o", tmp_path / "o.png", "--task", "denoise", "--model", model, "--device", "cpu"]

@@ -13,7 +13,7 @@ from .. import operators
 from ..errors import InvalidInputError, check_int, check_real, one_line, unknown_name
 from ..evaluation.noise import estimate_noise, jpeg_loss
 from ..images import Picture
-from ..operators import Identity, Mask, Measurement, Operator, SVDOperator
+from ..operators import Identity, LinearOperator, Mask, Measurement, Operator, SVDOperator
 from ..operators.families import DisjointRows
 from ..operators.tasks import MADE_UP
 from ..registries import METHODS, TASKS
@@ -273,6 +273,10 @@ class ZeroShotRestorer(Restorer):
             sigma_y = float(self.sigma_y)
             if of_picture:
                 check_noise_of_picture(sigma_y)
+            rounding = rounding_noise(picture.bits)
+            if sigma_y < rounding and makes_louder(operator):
+                told = f"{picture.bits} bits are rounded, by {rounding:.2g}, which undoing this damage makes louder"
+                return sigma_y, Remarks(warnings=(f"has more noise than sigma_y {sigma_y:g}: {told}; leave it out",))
             return sigma_y, Remarks()
         if not is_picture(operator):
             raise InvalidInputError(f"sigma_y must be a number: a measurement for the task {self.task} is no picture")
@@ -308,6 +312,14 @@ def memory_beside(operator: Operator) -> int:
 def has_wide_holes(measurement: Measurement) -> bool:
     """Whether what is missing has to be drawn, and can't be estimated."""
     return hole_radius(measurement.operator, measurement.y) > _WIDE
+
+
+def makes_louder(operator: Operator) -> bool:
+    """Whether noise can become more than ten times as loud where a picture is found that fits a measurement exactly."""
+    if not isinstance(operator, SVDOperator):
+        return isinstance(operator, LinearOperator)
+    s = operator.singular_values.values
+    return bool(s.max() > 10 * s[s > 0].min())
 
 
 def automatic_method(task: str, *, draws: bool = False) -> str:
