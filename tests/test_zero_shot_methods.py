@@ -22,6 +22,7 @@ from diffusers_restore.operators import (
     BlurDecimate,
     CircularBlur,
     Constant,
+    FunctionOperator,
     Identity,
     LinearOperator,
     Mask,
@@ -30,6 +31,7 @@ from diffusers_restore.operators import (
 from diffusers_restore.operators.checks import dense_matrix
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
 from diffusers_restore.registries import METHODS
+from diffusers_restore.schedulers.data_terms import put_measured
 from diffusers_restore.schedulers.levels import karras_levels
 from diffusers_restore.schedulers.prediction import predict_x0_and_epsilon
 from diffusers_restore.schedulers.scheduling_ddrm import ddrm_update
@@ -343,6 +345,19 @@ def jacobian_at(x: Tensor) -> Tensor:
     n, h = x.numel(), 1e-5
     units = torch.eye(n, dtype=x.dtype).reshape(n, *x.shape[1:])
     return ((curved(x + h * units) - curved(x - h * units)) / (2 * h)).flatten(1).mT
+
+
+@pytest.mark.parametrize(("sigma", "passage"), [(0.0, 0.0), (0.2, 0.5), (0.6, 0.9), (20.0, 0.9999)])
+def test_without_an_svd_a_noisy_y_counts_as_far_as_it_is_sure(sigma: float, passage: float) -> None:
+    """Block means of 2 x 2 have s = 1/2, so that r is 0.1 here; it would be noise, if y counted as exact."""
+    known = BlockMean((3, 8, 8), 2)
+    operator = FunctionOperator(known.forward, (3, 8, 8), adjoint=known.adjoint)
+    x, noise, y = (torch.randn(2, *shape, dtype=torch.float64) for shape in ((3, 8, 8), (3, 8, 8), (3, 4, 4)))
+    result = put_measured(x, noise, Measurement(y, operator, 0.05), sigma)
+    exact = put_measured(x, noise, Measurement(y, operator, 0.0), sigma)
+    wanted = torch.lerp(x, exact, sigma**2 / (sigma**2 + 4 * 0.1**2))
+    torch.testing.assert_close(result, wanted, rtol=0, atol=1e-9)
+    assert ((result - x).norm() / (exact - x).norm()).item() == pytest.approx(passage, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["inpaint", "blur and decimation"])
