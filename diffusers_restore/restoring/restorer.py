@@ -198,17 +198,16 @@ class Restorer(ABC):
             names = wanted[0].job.name + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else "")
             count = f" {i + 1}/{self.samples}" if self.samples > 1 else ""
             self.pipe.set_progress_bar_config(**bar_options(f"{position}{names}{count}", self.quiet))
-            drawn = attempt(self._draw, wanted, i)
-            if isinstance(drawn, Exception) and len(wanted) > 1:  # one of them, or all at once, is too much
-                for one in wanted:
-                    self._restore_alone(one, i)
-                continue
-            for n, one in enumerate(wanted):
-                one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[n], i)
+            self._restore_sample(wanted, i)
 
-    def _restore_alone(self, one: Opened, number: int) -> None:
-        drawn = attempt(self._draw, [one], number)
-        one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[0], number)
+    def _restore_sample(self, together: Sequence[Opened], number: int) -> None:
+        drawn = attempt(self._draw, together, number)
+        if isinstance(drawn, Exception) and len(together) > 1:  # one of them, or all at once, is too much
+            for one in together:
+                self._restore_sample([one], number)
+            return
+        for n, one in enumerate(together):
+            one.failure = drawn if isinstance(drawn, Exception) else attempt(self._add, one, drawn[n], number)
 
     def _has(self, job: Job, number: int) -> bool:
         """Whether the file of a sample is there."""
