@@ -14,7 +14,7 @@ _PROX = {torch.float32: 2e-7, torch.float64: 1e-13}
 _FLOOR = 4
 """|g| doesn't fall below 0.1 to 2 times the rounding of its terms, by masks of blurs of 128 px."""
 _DIVERGED = 1e3
-"""Above the smallest |g|; where conjugate gradients converge, |g| rises by less in between."""
+"""Above the smallest |g|; where conjugate gradients converge, it was seen to rise tenfold in between."""
 
 
 class ConvergenceWarning(UserWarning):
