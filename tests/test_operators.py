@@ -162,6 +162,32 @@ def test_the_inside_of_a_blur_depends_on_no_border(task: str) -> None:
         assert columns == list(range(first, first + 19 - size))
     assert rows
     assert columns
+    assert isinstance(operator, SVDOperator) == (task not in ("deblur-motion", "deblur"))
+    frame = torch.where(operator.measured(torch.ones_like(y)) == 0, 9.0, y)
+    torch.testing.assert_close(operator.pinv(frame), operator.pinv(y), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("angle", [0, 90])
+def test_the_inside_of_a_kernel_that_is_a_product_has_an_svd(angle: float) -> None:
+    by_name = operators.create("deblur-motion", image_shape=(2, 16, 19), border="inside", length=5, angle=angle)
+    assert isinstance(by_name, SVDOperator)
+    check_operator(by_name)
+    kernel = torch.outer(torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.1, 0.0, 0.9]))  # lopsided, in float32
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 16, 19)))
+    inside = operators.create("deblur", image_shape=(2, 16, 19), border="inside", kernel=kernel)
+    circular = operators.create("deblur", image_shape=(2, 16, 19), kernel=kernel)
+    assert isinstance(inside, SVDOperator)
+    known = inside.measured(torch.ones_like(x))
+    assert int(known.sum()) == 2 * 14 * 17
+    torch.testing.assert_close(inside.forward(x), known * circular.forward(x), rtol=0, atol=1e-7)
+
+
+def test_a_blur_as_large_as_the_picture_measures_something_inside_or_nothing() -> None:
+    operator = operators.create("deblur-uniform", image_shape=(1, 5, 5), taps=5, border="inside")
+    assert int(operator.measured(torch.ones(1, 1, 5, 5)).sum()) == 1
+    shifts = [{"stage": "blur", "kernel": [1.0, 0.0, 0.0], "border": "inside"}] * 3
+    with pytest.raises(OperatorError, match="nothing would be measured"):
+        Separable((1, 3, 5), height=shifts)
 
 
 def test_a_border_that_a_blur_has_not() -> None:

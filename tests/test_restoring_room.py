@@ -13,11 +13,12 @@ from conftest import make_unet
 from PIL import Image
 
 import diffusers_restore
-from diffusers_restore import DEFAULT_PRIOR, DDRMPipeline, DDRMScheduler, images, restoring
+from diffusers_restore import DEFAULT_PRIOR, DDRMPipeline, DDRMScheduler, images, operators, restoring
 from diffusers_restore.cli import main
 from diffusers_restore.pipelines.tiles import TiledNetwork, reach
 from diffusers_restore.restoring import ArgumentError, ModelError, memory, restorer, room
 from diffusers_restore.restoring.room import Room, check_tile, make_room, seconds
+from diffusers_restore.restoring.zero_shot import seconds_beside
 
 PHOTO = Path(diffusers_restore.__file__).parent / "assets" / "photos" / "chelsea.png"
 SHAPE = (1, 3, 1000, 1300)
@@ -116,10 +117,18 @@ def test_tiles_that_are_refused(tile: Any) -> None:
 
 
 def test_seconds_are_those_of_the_pixels() -> None:
-    network, room = make_unet(), Room(1, False, 256**2, 0)
-    few, many = seconds(network, room, 1), seconds(network, room, 1000)
+    network = make_unet()
+    few, many = (seconds(network, Room(1, False, count * 256**2, 0)) for count in (1, 1000))
     assert few > 0
     assert 100 < many / few < 10_000  # the machine may be busy
+
+
+def test_seconds_beside_the_network_are_those_of_all_steps() -> None:
+    pixels, cpu = (3, 256, 256), torch.device("cpu")
+    blur = {name: operators.create("deblur-motion", image_shape=pixels, border=name) for name in ("circular", "inside")}
+    closed, iterated = (seconds_beside(one, cpu) for one in blur.values())
+    assert 0 < 10 * closed < iterated
+    assert seconds_beside(operators.create("jpeg", image_shape=pixels, quality=20), cpu) == 0
 
 
 def test_seconds_are_looked_for_on_no_more_than_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +141,9 @@ def test_seconds_are_looked_for_on_no_more_than_a_tile(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("diffusers_restore.restoring.room.at_zero", at_zero)
     network = make_unet()
-    assert seconds(network, Room(4, False, 4 * 100**2, 0), 1) > 0
+    assert seconds(network, Room(4, False, 4 * 100**2, 0)) > 0
     assert max(seen) <= 100
-    assert seconds(network, Room(1, False, 2000**2, 0), 1) is None
+    assert seconds(network, Room(1, False, 2000**2, 0)) is None
     assert seen[3:] == [256, 256]
 
 

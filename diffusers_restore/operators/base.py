@@ -20,6 +20,10 @@ from .solving import conjugate_gradients, least_squares
 
 Shape = tuple[int, int, int]
 
+ROUGH_STEPS = 100
+"""Of conjugate gradients for what a network will improve: the others change a deblurred photograph little, and as often
+for the worse as for the better; most at the borders of a wide Gaussian blur."""
+
 
 def check_unmasked(name: str, value: object) -> None:
     """Refuse a numpy array of which values are masked: torch would take what lies beneath.
@@ -171,17 +175,18 @@ class LinearOperator(Operator):
         weight = self._check_prox(x, y, weight)
         return x + least_squares(self.forward, self.adjoint, self.measured(y) - self.forward(x), weight)
 
-    def rough_prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
-        """`prox`, within 100 steps of conjugate gradients where it takes any: for what a network will improve.
+    @property
+    def iterates(self) -> bool:
+        """Whether `prox` is solved step by step, having no closed form."""
+        return type(self).prox is LinearOperator.prox
 
-        The remaining ones change a deblurred photograph little, and as often for the worse as for the better; most at
-        the borders of a wide Gaussian blur.
-        """
-        if type(self).prox is not LinearOperator.prox:  # in closed form
+    def rough_prox(self, x: Tensor, y: Tensor, weight: float) -> Tensor:
+        """`prox`, within `ROUGH_STEPS` steps of conjugate gradients where it takes any."""
+        if not self.iterates:
             return self.prox(x, y, weight)
         weight = self._check_prox(x, y, weight)
         left = self.measured(y) - self.forward(x)
-        return x + conjugate_gradients(self.forward, self.adjoint, left, weight, 100)[0]
+        return x + conjugate_gradients(self.forward, self.adjoint, left, weight, ROUGH_STEPS)[0]
 
     def repeat_interleave(self, count: int) -> LinearOperator:
         return self

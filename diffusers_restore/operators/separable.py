@@ -15,7 +15,10 @@ from .base import Constant, LinearOperator, Shape, SVDOperator, check_shape, che
 from .color import Grayscale, check_weights
 from .resize import BlockMean, bicubic_matrix, mean_matrix, reflect
 
-BORDERS = ("zero", "reflect", "replicate", "circular", "valid")
+INSIDE = "inside"
+"""The border of a photograph that a camera has blurred: what lies beyond it is in y, too, and unknown."""
+
+BORDERS = ("zero", "reflect", "replicate", "circular", "valid", INSIDE)
 
 # Singular values below this share of the largest are set to zero: dividing by them would amplify the rounding of a
 # float32 measurement above the grey levels of a picture.
@@ -55,7 +58,8 @@ def blur_matrix(size: int, kernel: Sequence[float], border: str = "reflect") -> 
     """The matrix of a 1-D blur, float64: (size, size), or (size - taps + 1, size) for border="valid".
 
     Outside the picture are zeros ("zero"), the picture mirrored with its border pixel repeated ("reflect"), its border
-    pixel ("replicate") or its other end ("circular"); "valid" keeps the outputs that need nothing from outside.
+    pixel ("replicate") or its other end ("circular"); "valid" keeps the outputs that need nothing from outside, and
+    "inside" makes the others zero.
 
     Raises:
         OperatorError: a kernel that is larger than the picture, even-sized or does not sum to 1; an unknown border.
@@ -71,8 +75,11 @@ def blur_matrix(size: int, kernel: Sequence[float], border: str = "reflect") -> 
     # A convolution: tap j of the kernel weighs the pixel at i + centre - j.
     source = torch.arange(outputs)[:, None] + (taps - 1 - torch.arange(taps)) - offset
     weights = values.repeat(outputs, 1)
+    beyond = (source < 0) | (source >= size)
     if border == "zero":
-        weights = torch.where((source >= 0) & (source < size), weights, 0.0)
+        weights = torch.where(beyond, 0.0, weights)
+    elif border == INSIDE:
+        weights = torch.where((beyond & (values != 0)).any(dim=1, keepdim=True), 0.0, weights)
     index = {"reflect": reflect(source, size), "circular": source.remainder(size)}.get(
         border, source.clamp(0, size - 1)
     )
@@ -146,32 +153,42 @@ class Separable(SVDOperator):
         self.stages = (list(channels), list(height), list(width))
         self._u: list[Constant | None] = []
         self._v: list[Constant | None] = []
-        values, sizes = [], []
+        values, sizes, known = [], [], []
         for size, stages in zip(self.input_shape, self.stages, strict=True):
             if not stages:
                 self._u.append(None)
                 self._v.append(None)
                 values.append(torch.ones(size, dtype=torch.float64))
+                known.append(torch.ones(size, dtype=torch.float64))
                 sizes.append(size)
                 continue
             matrix = torch.eye(size, dtype=torch.float64)
             for stage in stages:
                 matrix = stage_matrix(matrix.shape[0], stage) @ matrix
-            u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
+            kept = matrix.any(dim=1)  # rows of zeros measure nothing, and have no singular vector
+            u = torch.zeros(len(matrix), min(int(kept.sum()), size), dtype=torch.float64)
+            u[kept], s, vt = torch.linalg.svd(matrix[kept], full_matrices=False)
             self._u.append(Constant(u))
             self._v.append(Constant(vt.mT.contiguous()))
             values.append(s)
+            known.append(kept.double())
             sizes.append(matrix.shape[0])
             self.gain *= float(matrix.abs().sum(dim=1).max())
         self.output_shape = (sizes[0], sizes[1], sizes[2])
         s = values[0][:, None, None] * values[1][:, None] * values[2]
-        if float(s.max()) == 0:
+        if not s.numel() or float(s.max()) == 0:
             raise OperatorError("the matrices are all zero: nothing would be measured")
         self._values = Constant(torch.where(s > RELATIVE_THRESHOLD * s.max(), s, 0.0))
+        every = all(bool(one.all()) for one in known)
+        self._known = None if every else Constant(known[0][:, None, None] * known[1][:, None] * known[2])
 
     @property
     def singular_values(self) -> Constant:
         return self._values
+
+    def measured(self, y: Tensor) -> Tensor:
+        y = super().measured(y)
+        return y if self._known is None else self._known.like(y) * y
 
     def vt(self, x: Tensor) -> Tensor:
         return _apply(self._v, x, transpose=True)

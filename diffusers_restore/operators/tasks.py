@@ -21,14 +21,10 @@ from .color import EQUAL_WEIGHTS, Grayscale, check_weights
 from .jpeg import JPEG
 from .masks import Identity, Mask
 from .resize import BlockMean
-from .separable import BORDERS, Separable, check_kernel
+from .separable import BORDERS, INSIDE, Separable, check_kernel
 from .transforms import CompressedSensing, random_order
 
-INSIDE = "inside"
-"""The border of a photograph that a camera has blurred: what lies beyond it is in y, too, and unknown."""
-
 _ANY_BORDERS = ("circular", INSIDE)
-_SEPARABLE_BORDERS = (*BORDERS, INSIDE)
 
 MADE_UP = "made-up damage"
 """What the summaries of tasks begin with that are for trying things only."""
@@ -148,10 +144,10 @@ def _check_border(border: str, known: Sequence[str]) -> str:
 def _blur(image_shape: Shape, vertical: Tensor, horizontal: Tensor, border: str) -> LinearOperator:
     """A separable symmetric blur, with the fastest operator that the border allows."""
     kernel = torch.outer(check_kernel(vertical, 1), check_kernel(horizontal, 1))
-    if _check_border(border, _SEPARABLE_BORDERS) == "reflect":
+    if _check_border(border, BORDERS) == "reflect":
         return SymmetricBlur(image_shape, kernel)
-    if border in _ANY_BORDERS:
-        return _blur_by_any(image_shape, kernel, border)
+    if border == "circular":
+        return CircularBlur(image_shape, kernel)
     stages = [[{"stage": "blur", "kernel": k.tolist(), "border": border}] for k in (vertical, horizontal)]
     return Separable(image_shape, height=stages[0], width=stages[1])
 
@@ -193,9 +189,12 @@ def _gauss_shape(measurement_shape: Shape, taps: int = 5, border: str = "reflect
 
 def _blur_by_any(image_shape: Shape, kernel: Any, border: str) -> LinearOperator:
     """A blur by any kernel, of which y counts as a whole, or "inside": where it knows nothing of what lies beyond."""
-    blur = CircularBlur(image_shape, kernel)
     if _check_border(border, _ANY_BORDERS) == "circular":
-        return blur
+        return CircularBlur(image_shape, kernel)
+    factors = _factors(check_kernel(kernel, 2))
+    if factors is not None:
+        return _blur(image_shape, *factors, border)
+    blur = CircularBlur(image_shape, kernel)
     _, height, width = image_shape
     inside = torch.zeros(height, width)
     rows, columns = (
@@ -207,6 +206,15 @@ def _blur_by_any(image_shape: Shape, kernel: Any, border: str) -> LinearOperator
     )
     inside[rows, columns] = 1
     return Mask(image_shape, inside) @ blur
+
+
+def _factors(kernel: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The columns' and the rows' kernel of a 2-D one that is their product, as far as float32 shows; None of others."""
+    u, s, vt = torch.linalg.svd(kernel)
+    if min(kernel.shape) > 1 and s[1] > 1e-6 * s[0]:
+        return None
+    vertical = u[:, 0] / u[:, 0].sum()
+    return vertical, vt[0] * s[0] * u[:, 0].sum()
 
 
 def _of_blur(what: str, borders: Sequence[str]) -> str:
@@ -359,9 +367,9 @@ sr_bicubic4, sr_bicubic8, sr_bicubic16 = (_bicubic_super_resolution(factor) for 
 sr_blur4 = _blurred_super_resolution(4)
 colorize = Task("colours of a grey picture", _colorize, _coloured_shape)
 cs2, cs4 = _compressed_sensing(2), _compressed_sensing(4)
-deblur_uniform = Task(_of_blur("blur by a box", _SEPARABLE_BORDERS), _deblur_uniform, _uniform_shape)
-deblur_gauss = Task(_of_blur("blur by a Gaussian", _SEPARABLE_BORDERS), _deblur_gauss, _gauss_shape)
-deblur_aniso = Task(_of_blur("blur by an anisotropic Gaussian", _SEPARABLE_BORDERS), _deblur_aniso, _uniform_shape)
+deblur_uniform = Task(_of_blur("blur by a box", BORDERS), _deblur_uniform, _uniform_shape)
+deblur_gauss = Task(_of_blur("blur by a Gaussian", BORDERS), _deblur_gauss, _gauss_shape)
+deblur_aniso = Task(_of_blur("blur by an anisotropic Gaussian", BORDERS), _deblur_aniso, _uniform_shape)
 deblur_motion = Task(_of_blur("straight camera shake", _ANY_BORDERS), _deblur_motion)
 deblur = Task(_of_blur("blur by any kernel (a picture or .npy file)", _ANY_BORDERS), _deblur)
 jpeg = Task("artefacts of JPEG; subsampled: its colours have half the size", _jpeg)

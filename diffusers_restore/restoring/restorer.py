@@ -249,7 +249,14 @@ class Restorer(ABC):
     _find_room = staticmethod(make_room)
 
     def _make_room(
-        self, pipe: Any, job: Job, shape: Sequence[int], more_per_pixel: int, evaluations: int, gradient: bool = False
+        self,
+        pipe: Any,
+        job: Job,
+        shape: Sequence[int],
+        more_per_pixel: int,
+        evaluations: int,
+        gradient: bool = False,
+        beside: Callable[[], float] = float,
     ) -> Remarks:
         """See that the memory suffices, by tiles where that helps; say what a large picture will take.
 
@@ -260,6 +267,7 @@ class Restorer(ABC):
             more_per_pixel: bytes that the restoration needs beside the network.
             evaluations: of the network.
             gradient: whether the method goes back through the network.
+            beside: finds out how many seconds an evaluation takes beside the network.
 
         Raises:
             InvalidInputError: the file can't hold as large a picture.
@@ -271,8 +279,8 @@ class Restorer(ABC):
         room = self._find_room(pipe, pipe.unet, shape, more_per_pixel, self.tile, gradient=gradient)
         seen = f"{room.tiles} {'blended ' if room.blended else ''}tiles" if room.tiles > 1 else ""
         if height * width >= LARGE:
-            long = seconds(pipe.unet, room, evaluations * self.samples)
-            about = "" if long is None else f"about {duration(long)}"
+            long = seconds(pipe.unet, room)
+            about = "" if long is None else f"about {duration((long + beside()) * evaluations * self.samples)}"
             words = [f"{job.name}: {width}x{height}", seen, about, f"{room.needed / 1e9:.1f} GB of memory"]
             self.tell(", ".join(filter(None, words)))
         return Remarks((f"seen in {seen}",)) if seen else Remarks()

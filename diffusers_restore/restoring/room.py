@@ -131,8 +131,8 @@ def _tiled(pipe: Any, network: Any, size: tuple[int, int], more_per_pixel: int, 
     return Room(len(tiles), view.blends and len(tiles) > 1, sum(map(math.prod, seen)), needed)
 
 
-def seconds(network: Any, room: Room, evaluations: int) -> float | None:
-    """About how long a network takes for a picture, so many times, from how long it takes for a part of it.
+def seconds(network: Any, room: Room) -> float | None:
+    """About how long a network takes for a picture, from how long it takes for a part of it.
 
     Returns:
         None where the memory is too small to try.
@@ -154,4 +154,4 @@ def seconds(network: Any, room: Room, evaluations: int) -> float | None:
                 break
     except (MemoryError, RuntimeError):  # the picture's own evaluation says what is wrong
         return None
-    return rate * room.seen * evaluations
+    return rate * room.seen

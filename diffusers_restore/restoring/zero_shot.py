@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import operators
@@ -14,6 +16,7 @@ from ..errors import InvalidInputError, check_int, check_real, one_line, unknown
 from ..evaluation.noise import estimate_noise, jpeg_loss
 from ..images import Picture
 from ..operators import Identity, LinearOperator, Mask, Measurement, Operator, SVDOperator
+from ..operators.base import ROUGH_STEPS
 from ..operators.families import DisjointRows
 from ..operators.tasks import MADE_UP
 from ..registries import METHODS, TASKS
@@ -222,7 +225,10 @@ class ZeroShotRestorer(Restorer):
 
         evaluations = self.steps or scheduler.default_count
         gradient = scheduler.needs_gradient
-        seen = self._make_room(self.pipe, job, operator.input_shape, memory_beside(operator), evaluations, gradient)
+        seen = self._make_room(
+            *(self.pipe, job, operator.input_shape, memory_beside(operator), evaluations, gradient),
+            lambda: seconds_beside(operator, self.pipe.device),
+        )
         # A picture's own mask makes an operator of its own.
         alike = None if self.masks and self.masks.shared is None else (type(scheduler), sigma_y)
         remarks = self._of_defaults() + remarks + of_noise + of_holes + seen
@@ -307,6 +313,22 @@ class ZeroShotRestorer(Restorer):
 def memory_beside(operator: Operator) -> int:
     """Bytes for each pixel that restoring from measurements of an operator takes beside the network."""
     return MEMORY if isinstance(operator, (Identity, Mask, DisjointRows)) else MEMORY_OF_TRANSFORMS
+
+
+def seconds_beside(operator: Operator, device: torch.device) -> float:
+    """About how long it takes to make an estimate agree with a measurement: as A and A^T, or all steps of an iteration.
+
+    Args:
+        operator: A.
+        device: on which it is done.
+    """
+    if not isinstance(operator, LinearOperator):
+        return 0.0
+    x = torch.zeros(1, *operator.input_shape, device=device)
+    float(x.sum())  # waits for what the device does
+    began = time.perf_counter()
+    float(operator.adjoint(operator.forward(x)).sum())
+    return (time.perf_counter() - began) * (ROUGH_STEPS if operator.iterates else 1)
 
 
 def has_wide_holes(measurement: Measurement) -> bool:
