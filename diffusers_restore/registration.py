@@ -6,6 +6,7 @@ The order doesn't matter, and neither import triggers the other: `import diffuse
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.metadata import packages_distributions
@@ -15,7 +16,7 @@ from typing import Any
 
 from wrapt import register_post_import_hook
 
-from .errors import InvalidInputError
+from .errors import InvalidInputError, one_line
 from .registries import METHODS
 
 PACKAGE = __package__
@@ -83,6 +84,7 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
 
         vars(diffusers)["__getattr__"] = find
 
+    @_unless_changed
     def load(loading: ModuleType) -> None:
         loading.LOADABLE_CLASSES.setdefault(package.__name__, {})
         setattr(sys.modules["diffusers.pipelines"], package.__name__, package)
@@ -91,6 +93,7 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
 
     register_post_import_hook(offer, "diffusers")
 
+    @_unless_changed
     def widen(utils: ModuleType) -> None:
         pipeline = utils.DiffusionPipeline
         pipeline._get_signature_types = classmethod(_with_stand_ins(pipeline._get_signature_types.__func__, package))
@@ -99,6 +102,24 @@ def register(package: ModuleType, names: Iterable[str]) -> None:
 
     register_post_import_hook(load, "diffusers.pipelines.pipeline_loading_utils")
     register_post_import_hook(widen, "diffusers.pipelines.pipeline_utils")
+
+
+def _unless_changed(hook: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    """A hook for private parts of diffusers, whose absence from a later version mustn't keep diffusers from loading."""
+
+    @wraps(hook)
+    def careful(module: ModuleType) -> None:
+        try:
+            hook(module)
+        except AttributeError as error:
+            warnings.warn(
+                f"diffusers_restore lacks what it needs of this diffusers ({one_line(error)}): pipelines load by "
+                "their own classes, but not by DiffusionPipeline; upgrade diffusers_restore",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    return careful
 
 
 def _installed_first(find: Callable[..., Any], package: ModuleType, known: frozenset[str]) -> Callable[..., Any]:

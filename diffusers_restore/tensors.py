@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeGuard
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import InvalidInputError
 
@@ -47,6 +48,16 @@ def _rounds(kind: str) -> bool:
     if precision is None:  # torch before 2.9
         return torch.get_float32_matmul_precision() != "highest"
     return precision in ("tf32", "bf16")
+
+
+def working_device(network: nn.Module) -> torch.device:
+    """Where a network computes: where its weights are, or where accelerate brings them for a call."""
+    for part in network.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    found = next(chain(network.parameters(), network.buffers()), None)
+    return torch.device("cpu") if found is None else found.device
 
 
 def is_dense(value: object) -> TypeGuard[Tensor]:

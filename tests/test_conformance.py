@@ -10,7 +10,7 @@ What of the suites has no meaning here:
   components; `num_images_per_prompt` is DDRM's `num_images_per_input`. `output_type="latent"` has nothing to show.
 - interrupting by `pipe._interrupt`, `guidance_scale` or `interrupt` properties: not offered by these pipelines.
 - xFormers, NPU and `set_attn_processor` of the networks: UNet2DModel is diffusers' own and tested there.
-- what needs an accelerator: `enable_sequential_cpu_offload` runs here only where there is one. The order of
+- what needs an accelerator: in place of `enable_sequential_cpu_offload`, accelerate is called for a CPU. The order of
   `enable_model_cpu_offload` is run with the CPU as its device, where hooks fire as they do on a GPU.
 - pickled weights in shards can be written, but diffusers does not load them from a folder, its own neither.
 - `trained_betas` of another length than `num_train_timesteps`, which the suite passes: refused here, with a reason.
@@ -48,6 +48,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import make_generator, make_old_photo_network, make_old_photo_pipeline, make_residual_unet, make_unet
 from diffusers import (
     AutoModel,
@@ -1654,12 +1655,16 @@ def test_offloaded_networks_give_the_same_pictures(name: str) -> None:
     assert error(run(name, pipe.to(DEVICE), 2), expected) < 1e-4
 
 
-@pytest.mark.skipif(DEVICE.type == "cpu", reason="needs an accelerator")
 @cases
 def test_networks_offloaded_part_by_part_give_the_same_pictures(name: str) -> None:
     pipe = CASES[name].build().to(DEVICE)
     expected = run(name, pipe, 2)
-    pipe.enable_sequential_cpu_offload(device=DEVICE.type)
+    if DEVICE.type == "cpu":  # which `enable_sequential_cpu_offload` refuses
+        for part in networks(pipe):
+            cpu_offload(pipe.components[part], DEVICE)
+    else:
+        pipe.enable_sequential_cpu_offload(device=DEVICE.type)
+    assert network_of(pipe).device.type == "meta"
     assert pipe._execution_device.type == DEVICE.type
     for _ in "twice":
         assert error(run(name, pipe, 2), expected) < 1e-4

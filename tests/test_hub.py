@@ -188,6 +188,28 @@ def test_importing_the_package_imports_neither_diffusers_nor_torch() -> None:
     assert result.stdout.split() == ["False", "False"], result.stderr
 
 
+def test_a_diffusers_that_has_changed_loads_all_the_same() -> None:
+    """One that lacks the private function by which `DiffusionPipeline` looks for classes."""
+    code = """
+import sys, warnings
+from wrapt import register_post_import_hook
+name = "diffusers.pipelines.pipeline_loading_utils"
+register_post_import_hook(lambda module: delattr(module, "get_class_from_dynamic_module"), name)
+import diffusers_restore
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    sys.modules.pop("diffusers", None)
+    try:
+        from diffusers.pipelines import pipeline_loading_utils
+    except ImportError as error:  # of diffusers itself, which needs it, too
+        print(error)
+print([str(one.message) for one in told if one.category is RuntimeWarning])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert "lacks what it needs of this diffusers" in result.stdout, result.stderr
+    assert "AttributeError" not in result.stderr
+
+
 @pytest.mark.parametrize("slow", ["", "1"])
 def test_diffusers_finds_our_names(slow: str) -> None:
     code = """

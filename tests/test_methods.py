@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from diffusers_restore.evaluation.metrics import psnr
 from diffusers_restore.operators import BlockMean, CircularBlur, Mask, Measurement, Operator
 from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.tasks import motion_kernel, random_mask
-from diffusers_restore.pipelines.zero_shot import MeasuredCanvas
+from diffusers_restore.pipelines.zero_shot import Chain, MeasuredCanvas, split_measurement
 from diffusers_restore.registries import METHODS
 from diffusers_restore.schedulers.ddpm import SCHEDULE
 from diffusers_restore.schedulers.estimate import Estimate
@@ -123,6 +124,60 @@ def test_a_batch_gives_what_its_pictures_give(method: str) -> None:
     both = restore(pipe, operator, y, seeds=(3, 4), sigma_y=0.05)
     singles = [restore(pipe, operator, y[i : i + 1], seeds=(3 + i,), sigma_y=0.05) for i in range(2)]
     assert torch.equal(both, torch.cat(singles))
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_one_graph_is_alive_at_a_time(in_blocks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a method that goes back through the network: a graph holds all that the network has computed."""
+    alive: list[int] = []
+    outputs: list[weakref.ref[Tensor]] = []
+    predict = Chain.predict
+
+    def counting(self: Chain, sample: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        alive.append(sum(one() is not None for one in outputs))
+        made = predict(self, sample, step)
+        outputs.append(weakref.ref(made[1]))
+        return made
+
+    monkeypatch.setattr(Chain, "predict", counting)
+    pipe: Any = make_pipe("dps")
+    pictures_seen = 2
+    if in_blocks:  # which predict for all pictures before they step
+        unet, scheduler, pictures_seen = pipe.unet, pipe.scheduler, 1
+        pipe = DDRMBlocks().init_pipeline()
+        pipe.update_components(unet=unet, scheduler=scheduler)
+        pipe.set_progress_bar_config(disable=True)
+    y = MASK.forward(pictures(pictures_seen))
+    pipe(image=y, operator=MASK, num_inference_steps=3, output_type="latent")
+    assert alive == [0] * 3 * pictures_seen
+
+
+def test_pictures_whose_levels_depend_on_their_own_masks_have_chains_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU, too, where others are restored at once."""
+    monkeypatch.setattr("diffusers_restore.pipelines.zero_shot.pictures_at_once", lambda device, batch: batch)
+    masks = torch.ones(2, 1, *SHAPE[1:])
+    masks[0, :, 3, 3] = masks[1, :, 2:14, 2:20] = 0
+    y = pictures(2)
+    for method, parts in (("dpir", 2), ("ddrm", 1)):
+        pipe = make_pipe(method)
+        assert len(split_measurement(Measurement(y, Mask(SHAPE, masks), 0.0), pipe.scheduler)) == parts
+        assert len(split_measurement(Measurement(y, MASK, 0.0), pipe.scheduler)) == 1
+    pipe = make_pipe("dpir")
+    both = restore(pipe, Mask(SHAPE, masks), y, seeds=(3, 4))
+    singles = [restore(pipe, Mask(SHAPE, masks[i]), y[i : i + 1], seeds=(3 + i,)) for i in range(2)]
+    assert torch.equal(both, torch.cat(singles))
+
+
+def test_the_scheduler_of_the_pipeline_has_the_timesteps_of_the_call() -> None:
+    pipe = make_pipe("dpir")
+    y = pictures()
+    x = restore(pipe, operators.Identity(SHAPE), y, sigma_y=0.3)
+    assert len(pipe.scheduler.timesteps) == pipe.scheduler.num_inference_steps == pipe.num_timesteps == 1
+    measurement = Measurement(y, operators.Identity(SHAPE), 0.3)
+    step = pipe.scheduler.step(torch.zeros_like(y), pipe.scheduler.timesteps[0], y, measurement)
+    assert step.prev_sample.shape == x.shape
 
 
 @every_method

@@ -64,7 +64,7 @@ def both(pipe: ModularPipeline, **call: Any) -> tuple[Any, Any]:
     """The pictures of the blocks and of the pipeline, of the same components."""
     whole = DDRMPipeline(pipe.unet, pipe.scheduler)
     whole.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": 3, "output_type": "latent", **call}
+    call = {"num_inference_steps": None if "timesteps" in call else 3, "output_type": "latent", **call}
     make = call.pop("generator", lambda: torch.Generator().manual_seed(0))
     return pipe(**call, generator=make(), output="images"), whole(**call, generator=make()).images
 
@@ -174,6 +174,11 @@ def test_a_whole_batch_at_once(unet: UNet2DModel, monkeypatch: pytest.MonkeyPatc
     state = pipe(**call, num_inference_steps=2, output_type="latent")
     assert [len(x) for x in state.samples] == [3]
     assert state.estimates[0].shape == (3, 3, 16, 16)
+
+
+def test_a_network_in_training_mode_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="dropout"):
+        modular(make_unet(dropout=0.5).train())(image=uniform(1, 3, 4, 4), operator="sr2", num_inference_steps=2)
 
 
 def test_output_types(unet: UNet2DModel) -> None:
@@ -343,7 +348,7 @@ def test_a_block_of_ours_works_alone(unet: UNet2DModel) -> None:
         ({"sigma_y": -1.0}, "sigma_y must be a number >= 0, got -1.0"),
         ({"sigma_y": 1e4}, "sigma_y must be at most"),
         ({"num_inference_steps": 0}, "num_inference_steps must be"),
-        ({"timesteps": [1, 2]}, "decreasing"),
+        ({"timesteps": [1, 2], "num_inference_steps": None}, "decreasing"),
         ({"eta": 1.5}, "eta must be"),
         ({"eta_b": -0.5}, "eta_b must be"),
         ({"num_images_per_input": 0}, "num_images_per_input must be"),

@@ -658,6 +658,11 @@ def test_masks_of_every_accepted_shape_and_dtype() -> None:
     x = run(pipe, clean(2), mask=mask.expand(2, -1, -1, -1))
     for given in (mask, mask[0], mask[0, 0], mask.bool(), mask.to(torch.uint8), mask.double(), mask[0, 0].half()):
         assert torch.equal(run(pipe, clean(2), mask=given), x)
+    black_and_white = (255 * mask[0, 0]).byte().numpy()
+    for shown in (black_and_white, Image.fromarray(black_and_white), Image.fromarray(black_and_white).convert("1")):
+        assert torch.equal(run(pipe, clean(2), mask=shown), x)
+    for array in (mask[0, 0].numpy(), mask[0, 0].bool().numpy()):
+        assert torch.equal(run(pipe, clean(2), mask=array), x)
     own = run(pipe, clean(2), mask=torch.cat([mask, 1 - mask]))
     assert torch.equal(own[:1], x[:1])
     assert error(own[1:], x[1:]) > 1e-4
@@ -669,9 +674,9 @@ def test_masks_of_every_accepted_shape_and_dtype() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (None, "for this network; got NoneType"),
-        (np.ones(SHAPE[1:]), "for this network; got ndarray"),
-        (Image.new("L", (24, 16)), "for this network; got Image"),
+        (None, "for this network; got None"),
+        (np.ones((24, 16)), r"got \(1, 1, 24, 16\)"),
+        (Image.new("L", (24, 16), 128), "got values from 0.501961 to 0.501961"),
         (torch.ones(1, 3, 16, 24), r"got \(1, 3, 16, 24\)"),
         (torch.ones(3, 16, 24), r"got \(3, 16, 24\)"),
         (torch.ones(3, 1, 16, 24), r"got \(3, 1, 16, 24\)"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import make_unet
 from torch import Tensor
 
@@ -114,6 +115,20 @@ def test_tiles_of_a_network_with_a_reach_give_what_the_whole_gives(size: tuple[i
     nearer.margin -= nearer.multiple
     if min(size) > 24:
         assert (nearer(x, t, return_dict=False)[0] - whole).abs().max() > 1e-9 * whole.abs().max()
+
+
+def test_an_offloaded_network_in_tiles() -> None:
+    network = local_network(dtype=torch.float32)
+    pipe = DDRMPipeline(network, DDRMScheduler())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.enable_tiling(16)
+    given: dict[str, Any] = {"operator": "denoise", "sigma_y": 0.1, "num_inference_steps": 2, "output_type": "latent"}
+    y = noise(1, 3, 32, 48).clamp(-1, 1)
+    expected = pipe(y, **given, generator=seeded()).images
+    cpu_offload(network, torch.device("cpu"))
+    tiles._REACH.pop(network)
+    assert network.device.type == "meta"
+    assert torch.equal(pipe(y, **given, generator=seeded()).images, expected)
 
 
 def test_the_bundled_network_in_tiles() -> None:

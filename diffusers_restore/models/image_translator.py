@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_int
 from ..generators import Generators, check_generators
-from ..tensors import described, is_dense
+from ..tensors import described, is_dense, working_device
 from .plug_in import SavesPlugIn
 
 
@@ -57,11 +57,11 @@ class ImageTranslator(SavesPlugIn, ModelMixin, PlainConfigMixin, ABC):
         """
         check_generators(generator, check_int("count", count, 1))
         share, shapes = self.config.dropout, self.noise_shapes(height, width)
-        drawn = []
+        drawn, own = [], working_device(self)
         for one in generator if isinstance(generator, list) else [generator] * count:
-            device = self.device if one is None else one.device
+            device = own if one is None else one.device
             drawn.append([torch.rand(1, *shape, generator=one, device=device) for shape in shapes])
-        kept = [(torch.cat(layer).to(self.device) >= share) for layer in zip(*drawn, strict=True)]
+        kept = [(torch.cat(layer).to(own) >= share) for layer in zip(*drawn, strict=True)]
         return tuple(one.to(self.dtype) / (1 - share) for one in kept)
 
     def forward(

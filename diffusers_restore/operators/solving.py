@@ -29,7 +29,8 @@ def least_squares(
     Warns:
         ConvergenceWarning: |A^T (y - A d) - weight d| is above 1e-5 |A^T y| (float64: 1e-10 |A^T y|).
     """
-    x, left = conjugate_gradients(forward, adjoint, y, weight, 500)
+    x, largest = conjugate_gradients(forward, adjoint, y, weight, 500)
+    left = float(largest)
     accepted = _PINV[y.dtype]
     if left > accepted:
         hint = "a larger weight helps" if weight > 0 else "prox, with a weight, may be what is wanted"
@@ -44,7 +45,7 @@ def least_squares(
 
 def conjugate_gradients(
     forward: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], y: Tensor, weight: float, steps: int
-) -> tuple[Tensor, float]:
+) -> tuple[Tensor, Tensor]:
     """d nearing argmin_d |A d - y|^2 + weight |d|^2, each image of the batch on its own, and the largest residual left.
 
     Conjugate gradients on the normal equations in the form that keeps r = y - A d (CGLS: Hestenes and Stiefel 1952;
@@ -64,7 +65,7 @@ def conjugate_gradients(
         steps: at most.
 
     Returns:
-        d, (B, C', H', W'), and |g| / |A^T y| of the image of which most is left, 0 where all are solved.
+        d, (B, C', H', W'), and |g| / |A^T y| of the image of which most is left, (), 0 where all are solved.
     """
     tolerance = (_PROX if weight > 0 else _PINV)[y.dtype]
     interval, rounding = _steps_between_checks(y.device), torch.finfo(y.dtype).eps
@@ -95,7 +96,7 @@ def conjugate_gradients(
         smallest = torch.minimum(smallest, slope)
         solved = solved | (slope <= tolerance * start) | (slope <= limit)
         busy = busy & ~solved & (slope < _DIVERGED * smallest)
-    return best, float(_ratio(smallest, start, ~solved).detach().max())
+    return best, _ratio(smallest, start, ~solved).detach().max()
 
 
 def _length(a: Tensor) -> Tensor:

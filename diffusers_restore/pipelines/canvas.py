@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
@@ -96,12 +97,20 @@ def with_channels(pictures: Tensor, channels: int) -> Tensor:
 def check_mask(mask: object, pictures: int, height: int, width: int, device: torch.device) -> Tensor:
     """A mask as (B, 1, H, W) float32 on the device, 1 where a picture is damaged.
 
+    Args:
+        mask: a tensor of 0 and 1, or a black and white picture as PIL or an array, white where it is damaged.
+        pictures, height, width: of the pictures.
+        device: where they are.
+
     Raises:
         InvalidInputError: another type or shape, or other values than 0 and 1.
     """
     what = f"mask must be 1 where the picture is damaged and 0 elsewhere, (B, 1, {height}, {width}) or smaller"
+    if mask is None:
+        raise InvalidInputError(f"{what}, for this network; got None")
     if not isinstance(mask, Tensor):
-        raise InvalidInputError(f"{what}, for this network; got {type(mask).__name__}")
+        given: Any = mask.astype(np.float32) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+        mask = (images.to_tensor(given, name="mask").mean(dim=1, keepdim=True) + 1) / 2
     shown = mask.to(device, torch.float32)
     shown = shown.reshape((1,) * (4 - shown.ndim) + tuple(shown.shape)) if shown.ndim in (2, 3) else shown
     if shown.shape not in ((1, 1, height, width), (pictures, 1, height, width)):

@@ -32,6 +32,7 @@ from ..schedulers.scheduling_ddrm import DDRMScheduler
 from ..schedulers.zero_shot import ZeroShotScheduler
 from .canvas import check_channels, check_output_type, to_output
 from .chain import Watch, own_scheduler
+from .common import check_evaluates
 from .pipeline_ddrm import DDRMPipeline
 from .zero_shot import (
     Chain,
@@ -132,13 +133,14 @@ class DDRMSetTimestepsStep(ModularPipelineBlocks):
         block_state = self.get_block_state(state)
         unet = _loaded(components, "unet")
         check_unet(unet)
+        check_evaluates("unet", unet)
         scheduler = zero_shot_scheduler(_loaded(components, "scheduler"), unet)
         method = own_scheduler(scheduler, ZeroShotScheduler)
         timesteps = block_state.timesteps
         given = block_state.num_inference_steps
-        count = method.default_count if given is None else given
+        count = method.default_count if given is None and timesteps is None else given
         for one in (scheduler, method):  # that of the pipeline is left as the last call has set it
-            one.set_timesteps(None if timesteps is not None else count, timesteps=timesteps)
+            one.set_timesteps(count, timesteps=timesteps)
         block_state.method = method
         block_state.options = step_options(method, eta=block_state.eta, eta_b=block_state.eta_b)
         self.set_block_state(state, block_state)
@@ -161,7 +163,7 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
     @property
     def inputs(self) -> list[InputParam]:
         of_call = ("image", "operator", "sigma_y", "class_labels", "generator", "num_images_per_input", "output_type")
-        return _inputs(*of_call)
+        return _inputs(*of_call, "method")
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
@@ -176,7 +178,7 @@ class DDRMPrepareMeasurementStep(ModularPipelineBlocks):
         check_channels(block_state.output_type, plan.channels)
         block_state.plan = plan
         whole = plan.measurement(samples, components._execution_device)
-        block_state.measurements = split_measurement(whole)
+        block_state.measurements = split_measurement(whole, block_state.method)
         block_state.labels = plan.labels(block_state.class_labels, samples, block_state.measurements)
         block_state.generators = plan.generators(block_state.generator, samples)
         self.set_block_state(state, block_state)
@@ -249,7 +251,7 @@ class DDRMUpdateStep(ModularPipelineBlocks):
 
     @property
     def intermediate_outputs(self) -> list[OutputParam]:
-        return _outputs("samples", "estimates")
+        return _outputs("samples", "model_outputs", "estimates")
 
     @torch.no_grad()
     def __call__(
@@ -259,6 +261,8 @@ class DDRMUpdateStep(ModularPipelineBlocks):
         parts = zip(block_state.chains, block_state.model_outputs, block_state.samples, noises, strict=True)
         steps = [chain.step(output, i, x, noise, block_state.options) for chain, output, x, noise in parts]
         block_state.samples, block_state.estimates = (list(one) for one in zip(*steps, strict=True))
+        # Their graphs, before those of the next step are built.
+        block_state.model_outputs = [output.detach() for output in block_state.model_outputs]
         return components, block_state
 
 

@@ -59,12 +59,13 @@ class DDRMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     any size. Several threads may call one pipeline at once.
 
     Args:
-        unet: predicts epsilon, x0 or v; a learned variance is ignored.
+        unet: predicts epsilon, x0 or v; a learned variance is ignored. Or the score network of a VE process, with a
+            `ScoreSdeVeScheduler`.
         scheduler: a `DDRMScheduler`, or any scheduler of a variance-preserving process, which becomes one; or another
             zero-shot method, a `ZeroShotScheduler`.
 
     Raises:
-        InvalidInputError: a scheduler or a network of another kind of process, such as score-based VE models.
+        InvalidInputError: a scheduler and a network of different processes, or of one that is not known.
 
     Examples:
         >>> from PIL import Image
@@ -170,14 +171,15 @@ class DDRMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         if classifier is not None and not callable(classifier):
             raise InvalidInputError(f"classifier must be a function (x_t, t) -> log p, or None, got {classifier!r:.99}")
         samples = check_int("num_images_per_input", num_images_per_input, 1)
-        wanted = scheduler.default_count if num_inference_steps is None else num_inference_steps
+        if num_inference_steps is None and timesteps is None:
+            num_inference_steps = scheduler.default_count
         for one in (self.scheduler, scheduler):  # the pipeline's own keeps the timesteps of the last call
-            one.set_timesteps(None if timesteps is not None else wanted, timesteps=timesteps)
+            one.set_timesteps(num_inference_steps, timesteps=timesteps)
 
         canvas = MeasuredCanvas(image, operator, sigma_y, self.unet)
         check_channels(output_type, canvas.channels)
         whole = canvas.measurement(samples, self._execution_device)
-        parts = split_measurement(whole)
+        parts = split_measurement(whole, scheduler)
         generator = canvas.generators(generator, samples)
         labels = canvas.labels(class_labels, samples, parts)
 
@@ -201,11 +203,12 @@ class DDRMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
                 made.append(chain.step(output, i, x, noise, options))
                 if scheduler.needs_gradient:  # a step size that is too large lets the chain diverge
                     watch.see("the scheduler's step", t, made[-1][0])
+                del output  # its graph, before that of the next picture is built
             return made
 
         states = [chain.start(noise) for chain, noise in zip(chains, draw_noise(parts, generator), strict=True)]
         steps = longest(chains).timesteps
-        self.scheduler.timesteps = longest(chains).method.timesteps
+        self.scheduler.take_timesteps(longest(chains).method)
         self._num_timesteps = len(steps)
         sample = run_chain(self, steps, states, step, callback_on_step_end, asked, watch)
         self._num_evaluations = max(chain.evaluations for chain in chains)

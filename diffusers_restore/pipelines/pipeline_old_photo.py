@@ -169,7 +169,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
     def __call__(
         self,
         image: images.ImageInput,
-        mask: Tensor | None = None,
+        mask: images.ImageInput | None = None,
         threshold: float | None = None,
         stretch: bool = False,
         faces: Detect | Sequence[Any] | None = None,
@@ -184,8 +184,8 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         Args:
             image: the photographs: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in [-1, 1], or a list of
                 one size.
-            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for mappings with
-                attention. None asks `scratch_detector`.
+            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W), or a
+                black and white picture, white there; for mappings with attention. None asks `scratch_detector`.
             threshold: from which probability on the detector sees a scratch; None is that of the pipeline.
             stretch: spread the values of each result over the whole range, as the published code does.
             faces: for `face_enhancer`; None leaves faces as they are. What finds them in a PIL picture,
@@ -240,7 +240,7 @@ class OldPhotoPipeline(HubMixin, DiffusionPipeline):
         (shown_images,) = to_output(restored, output_type, return_dict=False)
         return OldPhotoOutput(images=shown_images, scratch_mask=masks) if return_dict else (shown_images, masks)
 
-    def _masks(self, pictures: Tensor, mask: Tensor | None, threshold: float) -> Tensor | None:
+    def _masks(self, pictures: Tensor, mask: images.ImageInput | None, threshold: float) -> Tensor | None:
         """The masks (B, 1, H, W) of pictures (B, C, H, W), None for mappings without one."""
         height, width = pictures.shape[2:]
         if not self.mapping.takes_mask:

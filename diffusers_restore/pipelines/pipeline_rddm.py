@@ -17,6 +17,7 @@ from ..errors import InvalidInputError, check_bool, check_real
 from ..generators import check_generators
 from ..hub.cards import CardText
 from ..hub.saving import HubMixin
+from ..schedulers.ddpm import is_of_ddpm
 from ..schedulers.scheduling_rddm import RDDMScheduler
 from ..tensors import described
 from .canvas import (
@@ -259,7 +260,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
     def __call__(
         self,
         image: images.ImageInput | None = None,
-        mask: Tensor | None = None,
+        mask: images.ImageInput | None = None,
         num_inference_steps: int | None = None,
         timesteps: Sequence[int] | None = None,
         eta: float = 0.0,
@@ -279,7 +280,8 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         Args:
             image: the degraded pictures, of any size: PIL, arrays in [0, 1] (or integers), tensors (B, C, H, W) in
                 [-1, 1], or a list of one size.
-            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W); for networks with one.
+            mask: where they are damaged, 1, and 0 elsewhere: (H, W), (1, H, W) or (B, 1, H, W), or a
+                black and white picture, white there; for networks with one.
             num_inference_steps: 1..T; restorers need 1 to 10; None is 5, or T if that is less.
             timesteps: a decreasing list instead.
             eta: share of new noise in each step, [0, 1]; 0 for restoration.
@@ -370,8 +372,7 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
             return torch.zeros(new_count(batch_size), inputs.channels, *new_size(self.unet))
         if batch_size is not None:
             raise InvalidInputError(f"batch_size must be None where there is an image, got {batch_size!r}")
-        of_ddpm = scheduler.config.beta_schedule is not None or scheduler.config.trained_betas is not None
-        if not inputs.conditioned and of_ddpm:
+        if not inputs.conditioned and is_of_ddpm(scheduler.config):
             raise InvalidInputError(
                 "image must be None: a network of an unconditional DDPM knows nothing of a degraded picture. "
                 "DDRMPipeline restores with it; examples/train_rddm.py --init_from makes a restorer of it"
@@ -397,7 +398,13 @@ class RDDMPipeline(TilingMixin, HubMixin, DiffusionPipeline):
         return output.to(sample.dtype)
 
     def _checked_mask(
-        self, mask: Tensor | None, inputs: Inputs, pictures: int, height: int, width: int, device: torch.device
+        self,
+        mask: images.ImageInput | None,
+        inputs: Inputs,
+        pictures: int,
+        height: int,
+        width: int,
+        device: torch.device,
     ) -> Tensor | None:
         """The mask as (B, 1, H, W) float32, None for networks without one."""
         if not inputs.masked:

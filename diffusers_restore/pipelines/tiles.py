@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..caching import keep_tables
 from ..errors import check_int
+from ..tensors import working_device
 from .canvas import size_multiple
 from .common import Network, uncompiled
 
@@ -61,7 +62,7 @@ def weights(
 def grey(network: Network, side: int) -> Tensor:
     """A square input without anything in it."""
     shape = (1, network.config.in_channels, side, side)
-    return torch.zeros(shape, dtype=network.dtype, device=network.device)
+    return torch.zeros(shape, dtype=network.dtype, device=working_device(network))
 
 
 @torch.no_grad()

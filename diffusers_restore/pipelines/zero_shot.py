@@ -90,9 +90,10 @@ def draw_noise(measurements: Sequence[Measurement], generator: Generators) -> Se
     return randn_tensor(shape, generator=generator, device=first.y.device, dtype=torch.float32).split(len(first.y))
 
 
-def split_measurement(whole: Measurement) -> list[Measurement]:
+def split_measurement(whole: Measurement, method: ZeroShotScheduler) -> list[Measurement]:
     """The parts of a batch that the network evaluates together."""
-    return whole.split(pictures_at_once(whole.y.device, len(whole.y)))
+    alone = method.levels_of_operator and whole.operator.batch_size is not None
+    return whole.split(1 if alone else pictures_at_once(whole.y.device, len(whole.y)))
 
 
 def predict(

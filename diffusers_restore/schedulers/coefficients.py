@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidInputError, check_int, check_real, unknown_name
-from .ddpm import make_betas
+from .ddpm import is_of_ddpm, make_betas
 
 Schedule = Literal["increased", "decreased", "average", "normal"]
 Grid = Literal["v1", "v2"]
@@ -213,11 +213,6 @@ class Process(NamedTuple):
     coefficients: Coefficients
     variance_type: str
     of_ddpm: bool
-
-
-def is_of_ddpm(config: Mapping[str, Any]) -> bool:
-    """Whether the configuration of an `RDDMScheduler` describes a DDPM: it has betas."""
-    return config["beta_schedule"] is not None or config["trained_betas"] is not None
 
 
 def choose_process(config: Mapping[str, Any]) -> Process:

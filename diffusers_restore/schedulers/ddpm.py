@@ -126,6 +126,11 @@ def stated_schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**own, **stated}
 
 
+def is_of_ddpm(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration of an `RDDMScheduler` describes a DDPM: it has betas."""
+    return config.get("beta_schedule") is not None or config.get("trained_betas") is not None
+
+
 def check_variance_preserving(config: Mapping[str, Any]) -> None:
     """Refuse the configuration of a scheduler whose network is no DDPM; its options would be misread.
 
@@ -136,8 +141,7 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
     methods = {*METHODS_HERE, *(address.rpartition(":")[2] for _, address in METHODS.addresses())}
     if name is None and isinstance(config, FrozenDict) and "beta_schedule" not in config:
         name = "without a beta_schedule"  # the configuration of a scheduler in memory has lost its class
-    of_ddpm = config.get("beta_schedule") is not None or config.get("trained_betas") is not None
-    own = name == "RDDMScheduler" and of_ddpm  # a DDPM in another form
+    own = name == "RDDMScheduler" and is_of_ddpm(config)  # a DDPM in another form
     if name is not None and not own and name not in methods and name not in VARIANCE_PRESERVING:
         reason = f": {_REASONS[name]}" if name in _REASONS else ""
         raise InvalidInputError(

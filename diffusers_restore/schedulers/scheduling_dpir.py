@@ -146,6 +146,7 @@ class DPIRScheduler(ZeroShotScheduler):
 
     default_steps = 24
     result = "estimate"
+    levels_of_operator = True
     _level: float = 0.0
 
     @register_to_config

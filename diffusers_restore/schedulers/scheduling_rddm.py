@@ -18,8 +18,8 @@ from ..configuration import PlainConfigMixin
 from ..errors import InvalidInputError, check_bool, check_int, check_real, unknown_name
 from ..generators import check_generators
 from ..tensors import check_alike, check_floats, check_shape, described, is_dense
-from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process, is_of_ddpm
-from .ddpm import check_config, check_variance_preserving, stated_schedule
+from .coefficients import PROCESSES, Coefficients, Grid, Schedule, choose_process
+from .ddpm import check_config, check_variance_preserving, is_of_ddpm, stated_schedule
 from .noise import standard_normal
 from .prediction import PREDICTION_TYPES as STOCK_TYPES
 from .rddm_formulas import (
@@ -144,7 +144,7 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
     ) -> None:
         check_total(num_train_timesteps)
         if timestep_spacing is None:
-            timestep_spacing = "rddm" if beta_schedule is None and trained_betas is None else "leading"
+            timestep_spacing = "leading" if is_of_ddpm(self.config) else "rddm"
         self.register_to_config(timestep_spacing=timestep_spacing)
         _check_options(self.config)
         chosen = choose_process(self.config)
@@ -310,7 +310,8 @@ class RDDMScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin):
         first = self.heads[0]
         if first == "v_prediction":
             a, b = self.gathered_scales(timesteps, original_samples.dtype, len(original_samples))
-            return (1 - a).reshape(-1, 1, 1, 1) * noise - b.reshape(-1, 1, 1, 1) * original_samples
+            a, b = (scale.to(original_samples.device).reshape(-1, 1, 1, 1) for scale in (a, b))
+            return (1 - a) * noise - b * original_samples
         if len(self.heads) == 1:
             return targets[first]
         second = targets[first] + noise if self.heads[1] == "sum" else noise

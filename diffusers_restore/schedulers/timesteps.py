@@ -120,6 +120,11 @@ class TimestepsMixin:
         self._use_timesteps(range(len(self) - 1, -1, -1))
         self.num_inference_steps = None
 
+    def take_timesteps(self, other: TimestepsMixin) -> None:
+        """Take over those of another scheduler of this kind, such as a call's own copy, which may have chosen them."""
+        self.num_inference_steps, self.timesteps = other.num_inference_steps, other.timesteps
+        self._following = other._following
+
     def following(self, timestep: int | Tensor) -> tuple[int, int]:
         """The timestep as a number, and the one after it, which is -1 at the end of the chain.
 

@@ -89,6 +89,10 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
     result: str = "neither"
     """What the method makes for a Gaussian prior: "posterior sample", "estimate" of the mean, or "neither"."""
 
+    levels_of_operator: bool = False
+    """Whether noise levels depend on the operator, so that pictures with operators of their own have chains of their
+    own."""
+
     needs_gradient: bool = False
     """Whether `step` needs the graph from `sample` to `model_output`."""
 
