@@ -36,6 +36,7 @@ from diffusers_restore.evaluation.metrics import psnr
 from diffusers_restore.evaluation.noise import estimate_noise, jpeg_loss
 from diffusers_restore.evaluation.report import how_it_was_run, markdown_table, write_report
 from diffusers_restore.operators import measure
+from diffusers_restore.pipelines.canvas import with_channels
 from diffusers_restore.restoring.blind import LITTLE, SOMEWHERE, settled
 from diffusers_restore.restoring.zero_shot import rounding_noise
 
@@ -53,6 +54,8 @@ STORED: dict[str, Callable[[Tensor], Tensor]] = {
     "8 bits": lambda y: images.to_tensor(images.to_pil(y)[0]),
     "JPEG 95": lambda y: jpeg(y, 95),
     "JPEG 75": lambda y: jpeg(y, 75),
+    "grey, 8 bits": lambda y: images.to_tensor(images.to_pil(y[:, :1])[0]),
+    "grey, JPEG 95": lambda y: jpeg(y[:, :1], 95),
 }
 """By what they are called. Colours in JPEGs have half the pixels (4:2:0)."""
 
@@ -100,7 +103,8 @@ def estimates(pictures: list[Any]) -> list[dict[str, Any]]:
     rows = []
     for how, stored in STORED.items():
         for level in tqdm(LEVELS, desc=f"noise, {how}"):
-            seen = [estimate_noise(stored(added(one.x, level, i, False))) for i, one in enumerate(pictures)]
+            clean = [with_channels(one.x, 1 if how.startswith("grey") else 3) for one in pictures]
+            seen = [estimate_noise(stored(added(x, level, i, False))) for i, x in enumerate(clean)]
             errors = 127.5 * np.array(seen) / level - 1
             rows.append(
                 {
@@ -203,8 +207,8 @@ def main() -> None:
         "# Noise: the estimate, and when the bundled restorer leaves a picture alone",
         "Relative errors of the estimate (their mean; the median and the largest of their sizes) of white noise that "
         "was added to 25 pictures (Set5, the first 20 of CBSD68), in grey levels of 255. The largest ones up to 10 are "
-        "those of Set5's head, whose own grain of 4.4 levels counts. JPEG takes noise away, the more the lower its "
-        "quality; the colours of these have half the pixels (4:2:0), as most have.",
+        "those of Set5's head, whose own grain of 4.4 levels counts. Grey pictures are the luma. JPEG takes "
+        "noise away, the more the lower its quality; the colours of these have half the pixels (4:2:0), as most have.",
         markdown_table(seen, columns),
         "What JPEG takes, in grey levels (root mean square over the centre, 256 px, of the same pictures; means), and "
         "the ratio of its estimate, from coding once more, to that: the median, the least and the most.",

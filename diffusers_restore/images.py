@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -40,6 +41,9 @@ from .tensors import check_values
 
 DEFAULT_MAX_PIXELS = 64_000_000
 DEFAULT_LIMIT = 8.0
+
+_SHOWS_A_RANGE = 32**2
+"""Pixels of which a photograph has dark ones."""
 
 SingleInput: TypeAlias = Image.Image | NDArray[Any] | torch.Tensor
 ImageInput: TypeAlias = SingleInput | Sequence[SingleInput]
@@ -281,12 +285,15 @@ def to_tensor(image: ImageInput, *, name: str = "image", limit: float | None = D
     Transparency is dropped: only `load` and `save` keep it. Floats may exceed their range, as noisy measurements do, as
     long as no value is beyond +-`limit` in [-1, 1] units; None lifts that check, which is there to catch 0..255 floats.
     Arrays and PIL floats in [-1, 1] are refused, whichever pipeline gets them: more of them is below 0, in value or in
-    the mean of small blocks, than noise of a standard deviation of 0.5 on pictures in [0, 1] can explain.
-    `name` is the argument's name in errors.
+    the mean of small blocks, than noise of a standard deviation of 0.5 on pictures in [0, 1] can explain. Of a tensor
+    in [0, 1] there is a warning, since it could be a bright picture. `name` is the argument's name in errors.
 
     Raises:
         ImageError: another type, dtype or layout, an empty picture, NaN or Inf, values beyond `limit`, several sizes.
         InvalidInputError: `limit` is not a number above 0.
+
+    Warns:
+        UserWarning: a tensor whose values look like [0, 1].
     """
     if limit is not None:
         limit = check_real("limit", limit, above=0)
@@ -302,7 +309,10 @@ def to_tensor(image: ImageInput, *, name: str = "image", limit: float | None = D
                 f"{name} must be a torch tensor (C, H, W) or (B, C, H, W), got {tuple(image.shape)}, which looks like "
                 "channels last: permute it, or pass a numpy array"
             )
-        return _checked(batch, name, limit, "torch floats in [-1, 1]")
+        checked = _checked(batch, name, limit, "torch floats in [-1, 1]")
+        if image.is_floating_point():
+            _doubt_range(checked, name)
+        return checked
     given: object = image
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise _wrong_type(name, given, " or a sequence of those")
@@ -317,6 +327,17 @@ def to_tensor(image: ImageInput, *, name: str = "image", limit: float | None = D
         listed = ", ".join(str(shape) for shape in shapes)
         raise ImageError(f"{name} must hold pictures of one size (C, H, W), got {listed}: pass them one by one")
     return torch.cat(tensors)
+
+
+def _doubt_range(batch: torch.Tensor, name: str) -> None:
+    """Warn of pictures that are likely in [0, 1], as `output_type="pt"` has them: none of their pixels is dark."""
+    low, high = (float(one) for one in torch.aminmax(batch.detach()))
+    if 0 <= low < 0.1 and 0.5 < high <= 1 and batch[0, 0].numel() >= _SHOWS_A_RANGE:
+        warnings.warn(
+            f"{name} holds values from {low:.3g} to {high:.3g}: tensors are in [-1, 1], where that is the brighter "
+            "half of the greys. If 0 is black here, pass 2 * tensor - 1; output_type='latent' gives tensors in [-1, 1]",
+            stacklevel=3,
+        )
 
 
 def to_pil(tensor: torch.Tensor) -> list[Image.Image]:

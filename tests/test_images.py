@@ -1157,3 +1157,14 @@ def test_what_files_are_not_given(value: Any, tmp_path: Path) -> None:
 def test_tensors_without_numbers_in_their_places(value: torch.Tensor) -> None:
     with pytest.raises(ImageError, match="image must be a dense tensor with values, got"):
         images.to_tensor(value)
+
+
+def test_a_tensor_that_looks_like_0_to_1_is_doubted() -> None:
+    """What `output_type="pt"` gives, of one pipeline for the next."""
+    unit = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="image holds values from .* where that is the brighter half"):
+        images.to_tensor(unit)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for fine in (2 * unit - 1, 0.1 + 0.9 * unit, (255 * unit).byte(), unit[..., :8, :8], unit.numpy()[0, 0]):
+            images.to_tensor(fine)

@@ -39,6 +39,16 @@ def test_known_noise_is_found(levels: float, stored: bool) -> None:
         assert estimate_noise(noisy(x, levels, stored=stored)) == pytest.approx(levels * GREY, rel=0.08)
 
 
+@pytest.mark.parametrize("levels", [10, 25, 50])
+def test_known_noise_is_found_in_grey_pictures(levels: float) -> None:
+    """Their patches have a third of the numbers, hardly one of which is noise alone in a textured picture."""
+    for x in photos():
+        grey = x.mean(dim=1, keepdim=True)
+        found = estimate_noise(noisy(grey, levels, stored=True))
+        assert found == pytest.approx(levels * GREY, rel=0.08)
+        assert estimate_noise(noisy(grey, levels, stored=True).expand(-1, 3, -1, -1)) == found
+
+
 def test_known_noise_is_found_on_10_pictures(shared: Path) -> None:
     """The head of Set5 has grain of its own, which counts. benchmarks/noise.py has more levels of noise."""
     for file, count in (("set5.zip", 5), ("cbsd68_jpg.zip", 5)):

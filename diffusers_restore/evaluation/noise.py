@@ -12,12 +12,17 @@ from torch.nn import functional
 from ..decoding import JPEGCoding, pillow_limit
 from ..errors import InvalidInputError
 from ..images import DEFAULT_LIMIT, to_pil, to_tensor
+from ..operators.transforms import dct
 from ..tensors import LUMA, check_values, described
 
 _SIDE = 8
 _MOST_PATCHES = 40_000
 _TWO_LEVELS = "black and white alone; state the noise instead"
 _FEWEST_PER_NUMBER = 2  # patches for each of their numbers
+_SMOOTH = 0.2
+"""The share of a grey picture's patches that are its smoothest."""
+_COARSE, _FINE = 5, 9
+"""Sums of the two frequencies of a cosine: coarse up to the one, fine from the other."""
 _PLATEAU, _FLAT, _MORE = 16, 2.5, 1.5
 """Luma patches have noise of their own if this many of their eigenvalues are below 2.5 times the smallest, and if that
 is half as much again as what all colours show: a clean picture has finer and finer detail instead of a plateau."""
@@ -32,6 +37,9 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     black and white, less of it is seen: the sd is the one whose clipped noise, around the patches' means, has this
     variance. Within 10 % from 5 to 50 of 255 grey levels (benchmarks/results/noise.md). The grain of the picture
     itself counts.
+
+    A patch of a grey picture has too few numbers for many of them to be noise alone. There it is the mean square of the
+    fine cosines in those patches that have least of the coarse ones, of which white noise is independent.
 
     Of noise that the channels share, as film grain, or as a JPEG leaves it that stores colours with half the pixels,
     most eigenvalues know nothing. Where those of the luma alone end in a plateau, it is taken from there: the sd of the
@@ -69,7 +77,11 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     if bool((patches.abs() == 1).all()) and bool((patches != patches[0, 0]).any()):
         raise InvalidInputError(f"image must have greys or colours for its noise to be seen, got {_TWO_LEVELS}")
     channels = patches.reshape(y.shape[1], -1, patches.shape[1])
-    variance = _variance(_eigenvalues(patches))
+    if len(channels) == 1:
+        channels = _smoothest(channels[0])[None]
+        variance = (_cosines(_FINE, 2 * _SIDE) @ channels[0]).square().mean()
+    else:
+        variance = _variance(_eigenvalues(patches))
     clipped = float(y.abs().max()) == 1  # else nothing lies on the limits, or something beyond them
     seen = _before_clipping(variance, channels.mean(dim=1)) if clipped else float(variance.sqrt())
     if len(channels) != 3:
@@ -134,6 +146,19 @@ def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
             f"{found.shape[1]} in {width} x {height} pixels; state the noise instead"
         )
     return found.double()
+
+
+def _cosines(first: int, last: int) -> Tensor:
+    """The cosines (numbers, pixels of a patch) whose frequencies add up to first..last."""
+    matrix = dct(torch.eye(_SIDE, dtype=torch.float64)).mT
+    sums = torch.arange(_SIDE)[:, None] + torch.arange(_SIDE)
+    return torch.kron(matrix, matrix)[((sums >= first) & (sums <= last)).flatten()]
+
+
+def _smoothest(patches: Tensor) -> Tensor:
+    """Those patches (pixels, patches) that have least of the coarse cosines."""
+    coarse = (_cosines(1, _COARSE) @ patches).square().sum(dim=0)
+    return patches[:, coarse.topk(max(1, round(_SMOOTH * len(coarse))), largest=False).indices]
 
 
 def _eigenvalues(patches: Tensor) -> Tensor:

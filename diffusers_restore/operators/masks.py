@@ -96,7 +96,8 @@ class Mask(SVDOperator):
             )
         empty = [i for i, kept in enumerate(mask) if not bool(kept.any())]
         if empty:
-            raise OperatorError(f"mask keeps no pixel (image {empty[0]} of the batch): nothing would be measured")
+            which = f" (image {empty[0]} of the batch)" if len(mask) > 1 else ""
+            raise OperatorError(f"mask keeps no pixel{which}: nothing would be measured; 1, white in a file, is known")
         self.batch_size = mask.shape[0] if mask.shape[0] > 1 else None
         self.mask = Constant(mask.to("cpu", torch.float64, copy=True))
 

@@ -152,7 +152,9 @@ class TiledNetwork:
 
     def tiles(self, height: int, width: int) -> list[tuple[Part, Part]]:
         """The tiles of a picture: what each is for and what it sees, by rows and by columns."""
-        down, right = (parts(n, self.side, self.margin, self.multiple) for n in (height, width))
+        # A side that a tile's margins see anyway is not cut.
+        seen = 0 if self.blends else self.side + 2 * self.margin
+        down, right = (parts(n, n if n <= seen else self.side, self.margin, self.multiple) for n in (height, width))
         return [(one, other) for one in down for other in right]
 
     def _place(self, made: Tensor, output: Tensor, down: Part, right: Part) -> None:

@@ -133,6 +133,8 @@ class RDDMRestorer(Restorer):
             raise ArgumentError(
                 "{model} {0!r} makes pictures of noise, and restores none; `diffusers-restore sample` draws them", model
             )
+        if self.samples > 1 and not bool(self.pipe.scheduler.noise_scales.any()):
+            raise ArgumentError("{samples} must be 1 for this {model}, which has no noise: all would be the same")
         # A strength that was asked for is made whatever the picture looks like.
         self._settles = model == DEFAULT_RESTORER and self.settings.get("strength") is None
         if self.steps is None:

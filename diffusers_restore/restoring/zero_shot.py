@@ -42,6 +42,8 @@ AUTO = "auto"
 
 SAMPLER = "ddrm"
 ESTIMATOR = "dpir"
+WITHOUT_SVD = "diffpir"
+"""What draws samples where `SAMPLER` can't."""
 _AUTO = {"colorize": SAMPLER, "jpeg": "ddrm-jpeg"}
 _WIDE = 6
 """Radius in pixels of a hole in which a picture is no matter of estimation (benchmarks/results/methods.md)."""
@@ -247,6 +249,11 @@ class ZeroShotRestorer(Restorer):
 
     def _method_for(self, measurement: Measurement) -> tuple[ZeroShotScheduler, dict[str, float | None], Remarks]:
         """The method for one picture, with its etas: where it was chosen for the task, wide holes have another one."""
+        draws = self.automatic and isinstance(self.chosen, METHODS[SAMPLER])
+        plain = {"method_args", "eta", "eta_b"}.isdisjoint(self.settings)
+        if draws and plain and isinstance(measurement.operator, LinearOperator) and measurement.operator.iterates:
+            drawing = METHODS[WITHOUT_SVD].from_config(self.chosen.config)
+            return drawing, {}, Remarks((f"drawn by {WITHOUT_SVD}, which needs no SVD",))
         may = self.automatic and not self.method_args and isinstance(self.chosen, METHODS[ESTIMATOR])
         may = may and isinstance(measurement.operator, SVDOperator)  # which DDRM needs
         if not may or not has_wide_holes(measurement):

@@ -160,6 +160,13 @@ def check_variance_preserving(config: Mapping[str, Any]) -> None:
             )
 
 
+def is_variance_exploding(config: Mapping[str, Any]) -> bool:
+    """Whether it is the configuration of a `ScoreSdeVeScheduler`, which in memory doesn't name its class."""
+    return config.get("_class_name") == "ScoreSdeVeScheduler" or (
+        "_class_name" not in config and {"sigma_min", "sigma_max", "snr"} <= set(config)
+    )
+
+
 def variance_exploding(config: Mapping[str, Any]) -> dict[str, Any]:
     """The noise schedule of a VE process (arXiv:2011.13456) as that of a DDPM, by its noise levels.
 

@@ -29,6 +29,7 @@ from .ddpm import (
     SCHEDULE,
     check_config,
     check_variance_preserving,
+    is_variance_exploding,
     make_betas,
     stated_schedule,
     variance_exploding,
@@ -128,7 +129,7 @@ class ZeroShotScheduler(TimestepsMixin, SchedulerMixin, PlainConfigMixin, ABC):
             InvalidInputError: no mapping, or of another process (flow matching, consistency models, EDM).
         """
         config = check_config(config)
-        if config.get("_class_name") == "ScoreSdeVeScheduler":
+        if is_variance_exploding(config):
             config = {**variance_exploding(config), "_class_name": cls.__name__}
         check_variance_preserving(config)
         config = _without_options_of_others(config, cls)

@@ -114,6 +114,14 @@ def keeps_grey(pairs: PairSourceConfig) -> bool:
     return pairs.task != "colorize"
 
 
+def makes_smaller(pairs: PairSourceConfig, data: DataConfig) -> bool:
+    """Whether a network is shown measurements that a task has made smaller, and that are enlarged for it."""
+    if pairs.task is None:
+        return False
+    shape = (data.channels, data.resolution, data.resolution)
+    return operators.create(pairs.task, image_shape=shape, **(pairs.task_args or {})).output_shape[1:] != shape[1:]
+
+
 def make_damage(pairs: PairSourceConfig, *, masked: bool = False) -> PairMaker | None:
     """A function that makes pairs from clean pictures; None where pictures come in pairs, or there is no damage.
 

@@ -18,7 +18,7 @@ from ...schedulers.scheduling_rddm import RDDMScheduler
 from ..config import CropConfig, UNetConfig, flatten
 from ..data import TrainingData
 from ..networks import load_scheduler
-from ..pairs import PairMaker, check_damage, keeps_grey, make_damage, open_pairs
+from ..pairs import PairMaker, check_damage, keeps_grey, make_damage, makes_smaller, open_pairs
 from ..processes import is_main_process
 from ..running import RESTORE, SAMPLE, Run, choose, defining, start, used_options
 from .aosa import select
@@ -173,7 +173,9 @@ def _tries(config: RDDMConfig) -> tuple[str, ...]:
     """Commands to try the pipeline by."""
     if not config.pairs.paired:
         return (SAMPLE,)
-    return (f"{RESTORE} --mask mask.png" if _inputs(config).masked else RESTORE,)
+    enlarged = f"  # photo.png enlarged first, as {config.pairs.task} has it: docs/rddm.md"
+    given = " --mask mask.png" if _inputs(config).masked else ""
+    return (RESTORE + given + enlarged * makes_smaller(config.pairs, config.data),)
 
 
 def _describe_pictures(config: RDDMConfig, steps: int) -> tuple[str, str]:
