@@ -558,6 +558,18 @@ def test_what_a_user_may_not_know_is_said(model: Path, tmp_path: Path) -> None:
     fails(run("restore", source, "-o", tmp_path / "o.png", "--sigma-y", 0.1), 2, "--sigma-y needs --task, which says")
 
 
+def test_samples_that_ddrm_cannot_draw(model: Path, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", side=32)
+    command = ["restore", source, "-o", tmp_path / "o.png", "--samples", 2]
+    shaken = ["--task", "deblur-motion", "--operator-arg", "length=3", "--operator-arg", "border=inside", "--steps", 2]
+    result = run(*command, *shaken, "--model", model, "--device", "cpu")
+    succeeds(result)
+    assert "drawn by diffpir, which needs no SVD" in result.stdout
+    first, second = (images.load(tmp_path / f"o-{i}.png").tensor for i in (1, 2))
+    assert not torch.equal(first, second)
+    fails(run(*command), 2, "--samples must be 1 for this --model, which has no noise: all would be the same")
+
+
 def test_less_noise_than_rounding_leaves_is_doubted_where_that_matters(model: Path, tmp_path: Path) -> None:
     source = picture(tmp_path / "a.png", side=32)
     command = ["restore", source, "-o", tmp_path / "o.png", "--model", model, "--device", "cpu", "--steps", 2, "--task"]

@@ -177,6 +177,7 @@ def test_a_scheduler_that_diffusers_lacks_is_refused_or_replaced(unknown: Path) 
 def test_the_levels_of_a_ve_process_are_those_of_diffusers() -> None:
     ve = ScoreSdeVeScheduler(num_train_timesteps=200, sigma_min=0.01, sigma_max=380.0)
     ours = DDRMScheduler.from_config({**ve.config, "_class_name": "ScoreSdeVeScheduler"})
+    assert DDRMScheduler.from_config(ve.config).betas.equal(ours.betas)
     ve.set_timesteps(200)
     ve.set_sigmas(200)
     levels = [2 * float(sigma) for sigma in ve.discrete_sigmas]

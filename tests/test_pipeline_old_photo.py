@@ -318,7 +318,7 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         ({"mask": torch.zeros(1, 3, 16, 24)}, r"mask must be .*; got \(1, 3, 16, 24\)"),
         ({"mask": torch.full((16, 24), 0.5)}, "mask must be .*; got values from 0.5 to 0.5"),
         ({"mask": torch.full((16, 24), float("nan"))}, "mask must be .*; got values from nan to nan"),
-        ({"mask": np.zeros((16, 24))}, "mask must be .*; got ndarray"),
+        ({"mask": np.full((16, 24), 0.25)}, "mask must be .*; got values from 0.25 to 0.25"),
         ({"threshold": 2}, "threshold must be a number"),
         ({"threshold": float("nan")}, "threshold must be a number"),
         ({"stretch": 1}, "stretch must be True or False, got 1"),
