@@ -31,7 +31,7 @@ from diffusers_restore.operators import (
 )
 from diffusers_restore.operators.base import Composition
 from diffusers_restore.operators.checks import OperatorCheckError, check_operator, dense_matrix
-from diffusers_restore.operators.separable import BORDERS, blur_matrix
+from diffusers_restore.operators.separable import BORDERS, _svd, blur_matrix
 from diffusers_restore.operators.tasks import gaussian_kernel, motion_kernel, random_mask
 from diffusers_restore.operators.transforms import dct, dct2, hadamard_transform, idct, idct2, random_order
 
@@ -172,6 +172,7 @@ def test_the_inside_of_a_kernel_that_is_a_product_has_an_svd(angle: float) -> No
     by_name = operators.create("deblur-motion", image_shape=(2, 16, 19), border="inside", length=5, angle=angle)
     assert isinstance(by_name, SVDOperator)
     check_operator(by_name)
+    assert int(by_name.measured(torch.ones(1, 2, 16, 19)).sum()) == 2 * (16 * 15 if angle == 0 else 12 * 19)
     kernel = torch.outer(torch.tensor([0.2, 0.5, 0.3]), torch.tensor([0.1, 0.0, 0.9]))  # lopsided, in float32
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 16, 19)))
     inside = operators.create("deblur", image_shape=(2, 16, 19), border="inside", kernel=kernel)
@@ -180,6 +181,17 @@ def test_the_inside_of_a_kernel_that_is_a_product_has_an_svd(angle: float) -> No
     known = inside.measured(torch.ones_like(x))
     assert int(known.sum()) == 2 * 14 * 17
     torch.testing.assert_close(inside.forward(x), known * circular.forward(x), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (5, 4), (5, 5), (6, 6), (3, 8), (1, 1), (1, 4)])
+def test_the_svd_of_a_matrix_that_turning_leaves(shape: tuple[int, int]) -> None:
+    a = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    for matrix in (a, a + a.flip(0, 1)):
+        u, s, vt = _svd(matrix)
+        identity = torch.eye(min(shape), dtype=torch.float64)
+        torch.testing.assert_close(u @ torch.diag(s) @ vt, matrix, rtol=0, atol=1e-13)
+        for product in (u.mT @ u, vt @ vt.mT):
+            torch.testing.assert_close(product, identity, rtol=0, atol=1e-13)
 
 
 def test_a_blur_as_large_as_the_picture_measures_something_inside_or_nothing() -> None:

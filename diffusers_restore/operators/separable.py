@@ -167,7 +167,7 @@ class Separable(SVDOperator):
                 matrix = stage_matrix(matrix.shape[0], stage) @ matrix
             kept = matrix.any(dim=1)  # rows of zeros measure nothing, and have no singular vector
             u = torch.zeros(len(matrix), min(int(kept.sum()), size), dtype=torch.float64)
-            u[kept], s, vt = torch.linalg.svd(matrix[kept], full_matrices=False)
+            u[kept], s, vt = _svd(matrix[kept])
             self._u.append(Constant(u))
             self._v.append(Constant(vt.mT.contiguous()))
             values.append(s)
@@ -222,6 +222,29 @@ class Separable(SVDOperator):
     def params(self) -> dict[str, Any]:
         channels, height, width = self.stages
         return {"input_shape": list(self.input_shape), "channels": channels, "height": height, "width": width}
+
+
+def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin SVD U, s, V^T, in any order of s; four times as fast for a matrix that turning by 180 degrees leaves.
+
+    Those of symmetric kernels do so: even vectors become even ones, odd ones odd ones, and each half has its own SVD.
+    """
+    if not torch.equal(matrix, matrix.flip(0, 1)):
+        return torch.linalg.svd(matrix, full_matrices=False)
+    parts = []
+    for rows, columns in zip(_even_and_odd(len(matrix)), _even_and_odd(matrix.shape[1]), strict=True):
+        u, s, vt = torch.linalg.svd(rows.mT @ matrix @ columns, full_matrices=False)
+        parts.append((rows @ u, s, vt @ columns.mT))
+    u, s, vt = zip(*parts, strict=True)
+    return torch.cat(u, dim=1), torch.cat(s), torch.cat(vt)
+
+
+def _even_and_odd(size: int) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of the vectors that reversing leaves and negates, (size, ceil(size / 2)), (size, size // 2)."""
+    identity = torch.eye(size, dtype=torch.float64)
+    even, odd = (identity + sign * identity.flip(0) for sign in (1, -1))
+    even, odd = even[:, : (size + 1) // 2], odd[:, : size // 2]
+    return even / even.norm(dim=0), odd / odd.norm(dim=0)
 
 
 def _apply(matrices: list[Constant | None], x: Tensor, *, transpose: bool) -> Tensor:

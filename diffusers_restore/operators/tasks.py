@@ -213,8 +213,8 @@ def _factors(kernel: Tensor) -> tuple[Tensor, Tensor] | None:
     u, s, vt = torch.linalg.svd(kernel)
     if min(kernel.shape) > 1 and s[1] > 1e-6 * s[0]:
         return None
-    vertical = u[:, 0] / u[:, 0].sum()
-    return vertical, vt[0] * s[0] * u[:, 0].sum()
+    vertical, horizontal = (torch.where(one.abs() > 1e-9 * one.abs().max(), one, 0.0) for one in (u[:, 0], vt[0]))
+    return vertical / vertical.sum(), horizontal * s[0] * vertical.sum()
 
 
 def _of_blur(what: str, borders: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ..images import Picture
 from ..operators import Identity, LinearOperator, Mask, Measurement, Operator, SVDOperator
 from ..operators.base import ROUGH_STEPS
 from ..operators.families import DisjointRows
+from ..operators.separable import Separable
 from ..operators.tasks import MADE_UP
 from ..registries import METHODS, TASKS
 from ..registry import PlugInError
@@ -54,6 +55,9 @@ MEMORY = 130
 
 MEMORY_OF_TRANSFORMS = 280
 """The same for an operator that lives in another basis than pixels and blocks of them."""
+
+BYTES_OF_TABLES = 40
+"""For each number of the square matrices of a `Separable` operator, on both axes, while they are made."""
 
 
 class ZeroShotRestorer(Restorer):
@@ -319,7 +323,11 @@ class ZeroShotRestorer(Restorer):
 
 def memory_beside(operator: Operator) -> int:
     """Bytes for each pixel that restoring from measurements of an operator takes beside the network."""
-    return MEMORY if isinstance(operator, (Identity, Mask, DisjointRows)) else MEMORY_OF_TRANSFORMS
+    if isinstance(operator, (Identity, Mask, DisjointRows)):
+        return MEMORY
+    _, height, width = operator.input_shape
+    tables = BYTES_OF_TABLES * (height**2 + width**2) // (height * width) if isinstance(operator, Separable) else 0
+    return MEMORY_OF_TRANSFORMS + tables
 
 
 def seconds_beside(operator: Operator, device: torch.device) -> float:
