@@ -41,6 +41,8 @@ def prepare(folder: Path) -> None:
         with Image.open(Path(DEFAULT_PRIOR).parent / "photos" / f"{picture}.png") as whole:
             left, top = (whole.width - side) // 2, (whole.height - side) // 2
             whole.convert("RGB").crop((left, top, left + side, top + side)).save(target)
+    with Image.open(Path(DEFAULT_PRIOR).parent / "photos" / "chelsea.png") as whole:
+        whole.convert("RGB").resize((480, 480)).crop((0, 160, 480, 224)).save(folder / "panorama.png")
     mask = Image.new("L", (128, 128), 255)
     mask.paste(0, (40, 40, 80, 60))
     mask.save(folder / "mask.png")

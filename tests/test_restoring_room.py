@@ -161,7 +161,7 @@ def test_restoring_in_tiles(words: list[str], tiles: str, tmp_path: Path, monkey
     monkeypatch.setattr(restorer, "LARGE", 1)
     DDRMPipeline(make_unet(), DDRMScheduler()).save_pretrained("attentive")
     with Image.open(PHOTO) as photo:
-        photo.crop((0, 0, 430, 40)).save("photo.png")
+        photo.resize((430, 430)).crop((0, 0, 430, 40)).save("photo.png")
     printed = {}
     for tile in ("32", "off", "auto"):
         call = ["restore", "photo.png", "-o", f"{tile}.png", "--tile", tile, "--dtype", "float32", *words]
