@@ -49,6 +49,13 @@ def test_known_noise_is_found_in_grey_pictures(levels: float) -> None:
         assert estimate_noise(noisy(grey, levels, stored=True).expand(-1, 3, -1, -1)) == found
 
 
+def test_noise_that_black_swallows_is_not_what_is_found() -> None:
+    """A grey picture of which the smoothest part is black, where half of the noise is clipped."""
+    x = photos()[0].mean(dim=1, keepdim=True)
+    x[..., :, :120] = -1
+    assert estimate_noise(noisy(x, 25, stored=True)) == pytest.approx(25 * GREY, rel=0.08)
+
+
 def test_known_noise_is_found_on_10_pictures(shared: Path) -> None:
     """The head of Set5 has grain of its own, which counts. benchmarks/noise.py has more levels of noise."""
     for file, count in (("set5.zip", 5), ("cbsd68_jpg.zip", 5)):

@@ -39,7 +39,8 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     itself counts.
 
     A patch of a grey picture has too few numbers for many of them to be noise alone. There it is the mean square of the
-    fine cosines in those patches that have least of the coarse ones, of which white noise is independent.
+    fine cosines in those patches that have least of the coarse ones, of which white noise is independent: within 14 %
+    from 15 to 50 levels, mostly 1 %; texture everywhere adds to weaker noise.
 
     Of noise that the channels share, as film grain, or as a JPEG leaves it that stores colours with half the pixels,
     most eigenvalues know nothing. Where those of the luma alone end in a plateau, it is taken from there: the sd of the
@@ -77,12 +78,10 @@ def estimate_noise(image: Tensor, mask: Tensor | None = None) -> float:
     if bool((patches.abs() == 1).all()) and bool((patches != patches[0, 0]).any()):
         raise InvalidInputError(f"image must have greys or colours for its noise to be seen, got {_TWO_LEVELS}")
     channels = patches.reshape(y.shape[1], -1, patches.shape[1])
-    if len(channels) == 1:
-        channels = _smoothest(channels[0])[None]
-        variance = (_cosines(_FINE, 2 * _SIDE) @ channels[0]).square().mean()
-    else:
-        variance = _variance(_eigenvalues(patches))
     clipped = float(y.abs().max()) == 1  # else nothing lies on the limits, or something beyond them
+    if len(channels) == 1:
+        return _of_grey(patches, clipped)
+    variance = _variance(_eigenvalues(patches))
     seen = _before_clipping(variance, channels.mean(dim=1)) if clipped else float(variance.sqrt())
     if len(channels) != 3:
         return seen
@@ -146,6 +145,17 @@ def _patches(y: Tensor, mask: Tensor | None) -> Tensor:
             f"{found.shape[1]} in {width} x {height} pixels; state the noise instead"
         )
     return found.double()
+
+
+def _of_grey(patches: Tensor, clipped: bool) -> float:
+    """The sd of the noise in patches (pixels, patches), from the smoothest, but not near black and white."""
+    smoothest = _smoothest(patches)
+    variance = (_cosines(_FINE, 2 * _SIDE) @ smoothest).square().mean()
+    if not clipped:
+        return float(variance.sqrt())
+    seen = _before_clipping(variance, smoothest.mean(dim=0))
+    inner = patches[:, patches.mean(dim=0).abs() < 1 - 3 * seen]
+    return _of_grey(inner, clipped=False) if inner.shape[1] >= _FEWEST_PER_NUMBER * len(inner) else seen
 
 
 def _cosines(first: int, last: int) -> Tensor:
